@@ -1,0 +1,555 @@
+"""Loop IR: what a kernel does, as loops over vector expressions; one tree for every target.
+
+Semantics, which every emitter and pass keeps:
+
+* Integers wrap (two's complement); signed division truncates towards zero, `mod` has the sign of the dividend; shifts
+  by the width or more are undefined. Index arithmetic is i64 and never overflows.
+* Floats are IEEE 754, round to nearest even. `Fma(a, b, c)` is a*b + c and may be one rounding or two: contraction is
+  the target's choice. Nothing else is re-associated, so that results are equal for every thread count.
+* min/max: `min(a, b)` is `a < b ? a : b`, `max(a, b)` is `a > b ? a : b` (so a NaN in `a` gives `b`).
+* Comparisons give bool lanes and are ordered (false with NaN), but for `ne`, which is true with NaN.
+* float -> int casts truncate; out of range is undefined. bool in memory is one byte, 0 or 1.
+* Different buffers of one kernel do not alias, but for an output that a step binds to the same memory as an input
+  (in-place), in which case element i is read before element i is written and the kernel is marked `inplace`.
+* A buffer's base is aligned to `align` bytes (64 for parameters unless stated); loads and stores of vectors promise
+  the alignment of one element only.
+* `For("parallel")` may stand only as the outermost statement of a kernel; iterations are independent and the variable
+  `worker` (i64, below the compiled number of threads) names who runs them.
+* Register-space buffers hold vectors (`lanes`) and are indexed by constants once unrolled: emitters keep them in
+  registers or local variables. Stack buffers are zero-filled never, at most a few KB.
+* Vector values have 1..64 lanes; scalars have lanes 1. A scalar operand of a vector operation must be broadcast
+  explicitly (the operators on `Expr` do it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from .types import DType
+
+Space: TypeAlias = Literal["param", "constant", "stack", "register", "shared"]
+ForKind: TypeAlias = Literal["serial", "parallel", "unroll", "grid", "thread"]
+
+BINARY = ("add", "sub", "mul", "div", "mod", "min", "max", "and", "or", "xor", "shl", "shr",
+          "eq", "ne", "lt", "le", "gt", "ge")  # fmt: skip
+COMPARE = ("eq", "ne", "lt", "le", "gt", "ge")
+UNARY = ("neg", "abs", "sqrt", "floor", "ceil", "round", "trunc", "not")
+"""`round` is to nearest even; `not` is bitwise on integers, logical on bool."""
+CALLS = ("exp", "log", "log1p", "expm1", "pow", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh",
+         "asinh", "acosh", "atanh", "erf", "fmod")  # fmt: skip
+"""Scalar libm functions, f32 or f64 by their result type (`expf` or `exp`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """Memory of a kernel. `size`: elements (of `lanes` scalars each); space param: bound by a step's argument."""
+
+    name: str
+    dtype: DType
+    size: int
+    space: Space = "param"
+    lanes: int = 1
+    align: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Expr:
+    """A value of `lanes` elements of `dtype`. Immutable; share one through a `Let` where it is used twice."""
+
+    dtype: DType
+    lanes: int
+
+    def __add__(self, o: Operand) -> Expr:
+        return binary("add", self, o)
+
+    def __radd__(self, o: Operand) -> Expr:
+        return binary("add", o, self)
+
+    def __sub__(self, o: Operand) -> Expr:
+        return binary("sub", self, o)
+
+    def __rsub__(self, o: Operand) -> Expr:
+        return binary("sub", o, self)
+
+    def __mul__(self, o: Operand) -> Expr:
+        return binary("mul", self, o)
+
+    def __rmul__(self, o: Operand) -> Expr:
+        return binary("mul", o, self)
+
+    def __truediv__(self, o: Operand) -> Expr:
+        return binary("div", self, o)
+
+    def __rtruediv__(self, o: Operand) -> Expr:
+        return binary("div", o, self)
+
+    def __floordiv__(self, o: Operand) -> Expr:
+        return binary("div", self, o)
+
+    def __mod__(self, o: Operand) -> Expr:
+        return binary("mod", self, o)
+
+    def __neg__(self) -> Expr:
+        return unary("neg", self)
+
+    def __lt__(self, o: Operand) -> Expr:
+        return binary("lt", self, o)
+
+    def __le__(self, o: Operand) -> Expr:
+        return binary("le", self, o)
+
+    def __gt__(self, o: Operand) -> Expr:
+        return binary("gt", self, o)
+
+    def __ge__(self, o: Operand) -> Expr:
+        return binary("ge", self, o)
+
+    def __and__(self, o: Operand) -> Expr:
+        return binary("and", self, o)
+
+    def __or__(self, o: Operand) -> Expr:
+        return binary("or", self, o)
+
+    def __invert__(self) -> Expr:
+        return unary("not", self)
+
+
+@dataclass(frozen=True, slots=True)
+class Const(Expr):
+    """A number, the same in every lane."""
+
+    value: int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Var(Expr):
+    """A loop variable (i64), a `Let` name, or `worker`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Load(Expr):
+    """Contiguous `lanes` elements from element `index` (i64 scalar); a vector `index` (i64, same lanes) gathers."""
+
+    buffer: Buffer
+    index: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Binary(Expr):
+    op: str
+    a: Expr
+    b: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Unary(Expr):
+    op: str
+    a: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Fma(Expr):
+    """a*b + c."""
+
+    a: Expr
+    b: Expr
+    c: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Cast(Expr):
+    """Conversion of value; to bool: != 0."""
+
+    a: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Bitcast(Expr):
+    """Same bits, another element type of the same width."""
+
+    a: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Select(Expr):
+    """Lane by lane: cond ? a : b; both are evaluated."""
+
+    cond: Expr
+    a: Expr
+    b: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast(Expr):
+    """A scalar in every lane."""
+
+    a: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Ramp(Expr):
+    """base + stride * lane, i64."""
+
+    base: Expr
+    stride: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shuffle(Expr):
+    """Lanes `lanes_of` of the concatenation of a and b (b may be None); one index gives a scalar."""
+
+    a: Expr
+    b: Expr | None
+    lanes_of: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reduce(Expr):
+    """Horizontal add, min or max as a balanced tree (lane i with lane i + lanes/2): one fixed order."""
+
+    op: str
+    a: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Expr):
+    """A function of `CALLS`, lane by lane."""
+
+    name: str
+    args: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class For:
+    """var from begin (inclusive) to end (exclusive) by step > 0; var is i64 and lives in the body only."""
+
+    var: str
+    begin: Expr
+    end: Expr
+    step: int
+    kind: ForKind
+    body: Block
+
+
+@dataclass(frozen=True, slots=True)
+class If:
+    cond: Expr
+    then: Block
+    other: Block | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Let:
+    """Name a value until the end of the block."""
+
+    name: str
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Alloc:
+    """A stack, register or shared buffer until the end of the block; contents undefined."""
+
+    buffer: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """value into `index` (element; contiguous for vectors; a vector index scatters lane by lane in order)."""
+
+    buffer: Buffer
+    index: Expr
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    body: tuple[Stmt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """All threads of a work-group (GPU targets)."""
+
+
+Stmt: TypeAlias = For | If | Let | Alloc | Store | Block | Barrier
+Operand: TypeAlias = Expr | int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A function over its parameter buffers. `shaped`: hand-shaped, LLVM's vectoriser and unroller stay out."""
+
+    name: str
+    params: tuple[Buffer, ...]
+    body: Block
+    shaped: bool = True
+    inplace: bool = False
+
+    @property
+    def parallel(self) -> For | None:
+        """The outermost parallel loop, if there is one (its bounds are constants, begin 0, step 1)."""
+        first = self.body.body[0] if len(self.body.body) == 1 else None
+        return first if isinstance(first, For) and first.kind == "parallel" else None
+
+
+Base: TypeAlias = Literal["arena", "weights", "input", "output"]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where a buffer lies: byte `offset` from a base (`index` counts inputs or outputs; 0 for arena and weights)."""
+
+    base: Base
+    offset: int = 0
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call of a kernel. `symbol` names the node in the machine code, `origin` its ONNX nodes."""
+
+    kernel: str
+    args: tuple[Slot, ...]
+    symbol: str
+    origin: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output of the model: public name, element type and logical shape (always plain layout)."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+
+
+@dataclass(eq=False, slots=True)
+class Program:
+    """A whole model: kernels, the steps that call them in order, memory sizes and packed weights."""
+
+    name: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    kernels: dict[str, Kernel]
+    steps: tuple[Step, ...]
+    arena_bytes: int
+    weights: bytearray
+    threads: int = 1
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+def const(value: float, dtype: DType = DType.I64, lanes: int = 1) -> Const:
+    return Const(dtype, lanes, value)
+
+
+def as_expr(x: Operand, like: Expr) -> Expr:
+    """A Python number in the type of `like`; a scalar broadcast to its lanes."""
+    if not isinstance(x, Expr):
+        return Const(like.dtype, like.lanes, float(x) if like.dtype.is_float else x)
+    return broadcast(x, like.lanes)
+
+
+def broadcast(x: Expr, lanes: int) -> Expr:
+    if x.lanes == lanes or lanes == 1:
+        return x
+    if isinstance(x, Const):
+        return Const(x.dtype, lanes, x.value)
+    return Broadcast(x.dtype, lanes, x)
+
+
+def binary(op: str, a: Operand, b: Operand) -> Expr:
+    """A binary operation; numbers take the other side's type, scalars its lanes, constant i64 index terms fold."""
+    if isinstance(a, Expr):
+        b = as_expr(b, a)
+        a = as_expr(a, b)
+    else:
+        assert isinstance(b, Expr)
+        a = as_expr(a, b)
+    assert a.dtype is b.dtype and a.lanes == b.lanes, f"{op}: {a.dtype}x{a.lanes} with {b.dtype}x{b.lanes}"
+    dtype = DType.BOOL if op in COMPARE else a.dtype
+    if a.dtype is DType.I64 and op in ("add", "sub", "mul", "div", "mod"):
+        folded = _fold_index(op, a, b)
+        if folded is not None:
+            return folded
+    return Binary(dtype, a.lanes, op, a, b)
+
+
+def _fold_index(op: str, a: Expr, b: Expr) -> Expr | None:
+    if isinstance(a, Const) and isinstance(b, Const):
+        x, y = int(a.value), int(b.value)
+        if op in ("div", "mod"):
+            if y == 0:
+                return None
+            q = abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1)
+            return Const(a.dtype, a.lanes, q if op == "div" else x - q * y)
+        return Const(a.dtype, a.lanes, x + y if op == "add" else x - y if op == "sub" else x * y)
+    if isinstance(b, Const):
+        if b.value == 0 and op in ("add", "sub"):
+            return a
+        if b.value == 1 and op in ("mul", "div"):
+            return a
+        if b.value == 0 and op == "mul" or b.value == 1 and op == "mod":
+            return Const(a.dtype, a.lanes, 0)
+        if op == "add" and isinstance(a, Binary) and a.op == "add" and isinstance(a.b, Const):
+            return binary("add", a.a, Const(a.dtype, a.lanes, int(a.b.value) + int(b.value)))
+    if isinstance(a, Const):
+        if a.value == 0 and op == "add" or a.value == 1 and op == "mul":
+            return b
+        if a.value == 0 and op in ("mul", "div", "mod"):
+            return Const(a.dtype, a.lanes, 0)
+        if op in ("add", "mul"):
+            return binary(op, b, a)
+    return None
+
+
+def unary(op: str, a: Expr) -> Expr:
+    return Unary(a.dtype, a.lanes, op, a)
+
+
+def fma(a: Operand, b: Operand, c: Expr) -> Expr:
+    return Fma(c.dtype, c.lanes, as_expr(a, c), as_expr(b, c), c)
+
+
+def cast(a: Expr, dtype: DType) -> Expr:
+    return a if a.dtype is dtype else Cast(dtype, a.lanes, a)
+
+
+def bitcast(a: Expr, dtype: DType) -> Expr:
+    return a if a.dtype is dtype else Bitcast(dtype, a.lanes, a)
+
+
+def select(cond: Expr, a: Operand, b: Operand) -> Expr:
+    like = a if isinstance(a, Expr) else b
+    assert isinstance(like, Expr)
+    lanes = max(cond.lanes, like.lanes, b.lanes if isinstance(b, Expr) else 1)
+    model = Const(like.dtype, lanes, 0)
+    return Select(like.dtype, lanes, broadcast(cond, lanes), as_expr(a, model), as_expr(b, model))
+
+
+def minimum(a: Operand, b: Operand) -> Expr:
+    return binary("min", a, b)
+
+
+def maximum(a: Operand, b: Operand) -> Expr:
+    return binary("max", a, b)
+
+
+def call(name: str, *args: Expr) -> Expr:
+    return Call(args[0].dtype, args[0].lanes, name, args)
+
+
+def lane(a: Expr, index: int) -> Expr:
+    """Lane `index` of a vector, as a scalar."""
+    return Shuffle(a.dtype, 1, a, None, (index,))
+
+
+def shuffle(a: Expr, b: Expr | None, lanes_of: tuple[int, ...]) -> Expr:
+    return Shuffle(a.dtype, len(lanes_of), a, b, lanes_of)
+
+
+def ramp(base: Operand, stride: int, lanes: int) -> Expr:
+    base = as_expr(base, Const(DType.I64, 1, 0))
+    return Ramp(DType.I64, lanes, base, stride) if lanes > 1 else base
+
+
+def reduce(op: str, a: Expr) -> Expr:
+    return Reduce(a.dtype, 1, op, a) if a.lanes > 1 else a
+
+
+class Builder:
+    """Writes a kernel's statements in order. Loops are Python loops that run their body once:
+
+        k = Builder()
+        x, y = k.param("x", DType.F32, n), k.param("y", DType.F32, n)
+        for i in k.parallel("i", n // 8):
+            k.store(y, i * 8, k.load(x, i * 8, 8) + 1.0)
+        kernel = k.kernel("add_one")
+
+    A body must run to its end: never `break` or `return` out of such a loop.
+    """
+
+    def __init__(self) -> None:
+        self.params: list[Buffer] = []
+        self._blocks: list[list[Stmt]] = [[]]
+        self._names: dict[str, int] = {}
+
+    def fresh(self, hint: str) -> str:
+        """A name that this kernel does not use yet."""
+        n = self._names.get(hint, 0)
+        self._names[hint] = n + 1
+        return f"{hint}{n}" if n else hint
+
+    def param(self, hint: str, dtype: DType, size: int, align: int = 64) -> Buffer:
+        """A parameter buffer; a step binds parameters in the order of these calls."""
+        buffer = Buffer(self.fresh(hint), dtype, size, "param", 1, align)
+        self.params.append(buffer)
+        return buffer
+
+    def alloc(self, hint: str, dtype: DType, size: int, space: Space = "stack", lanes: int = 1) -> Buffer:
+        buffer = Buffer(self.fresh(hint), dtype, size, space, lanes)
+        self._emit(Alloc(buffer))
+        return buffer
+
+    def registers(self, hint: str, dtype: DType, count: int, lanes: int) -> Buffer:
+        """A register tile of `count` vectors."""
+        return self.alloc(hint, dtype, count, "register", lanes)
+
+    def loop(
+        self, hint: str, end: Operand, begin: Operand = 0, step: int = 1, kind: ForKind = "serial"
+    ) -> Iterator[Expr]:
+        """One loop; yields its variable once. A serial loop of one iteration leaves no loop behind."""
+        zero = Const(DType.I64, 1, 0)
+        lo, hi = as_expr(begin, zero), as_expr(end, zero)
+        once = isinstance(lo, Const) and isinstance(hi, Const) and int(lo.value) < int(hi.value) <= int(lo.value) + step
+        if once and kind in ("serial", "unroll"):
+            yield lo
+            return
+        var = Var(DType.I64, 1, self.fresh(hint))
+        self._blocks.append([])
+        yield var
+        self._emit(For(var.name, lo, hi, step, kind, Block(tuple(self._blocks.pop()))))
+
+    def parallel(self, hint: str, count: int) -> Iterator[Expr]:
+        """The outermost loop, over independent iterations 0..count."""
+        return self.loop(hint, count, kind="parallel")
+
+    def when(self, cond: Expr) -> Iterator[None]:
+        """`for _ in k.when(cond):` — an If without else."""
+        self._blocks.append([])
+        yield None
+        self._emit(If(cond, Block(tuple(self._blocks.pop()))))
+
+    def let(self, value: Expr, hint: str = "t") -> Expr:
+        """Name a value, to use it twice; constants and names stay as they are."""
+        if isinstance(value, Const | Var):
+            return value
+        name = self.fresh(hint)
+        self._emit(Let(name, value))
+        return Var(value.dtype, value.lanes, name)
+
+    def load(self, buffer: Buffer, index: Operand, lanes: int = 1) -> Expr:
+        """`lanes` contiguous elements; a vector index gathers."""
+        i = as_expr(index, Const(DType.I64, 1, 0)) if not isinstance(index, Expr) else index
+        return Load(buffer.dtype, buffer.lanes if buffer.space == "register" else max(lanes, i.lanes), buffer, i)
+
+    def store(self, buffer: Buffer, index: Operand, value: Expr) -> None:
+        i = as_expr(index, Const(DType.I64, 1, 0)) if not isinstance(index, Expr) else index
+        assert value.dtype is buffer.dtype, f"store {value.dtype} into {buffer.name}: {buffer.dtype}"
+        self._emit(Store(buffer, i, value))
+
+    def kernel(self, name: str, *, shaped: bool = True, inplace: bool = False) -> Kernel:
+        assert len(self._blocks) == 1, "a loop was left open"
+        return Kernel(name, tuple(self.params), Block(tuple(self._blocks[0])), shaped, inplace)
+
+    def _emit(self, stmt: Stmt) -> None:
+        self._blocks[-1].append(stmt)
+
+    @property
+    def worker(self) -> Expr:
+        """Index of the worker that runs this parallel iteration."""
+        return Var(DType.I64, 1, "worker")

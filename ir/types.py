@@ -1,0 +1,160 @@
+"""Element types, layouts and tensor types, shared by both IRs."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
+from typing import Any, TypeAlias
+
+import ml_dtypes
+import numpy as np
+
+from .errors import ShapeError
+
+Dim: TypeAlias = int | str
+"""A number, or the name of a symbolic dimension."""
+
+
+class DType(enum.Enum):
+    """Element types; the value is the spelling in IR text."""
+
+    F32 = "f32"
+    F64 = "f64"
+    F16 = "f16"
+    BF16 = "bf16"
+    I8 = "i8"
+    I16 = "i16"
+    I32 = "i32"
+    I64 = "i64"
+    U8 = "u8"
+    U16 = "u16"
+    U32 = "u32"
+    U64 = "u64"
+    BOOL = "bool"
+    STRING = "string"
+
+    @property
+    def bits(self) -> int:
+        """Bits of one element in memory (a bool takes a byte)."""
+        return self.numpy.itemsize * 8
+
+    @property
+    def nbytes(self) -> int:
+        return self.numpy.itemsize
+
+    @property
+    def numpy(self) -> np.dtype[Any]:
+        return _NUMPY[self]
+
+    @property
+    def is_float(self) -> bool:
+        return self in (DType.F32, DType.F64, DType.F16, DType.BF16)
+
+    @property
+    def is_signed(self) -> bool:
+        return self in (DType.I8, DType.I16, DType.I32, DType.I64)
+
+    @property
+    def is_unsigned(self) -> bool:
+        return self in (DType.U8, DType.U16, DType.U32, DType.U64)
+
+    @property
+    def is_int(self) -> bool:
+        return self.is_signed or self.is_unsigned
+
+    @staticmethod
+    def of(dtype: np.dtype[Any] | type) -> DType:
+        """The element type of a numpy array; raises ShapeError for one that c2c has no name for."""
+        found = _FROM_NUMPY.get(np.dtype(dtype))
+        if found is None:
+            raise ShapeError(f"element type {np.dtype(dtype)} is not supported")
+        return found
+
+    def __str__(self) -> str:
+        return self.value
+
+
+_NUMPY: dict[DType, np.dtype[Any]] = {
+    DType.F32: np.dtype(np.float32), DType.F64: np.dtype(np.float64), DType.F16: np.dtype(np.float16),
+    DType.BF16: np.dtype(ml_dtypes.bfloat16), DType.I8: np.dtype(np.int8), DType.I16: np.dtype(np.int16),
+    DType.I32: np.dtype(np.int32), DType.I64: np.dtype(np.int64), DType.U8: np.dtype(np.uint8),
+    DType.U16: np.dtype(np.uint16), DType.U32: np.dtype(np.uint32), DType.U64: np.dtype(np.uint64),
+    DType.BOOL: np.dtype(np.bool_), DType.STRING: np.dtype(object),
+}  # fmt: skip
+_FROM_NUMPY = {v: k for k, v in _NUMPY.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a tensor lies in memory.
+
+    block 0: row-major in the logical order of axes. block b > 0: axis 1 (channels) is split into blocks of b and the
+    position inside a block is innermost: logical [N, C, *spatial] lies as [N, ceil(C/b), *spatial, b] (NCHWc).
+    The lanes beyond C in the last block are undefined: no reader may let them reach a valid element.
+    """
+
+    block: int = 0
+
+    def __str__(self) -> str:
+        return f"c{self.block}" if self.block else "plain"
+
+
+PLAIN = Layout()
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Element type, logical shape and layout of a value."""
+
+    dtype: DType
+    shape: tuple[Dim, ...]
+    layout: Layout = PLAIN
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    @property
+    def is_static(self) -> bool:
+        return all(isinstance(d, int) for d in self.shape)
+
+    @cached_property
+    def dims(self) -> tuple[int, ...]:
+        """The shape as numbers; raises ShapeError where a dimension is symbolic."""
+        if not self.is_static:
+            raise ShapeError(f"dimension of {self} is not known", remedy="pin it: --dim NAME=N or --shape INPUT=N,…")
+        return tuple(int(d) for d in self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of logical elements."""
+        return prod(self.dims)
+
+    @property
+    def physical(self) -> tuple[int, ...]:
+        """Row-major shape of the bytes in memory."""
+        if not self.layout.block:
+            return self.dims
+        n, c, *spatial = self.dims
+        b = self.layout.block
+        return (n, -(-c // b), *spatial, b)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory, padding lanes included."""
+        return prod(self.physical) * self.dtype.nbytes
+
+    def with_layout(self, layout: Layout) -> TensorType:
+        return replace(self, layout=layout)
+
+    def with_dtype(self, dtype: DType) -> TensorType:
+        return replace(self, dtype=dtype)
+
+    def with_shape(self, shape: tuple[Dim, ...]) -> TensorType:
+        return replace(self, shape=tuple(shape))
+
+    def __str__(self) -> str:
+        dims = ",".join(str(d) for d in self.shape)
+        return f"{self.dtype}[{dims}]" + (f"{{{self.layout}}}" if self.layout.block else "")

@@ -1,0 +1,61 @@
+"""Graph → kernel calls: one file an operator family, found through the `@lowers` registry."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from ...codegen.target import Target
+from ...ir.errors import UnsupportedOpError
+from ...ir.graph import Graph, Node, Value
+from .context import LOWERINGS, Call, Lowering, lowers
+
+__all__ = ["Call", "Lowering", "is_lowered", "lower_graph", "lower_node", "lowers"]
+
+
+def is_lowered(op: str) -> bool:
+    """Whether an operator has a lowering (or is a group of such)."""
+    _load()
+    return op == "c2c.Fused" or op in LOWERINGS
+
+
+def lower_graph(graph: Graph, target: Target, threads: int, placed: frozenset[Value] = frozenset()) -> list[Call]:
+    """Kernel calls of every node in order. Nodes all of whose outputs are `placed` (views) need none."""
+    calls: list[Call] = []
+    for node in graph.nodes:
+        if not all(v in placed for v in node.outputs):
+            calls += lower_node(node, target, threads)
+    return calls
+
+
+def lower_node(node: Node, target: Target, threads: int = 1) -> list[Call]:
+    """Kernel calls of one node; raises UnsupportedOpError where no lowering exists."""
+    _load()
+    anchor, tail = _unfold(node) if node.op == "c2c.Fused" else (node, ())
+    lowering = LOWERINGS.get(anchor.op)
+    if lowering is None:
+        raise UnsupportedOpError(
+            f"operator {anchor.op} is not supported", where=node.where, remedy="see docs/operators.md for what is"
+        )
+    ctx = Lowering(anchor, target, threads, tail=tail, result=node.output if tail else None, group=node)
+    lowering(ctx)
+    return ctx.calls
+
+
+def _unfold(node: Node) -> tuple[Node, tuple[Node, ...]]:
+    """Anchor and tail of a fused group, reading the outer values."""
+    body = node.attrs["body"]
+    outer = dict(zip(body.inputs, (v for v in node.inputs if v is not None), strict=True))
+    inner: list[Node] = []
+    for n in body.nodes:
+        outputs = tuple(Value(v.name, v.type, v.data) for v in n.outputs)
+        inputs = tuple(None if v is None else outer.get(v, v) for v in n.inputs)
+        inner.append(Node(n.op, inputs, outputs, n.attrs, n.origin))
+        outer.update(zip(n.outputs, outputs, strict=True))
+    return inner[0], tuple(inner[1:])
+
+
+def _load() -> None:
+    """Import every family once, so that its `@lowers` rows are registered."""
+    for module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
+        importlib.import_module(f"{__name__}.{module}")
