@@ -11,8 +11,8 @@ Semantics, which every emitter and pass keeps:
 * float -> int casts truncate; out of range is undefined. bool in memory is one byte, 0 or 1.
 * Different buffers of one kernel do not alias, but for an output that a step binds to the same memory as an input
   (in-place), in which case element i is read before element i is written and the kernel is marked `inplace`.
-* A buffer's base is aligned to `align` bytes (64 for parameters unless stated); loads and stores of vectors promise
-  the alignment of one element only.
+* A buffer's base is aligned to `align` bytes, 0 meaning one element: parameters may be views into a larger tensor or
+  an app's pointers. Loads and stores of vectors promise the alignment of one element only.
 * `For("parallel")` may stand only as the outermost statement of a kernel; iterations are independent and the variable
   `worker` (i64, below the compiled number of threads) names who runs them.
 * Register-space buffers hold vectors (`lanes`) and are indexed by constants once unrolled: emitters keep them in
@@ -51,7 +51,7 @@ class Buffer:
     size: int
     space: Space = "param"
     lanes: int = 1
-    align: int = 64
+    align: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -484,14 +484,14 @@ class Builder:
         self._names[hint] = n + 1
         return f"{hint}{n}" if n else hint
 
-    def param(self, hint: str, dtype: DType, size: int, align: int = 64) -> Buffer:
+    def param(self, hint: str, dtype: DType, size: int, align: int = 0) -> Buffer:
         """A parameter buffer; a step binds parameters in the order of these calls."""
         buffer = Buffer(self.fresh(hint), dtype, size, "param", 1, align)
         self.params.append(buffer)
         return buffer
 
     def alloc(self, hint: str, dtype: DType, size: int, space: Space = "stack", lanes: int = 1) -> Buffer:
-        buffer = Buffer(self.fresh(hint), dtype, size, space, lanes)
+        buffer = Buffer(self.fresh(hint), dtype, size, space, lanes, 64)
         self._emit(Alloc(buffer))
         return buffer
 

@@ -1,0 +1,47 @@
+"""Kernel calls and a memory plan become a Program: equal kernels once, one step a call, symbols from ONNX names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..ir.errors import ShapeError
+from ..ir.graph import Graph, Value
+from ..ir.loops import Kernel, Port, Program, Step
+from ..passes.lower import Call
+from ..passes.plan_memory import MemoryPlan
+from .names import identifier
+from .options import CompileOptions
+
+SYMBOL_LENGTH = 96
+
+
+def assemble(graph: Graph, calls: list[Call], plan: MemoryPlan, options: CompileOptions) -> Program:
+    """The whole model as loop IR."""
+    kernels: dict[Kernel, str] = {}
+    used: dict[str, int] = {}
+    steps = []
+    for number, call in enumerate(calls):
+        if call.kernel not in kernels:
+            count = used.get(call.kernel.name, 0)
+            used[call.kernel.name] = count + 1
+            kernels[call.kernel] = f"{options.name}__{call.kernel.name}" + (f"_{count}" if count else "")
+        origin = call.node.origin or (call.node.output.name,)
+        symbol = f"{options.name}__{number:03d}_{identifier(origin[-1])[:SYMBOL_LENGTH]}"
+        args = tuple(plan.slots[v] for v in call.args)
+        steps.append(Step(kernels[call.kernel], args, symbol, origin))
+    return Program(
+        options.name,
+        tuple(_port(v.name, v) for v in graph.inputs),
+        tuple(_port(n, v) for n, v in zip(graph.output_names, graph.outputs, strict=True)),
+        {name: replace(kernel, name=name) for kernel, name in kernels.items()},
+        tuple(steps),
+        plan.arena_bytes,
+        plan.weights,
+        options.threads,
+    )
+
+
+def _port(name: str, value: Value) -> Port:
+    if value.type.layout.block:
+        raise ShapeError(f"'{name}' must be in plain layout at the model's border, it is {value.type}")
+    return Port(name, value.type.dtype, value.type.dims)

@@ -1,0 +1,208 @@
+"""`model.h` and `example.c`: what an app reads of a compiled model."""
+
+from __future__ import annotations
+
+from math import prod
+
+from ..ir.loops import Port, Program
+from ..ir.types import DType
+from .names import unique_identifiers
+
+C_TYPES = {
+    DType.F32: "float", DType.F64: "double", DType.F16: "uint16_t", DType.BF16: "uint16_t", DType.BOOL: "uint8_t",
+    DType.I8: "int8_t", DType.I16: "int16_t", DType.I32: "int32_t", DType.I64: "int64_t",
+    DType.U8: "uint8_t", DType.U16: "uint16_t", DType.U32: "uint32_t", DType.U64: "uint64_t",
+}  # fmt: skip
+
+PARALLEL = """\
+#ifndef C2C_PARALLEL_DEFINED
+#define C2C_PARALLEL_DEFINED
+/* How a model runs on several threads. run() splits [0, count) into at most `workers` contiguous ranges, calls task
+ * once for each, with distinct worker numbers in [0, workers), and returns when all are done. c2c_runtime.h has a
+ * thread pool that fits; an app may bring its own. */
+typedef void (*c2c_task)(void *frame, int64_t begin, int64_t end, int32_t worker);
+typedef struct c2c_parallel {
+    void (*run)(void *self, c2c_task task, void *frame, int64_t count, int32_t workers);
+    void *self;
+    int32_t workers;
+} c2c_parallel;
+#endif
+"""
+
+ERRORS = (
+    ("OK", 0, ""),
+    ("E_NULL", 1, "a pointer of the arguments is NULL"),
+    ("E_ALIGN", 2, "arena or weights are not aligned to 64 bytes"),
+)
+
+
+def port_identifiers(program: Program) -> tuple[list[str], list[str]]:
+    """C names of inputs and outputs: one name space, since they are fields of one struct."""
+    names = unique_identifiers([p.name for p in (*program.inputs, *program.outputs)])
+    return names[: len(program.inputs)], names[len(program.inputs) :]
+
+
+def _macros(prefix: str, port: Port) -> list[str]:
+    nbytes = prod(port.shape) * port.dtype.nbytes
+    lines = [
+        f"#define {prefix}_RANK {len(port.shape)}",
+        f"#define {prefix}_SIZE {prod(port.shape)} /* elements */",
+        f"#define {prefix}_BYTES {nbytes}",
+        f'#define {prefix}_DTYPE "{port.dtype}"',
+    ]
+    return lines + [f"#define {prefix}_DIM{i} {d}" for i, d in enumerate(port.shape)]
+
+
+def _field(port: Port, name: str, const: str) -> str:
+    shape = ", ".join(map(str, port.shape))
+    return f"    {const}{C_TYPES[port.dtype]} *{name}; /* {port.dtype}[{shape}], row-major, '{_comment(port.name)}' */"
+
+
+def _comment(text: str) -> str:
+    return text.replace("*/", "* /").replace("\n", " ")
+
+
+def header(program: Program, target: str, embedded: bool, version: str) -> str:
+    """The text of `model.h`: C99 and C++11, self-contained."""
+    name, upper = program.name, program.name.upper()
+    ins, outs = port_identifiers(program)
+    macros: list[str] = []
+    for port, ident in zip((*program.inputs, *program.outputs), (*ins, *outs), strict=True):
+        macros += _macros(f"{upper}_{ident.upper()}", port)
+    fields = [_field(p, n, "const ") for p, n in zip(program.inputs, ins, strict=True)]
+    fields += [_field(p, n, "") for p, n in zip(program.outputs, outs, strict=True)]
+    errors = [f"    {upper}_{n} = {v}{',' if v < 2 else ''}{f' /* {t} */' if t else ''}" for n, v, t in ERRORS]
+    weights = "NULL: the weights are in the object" if embedded else f"the {upper}_WEIGHTS_BYTES bytes of {name}.weights"
+    lines = [
+        f"/* {name}: compiled by c2c {version} for {target}. Link {name}.o; it calls nothing but libc's memory and math",
+        " * functions, allocates nothing and keeps no state: one arena for each run at a time makes it re-entrant. */",
+        f"#ifndef {upper}_H",
+        f"#define {upper}_H",
+        "#include <stdint.h>",
+        "",
+        f"#define {upper}_ARENA_BYTES {max(program.arena_bytes, 64)}",
+        f"#define {upper}_WEIGHTS_BYTES {len(program.weights)}",
+        f"#define {upper}_WEIGHTS_EMBEDDED {int(embedded)}",
+        f"#define {upper}_ALIGNMENT 64 /* of arena and weights */",
+        f"#define {upper}_MAX_WORKERS {program.threads}",
+        f"#define {upper}_INPUTS {len(ins)}",
+        f"#define {upper}_OUTPUTS {len(outs)}",
+        *macros,
+        "",
+        "#ifdef __cplusplus",
+        'extern "C" {',
+        "#endif",
+        PARALLEL,
+        f"enum {name}_error {{",
+        *errors,
+        "};",
+        "",
+        f"typedef struct {name}_args {{",
+        *fields,
+        f"    void *arena; /* {upper}_ARENA_BYTES, aligned to 64; contents need not be kept between runs */",
+        f"    const void *weights; /* {weights} */",
+        f"    const c2c_parallel *parallel; /* NULL: on the calling thread; at most {upper}_MAX_WORKERS workers are used */",
+        f"}} {name}_args;",
+        "",
+        f"/* Run the model once. Inputs and outputs may have any alignment of their type. Returns enum {name}_error. */",
+        f"int {name}_run(const {name}_args *args);",
+        "",
+        "#ifdef __cplusplus",
+        "}",
+        "#endif",
+        "#endif",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+EXAMPLE = """\
+/* Runs {name} once: ./example INPUT.raw... OUTPUT.raw...   (raw files in the model's order; without any: zeros)
+ *
+ *   cc -O2 example.c {name}.o -lm -o example
+ *   cc -O2 -DUSE_THREADS=2 example.c {name}.o c2c_runtime.c -lm -lpthread -o example
+ */
+#include "{name}.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(USE_THREADS) || !{upper}_WEIGHTS_EMBEDDED
+#include "c2c_runtime.h"
+#endif
+
+static void *aligned(size_t bytes) {{ /* to 64 bytes; never freed: the process ends with the run */
+    char *p = (char *)malloc(bytes + 64);
+    if (!p) {{ fprintf(stderr, "out of memory (%lu bytes)\\n", (unsigned long)bytes); exit(2); }}
+    p += 64 - (size_t)((uintptr_t)p % 64);
+    memset(p, 0, bytes);
+    return p;
+}}
+
+static void transfer(const char *path, const char *mode, void *data, size_t bytes) {{
+    FILE *f = fopen(path, mode);
+    size_t done = !f ? 0 : mode[0] == 'r' ? fread(data, 1, bytes, f) : fwrite(data, 1, bytes, f);
+    if (!f || done != bytes || (mode[0] == 'w' && fclose(f))) {{
+        fprintf(stderr, "%s: %lu bytes expected\\n", path, (unsigned long)bytes);
+        exit(2);
+    }}
+}}
+
+int main(int argc, char **argv) {{
+    {name}_args args = {{0}};
+    int files = argc - 1, error;
+{allocate}
+    args.arena = aligned({upper}_ARENA_BYTES);
+    if (files != 0 && files != {upper}_INPUTS + {upper}_OUTPUTS) {{
+        fprintf(stderr, "usage: example [%d input files, %d output files]\\n", {upper}_INPUTS, {upper}_OUTPUTS);
+        return 2;
+    }}
+#if !{upper}_WEIGHTS_EMBEDDED
+    void *mapping;
+    error = c2c_map_weights("{name}.weights", {upper}_WEIGHTS_BYTES, &args.weights, &mapping);
+    if (error) {{ fprintf(stderr, "{name}.weights: error %d\\n", error); return 2; }}
+#endif
+    if (files) {{
+{read}
+    }}
+#ifdef USE_THREADS
+    c2c_pool *pool = c2c_pool_create(USE_THREADS);
+    args.parallel = c2c_pool_parallel(pool);
+#endif
+    error = {name}_run(&args);
+    if (error) {{ fprintf(stderr, "{name}_run: error %d\\n", error); return 1; }}
+    if (files) {{
+{write}
+    }}
+{show}
+    return 0;
+}}
+"""
+
+
+def example(program: Program) -> str:
+    """The text of `example.c`."""
+    name, upper = program.name, program.name.upper()
+    ins, outs = port_identifiers(program)
+    ports = dict(zip((*ins, *outs), (*program.inputs, *program.outputs), strict=True))
+
+    def size(i: str) -> str:
+        return f"{upper}_{i.upper()}_BYTES"
+
+    allocate = [f"    args.{i} = ({C_TYPES[p.dtype]} *)aligned({size(i)});" for i, p in ports.items()]
+    read = [f'        transfer(argv[{k + 1}], "rb", (void *)args.{i}, {size(i)});' for k, i in enumerate(ins)]
+    write = [
+        f'        transfer(argv[{len(ins) + k + 1}], "wb", (void *)args.{i}, {size(i)});' for k, i in enumerate(outs)
+    ]
+    show = []
+    for i in outs:
+        port = ports[i]
+        spelled = "%g" if port.dtype in (DType.F32, DType.F64) else "%ld"
+        convert = "(double)" if spelled == "%g" else "(long)"
+        show.append(
+            f'    printf("{i}:");\n'
+            f"    for (int k = 0; k < 8 && k < {upper}_{i.upper()}_SIZE; k++)\n"
+            f'        printf(" {spelled}", {convert}args.{i}[k]);\n'
+            f'    printf("\\n");'
+        )
+    parts = {k: "\n".join(v) for k, v in dict(allocate=allocate, read=read, write=write, show=show).items()}
+    return EXAMPLE.format(name=name, upper=upper, **parts)

@@ -1,0 +1,36 @@
+"""Identifiers: ONNX names are any text, C and object symbols are not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+RESERVED = frozenset(
+    # C99, then the words that C++11 adds, then the header's own fields
+    "auto break case char const continue default do double else enum extern float for goto if inline int long register "
+    "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while _Bool "
+    "alignas alignof and and_eq asm bitand bitor bool catch class compl const_cast constexpr decltype delete "
+    "dynamic_cast explicit export false friend mutable namespace new noexcept not not_eq nullptr operator or or_eq "
+    "private protected public reinterpret_cast static_assert static_cast template this thread_local throw true try "
+    "typeid typename using virtual wchar_t xor xor_eq arena weights parallel".split()
+)
+
+
+def identifier(text: str) -> str:
+    """A C identifier that reads like `text`; the same text gives the same identifier."""
+    name = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_") or "x"
+    return f"_{name}" if name[0].isdigit() else name
+
+
+def unique_identifiers(texts: Iterable[str]) -> list[str]:
+    """An identifier for each text, in order, none twice and none reserved."""
+    used: set[str] = set()
+    result = []
+    for text in texts:
+        base = identifier(text)
+        name, k = (f"{base}_" if base in RESERVED else base), 1
+        while name in used:
+            name, k = f"{base}_{k}", k + 1
+        used.add(name)
+        result.append(name)
+    return result
