@@ -1,0 +1,137 @@
+"""Writes what `c2c compile` leaves behind: object, header, weights, example, manifest — all of it or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding
+
+from ..codegen.c_source import emit_c
+from ..codegen.llvm_program import emit_asm, emit_llvm, write_object
+from ..codegen.object_file import read_object
+from ..ir.errors import CodegenError
+from ..ir.loops import Port, Program
+from ..ir.loops_text import print_program
+from .header import example, header
+from .options import CompileOptions
+from .toolchain import link_shared
+
+EMITS = ("obj", "shared", "c", "llvm", "asm", "ir")
+RUNTIME = Path(__file__).parent.parent / "runtime_stub"
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A temporary folder whose files move into `folder` only when the block ends without an error."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".c2c-", dir=folder) as made:
+        yield Path(made)
+        for path in sorted(Path(made).iterdir()):
+            path.replace(folder / path.name)
+
+
+def write_bundle(
+    program: Program,
+    options: CompileOptions,
+    folder: Path,
+    *,
+    weights: str = "embed",
+    emit: tuple[str, ...] = ("obj",),
+    model_sha256: str = "",
+) -> dict[str, Any]:
+    """Write the bundle into `folder`; returns the manifest. `weights`: "embed" or "file"."""
+    unknown = [e for e in emit if e not in EMITS]
+    if unknown:
+        raise CodegenError(f"unknown output kind '{unknown[0]}'", remedy=f"one of {', '.join(EMITS)}")
+    embed = weights == "embed"
+    with staged(folder) as out:
+        for kind in emit:
+            _emit(kind, program, options, out, embed)
+        if not embed:
+            (out / f"{program.name}.weights").write_bytes(program.weights)
+        (out / f"{program.name}.h").write_text(header(program, str(options.target), embed, _version()))
+        (out / "example.c").write_text(example(program))
+        for source in ("c2c_runtime.h", "c2c_runtime.c"):
+            shutil.copyfile(RUNTIME / source, out / source)
+        manifest = _manifest(program, options, out, embed, emit, model_sha256)
+        (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    return manifest
+
+
+def _emit(kind: str, program: Program, options: CompileOptions, out: Path, embed: bool) -> None:
+    name, target = program.name, options.target
+    if kind in ("obj", "shared"):
+        write_object(program, target, out / f"{name}.o", embed_weights=embed)
+    if kind == "shared":
+        link_shared(out / f"{name}.o", out / f"lib{name}{'.dylib' if target.os in ('macos', 'ios') else '.so'}", target)
+    elif kind == "c":
+        (out / f"{name}.c").write_text(emit_c(program, embed_weights=embed))
+    elif kind == "llvm":
+        (out / f"{name}.ll").write_text(emit_llvm(program, target, embed_weights=embed))
+    elif kind == "asm":
+        (out / f"{name}.s").write_text(emit_asm(program, target, embed_weights=embed))
+    elif kind == "ir":
+        (out / f"{name}.loops").write_text(print_program(program))
+
+
+def port_record(port: Port) -> dict[str, Any]:
+    """A port as JSON."""
+    return {"name": port.name, "dtype": str(port.dtype), "shape": list(port.shape), "layout": "row-major"}
+
+
+def _manifest(
+    program: Program, options: CompileOptions, out: Path, embed: bool, emit: tuple[str, ...], model_sha256: str
+) -> dict[str, Any]:
+    files = {p.name: _sha256(p) for p in sorted(out.iterdir())}
+    objects = [p for p in out.iterdir() if p.suffix == ".o"]
+    return {
+        "format": 1,
+        "name": program.name,
+        "model_sha256": model_sha256,
+        "options": {**options.describe(), "weights": "embed" if embed else "file", "emit": list(emit)},
+        "versions": {
+            "c2c": _version(),
+            "llvm": ".".join(map(str, llvmlite.binding.llvm_version_info)),
+            "llvmlite": installed("llvmlite"),
+            "onnx": installed("onnx"),
+        },
+        "inputs": [port_record(p) for p in program.inputs],
+        "outputs": [port_record(p) for p in program.outputs],
+        "bytes": {
+            "arena": program.arena_bytes,
+            "weights": len(program.weights),
+            **(_sections(objects[0]) if objects else {}),
+        },
+        "threads": program.threads,
+        "kernels": len(program.kernels),
+        "steps": len(program.steps),
+        "sha256": files,
+    }
+
+
+def _sections(path: Path) -> dict[str, int]:
+    sizes = asdict(read_object(path).sizes)
+    return {k: int(v) for k, v in sizes.items()}
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _version() -> str:
+    from .. import __version__
+
+    return __version__

@@ -1,0 +1,153 @@
+"""The command line: argparse and one short function a verb."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..ir.errors import C2CError
+from . import commands
+from .bundle import EMITS
+
+DESCRIPTION = "Compile trained networks (ONNX) into object files that an app links: no interpreter, no runtime library."
+EXAMPLES = """\
+examples:
+  c2c check model.onnx                                  what, if anything, cannot be compiled
+  c2c compile model.onnx --target arm64-neon -o out/    model.o, model.h, example.c, manifest.json
+  c2c compile model.onnx --dim batch=1 --shape image=1,3,224,224
+  c2c run model.onnx --input image=photo.npy            compile for this machine and run once
+  c2c verify model.onnx --target arm64-neon             compare with the ONNX reference, node by node
+  c2c bench model.onnx --threads 2                      time for each node
+  c2c dump model.onnx --print-after fuse                the IR after a pass
+documentation: docs/ (command-line.md lists every option)
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; 0 success, 1 a problem in the model or a difference, 2 wrong usage."""
+    arguments = parser().parse_args(argv)
+    if not hasattr(arguments, "command"):
+        parser().print_help()
+        return 2
+    try:
+        return int(arguments.command(arguments) or 0)
+    except C2CError as e:
+        _report(e, getattr(arguments, "json", False))
+        return 1
+    except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _report(error: C2CError, as_json: bool) -> None:
+    if as_json:
+        kind = type(error).__name__
+        print(json.dumps({"error": kind, "what": error.what, "where": error.where, "remedy": error.remedy}))
+    else:
+        print(f"c2c: error: {error}", file=sys.stderr)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        "c2c", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    from .. import __version__
+
+    top.add_argument("--version", action="version", version=f"c2c {__version__}")
+    verbs = top.add_subparsers(title="commands", metavar="COMMAND")
+    _compile(verbs.add_parser("compile", help="ONNX model to object file, header, example and manifest"))
+    _run(verbs.add_parser("run", help="compile for this machine (or an emulated one) and run once"))
+    _check(verbs.add_parser("check", help="list every reason why a model cannot be compiled"))
+    _verify(verbs.add_parser("verify", help="compare the compiled model with the ONNX reference, node by node"))
+    _targets(verbs.add_parser("targets", help="list targets and what they stand for"))
+    _dump(verbs.add_parser("dump", help="print the IR of a model (graph, loops, LLVM, C or assembly)"))
+    _opt(verbs.add_parser("opt", help="run passes on graph IR text"))
+    _bench(verbs.add_parser("bench", help="time a model on this machine, node by node"))
+    return top
+
+
+def _model(p: argparse.ArgumentParser, target: str = "native") -> None:
+    p.add_argument("model", type=Path, help="model.onnx")
+    p.add_argument("--target", default=target, metavar="T", help=f"see `c2c targets` (default {target})")
+    p.add_argument("--threads", type=int, default=1, metavar="N", help="the most threads a run may use (default 1)")
+    p.add_argument("--dim", action="append", default=[], metavar="NAME=N", help="pin a named dimension")
+    p.add_argument("--shape", action="append", default=[], metavar="INPUT=N,…", help="set an input's shape")
+    p.add_argument("--value", action="append", default=[], metavar="INPUT=V,…|FILE.npy", help="make an input a constant")
+    p.add_argument("-O", dest="level", type=int, choices=(0, 1, 2), default=2, help="optimisation level (default 2)")
+    p.add_argument("--name", help="name of the model in symbols and files (default: the file's)")
+    p.add_argument("--winograd-error", type=float, default=1e-4, metavar="E", help="cap for Winograd layers; 0: none")
+    g = p.add_argument_group("debugging")
+    g.add_argument("--print-after", action="append", default=[], metavar="PASS|all", help="print the graph after a pass")
+    g.add_argument("--print-changed", action="store_true", help="print the graph after each pass that changed it")
+    g.add_argument("--dump-dir", type=Path, metavar="DIR", help="write the graph after each pass (03-fuse.c2c)")
+    g.add_argument("--stop-after", metavar="PASS", help="leave out the passes that follow")
+    g.add_argument("--verify-each", action="store_true", help="verify the graph after each pass")
+    g.add_argument("--check-each", action="store_true", help="evaluate the graph before and after each pass")
+    g.add_argument("--time-passes", action="store_true", help="time of each pass")
+    g.add_argument("--rewrite-limit", type=int, metavar="N", help="apply only the first N rewrites (to bisect)")
+
+
+def _compile(p: argparse.ArgumentParser) -> None:
+    _model(p)
+    p.add_argument("-o", "--output", type=Path, default=Path("out"), metavar="DIR", help="folder (default out/)")
+    p.add_argument("--weights", choices=("embed", "file"), default="embed", help="in the object, or a file to map")
+    p.add_argument("--emit", default="obj", metavar="KINDS", help=f"comma-separated, of {', '.join(EMITS)} (default obj)")
+    p.add_argument("--json", action="store_true", help="print the manifest")
+    p.set_defaults(command=commands.compile_command)
+
+
+def _run(p: argparse.ArgumentParser) -> None:
+    _model(p)
+    p.add_argument("--input", action="append", default=[], metavar="NAME=FILE.npy|.npz", help="an input (default: random)")
+    p.add_argument("--output", type=Path, metavar="FILE.npz", help="write the outputs")
+    p.add_argument("--seed", type=int, default=0, help="of random inputs")
+    p.set_defaults(command=commands.run_command)
+
+
+def _check(p: argparse.ArgumentParser) -> None:
+    p.add_argument("model", type=Path)
+    p.add_argument("--dim", action="append", default=[], metavar="NAME=N")
+    p.add_argument("--shape", action="append", default=[], metavar="INPUT=N,…")
+    p.add_argument("--value", action="append", default=[], metavar="INPUT=V,…|FILE.npy")
+    p.add_argument("--json", action="store_true", help="the problems as JSON")
+    p.set_defaults(command=commands.check_command)
+
+
+def _verify(p: argparse.ArgumentParser) -> None:
+    _model(p)
+    p.add_argument("--input", action="append", default=[], metavar="NAME=FILE.npy|.npz", help="an input (default: random)")
+    p.add_argument("--seed", type=int, default=0, help="of random inputs")
+    p.add_argument("--tolerance", type=float, default=1e-4, metavar="E", help="relative to a node's largest value")
+    p.add_argument("--json", action="store_true")
+    p.set_defaults(command=commands.verify_command)
+
+
+def _targets(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--json", action="store_true")
+    p.set_defaults(command=commands.targets_command)
+
+
+def _dump(p: argparse.ArgumentParser) -> None:
+    _model(p)
+    p.add_argument("--as", dest="form", choices=("graph", "loops", "llvm", "asm", "c"), default="graph")
+    p.set_defaults(command=commands.dump_command)
+
+
+def _opt(p: argparse.ArgumentParser) -> None:
+    p.add_argument("file", type=Path, help="graph IR text (.c2c), as --dump-dir writes it")
+    p.add_argument("--passes", required=True, metavar="A,B,…", help="passes to run, in order")
+    p.add_argument("--target", default="native")
+    p.set_defaults(command=commands.opt_command)
+
+
+def _bench(p: argparse.ArgumentParser) -> None:
+    _model(p)
+    p.add_argument("--seconds", type=float, default=3.0, metavar="S", help="time to measure (default 3)")
+    p.add_argument("--json", action="store_true")
+    p.set_defaults(command=commands.bench_command)
