@@ -1,0 +1,100 @@
+"""The compiler's table of contents: read `compile_graph` from top to bottom and you know c2c."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..ir.errors import PassError
+from ..ir.graph import Graph
+from ..ir.loops import Program
+from ..ir.loops_verify import verify_program
+from ..ir.verify import verify
+from ..passes.base import PassContext, find_pass, run_pipeline
+from ..passes.loops import optimise_kernel
+from ..passes.lower import Call, is_lowered, lower_graph
+from ..passes.plan_memory import MemoryPlan, plan
+from ..passes.views import find_views
+from .assemble import assemble
+from .diagnostics import PassObserver
+from .onnx_import import import_model
+from .options import CompileOptions
+from .pipeline import pipeline
+from .taps import tap
+
+Progress = Callable[[str], None]
+
+
+@dataclass(eq=False, slots=True)
+class Compiled:
+    """What a compile made: the imported graph, the optimised one, its kernel calls, memory and program."""
+
+    options: CompileOptions
+    source: Graph
+    graph: Graph
+    calls: list[Call]
+    plan: MemoryPlan
+    program: Program
+    observer: PassObserver
+
+
+def compile_file(path: Path | str | bytes, options: CompileOptions, progress: Progress = lambda stage: None) -> Compiled:
+    """An ONNX file (or its bytes) to a Program; raises C2CError."""
+    observer = PassObserver(options.debug)
+    progress("import")
+    with observer.stage("import"):
+        graph = load_graph(path, options)
+    return compile_graph(graph, options, observer, progress)
+
+
+def load_graph(path: Path | str | bytes, options: CompileOptions) -> Graph:
+    """Import with dimensions pinned; operators without a lowering are replaced by their ONNX function bodies."""
+    return import_model(
+        path, dims=options.dims, shapes=options.shapes, values=options.values, expand=lambda op: not is_lowered(op)
+    )
+
+
+def compile_graph(
+    source: Graph,
+    options: CompileOptions,
+    observer: PassObserver | None = None,
+    progress: Progress = lambda stage: None,
+) -> Compiled:
+    """Graph IR to Program: optimise, lower, plan memory, assemble."""
+    observer = observer or PassObserver(options.debug)
+    progress("optimise")
+    graph = optimise(source.clone(), options, observer)
+    if options.taps:
+        tap(graph)
+    verify(graph)
+    views = find_views(graph)
+    progress("lower")
+    with observer.stage("lower"):
+        calls = lower_graph(graph, options.target, options.threads, frozenset(views))
+    with observer.stage("loop passes"):
+        for call in calls:
+            call.kernel = optimise_kernel(call.kernel)
+    progress("plan memory")
+    with observer.stage("plan memory"):
+        memory = plan(calls, graph, views)
+    with observer.stage("assemble"):
+        program = assemble(graph, calls, memory, options)
+        verify_program(program)
+    return Compiled(options, source, graph, calls, memory, program, observer)
+
+
+def optimise(graph: Graph, options: CompileOptions, observer: PassObserver) -> Graph:
+    """Run the graph passes of the optimisation level, up to `--stop-after`."""
+    names = list(pipeline(options.level))
+    stop = options.debug.stop_after
+    if stop is not None:
+        find_pass(stop)
+        if stop not in names:
+            raise PassError(f"pass {stop} does not run at -O{options.level}", remedy=f"it runs {', '.join(names)}")
+        names = names[: names.index(stop) + 1]
+    context = PassContext(
+        options.target, options.threads, allow=observer.allow, winograd_error=options.winograd_error
+    )
+    run_pipeline(graph, names, context, observer)
+    return graph

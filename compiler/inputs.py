@@ -1,0 +1,70 @@
+"""Inputs for a model: random ones by seed, or arrays from files, checked against what the model declares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ..ir.errors import RunError
+from ..ir.graph import Graph
+from ..ir.loops import Port
+from ..ir.types import DType, TensorType
+
+INTEGER_RANGE = 100
+"""Random integers lie below it: small enough to be indices of most embeddings."""
+
+
+def random_inputs(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
+    """Standard normal floats, integers in [0, 100), coin-toss bools."""
+    rng = np.random.default_rng(seed)
+    return {v.name: random_array(v.type, rng) for v in graph.inputs}
+
+
+def random_array(type_: TensorType, rng: np.random.Generator) -> np.ndarray:
+    """One random tensor of a type."""
+    if type_.dtype.is_float:
+        return np.asarray(rng.standard_normal(type_.dims)).astype(type_.dtype.numpy)
+    if type_.dtype is DType.BOOL:
+        return np.asarray(rng.random(type_.dims) > 0.5)
+    return np.asarray(rng.integers(0, INTEGER_RANGE, type_.dims)).astype(type_.dtype.numpy)
+
+
+def checked_inputs(ports: tuple[Port, ...], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The arrays of `feeds` in the model's order, contiguous; raises RunError on a wrong name, shape or type."""
+    names = [p.name for p in ports]
+    unknown = [n for n in feeds if n not in names]
+    if unknown:
+        raise RunError(f"the model has no input '{unknown[0]}'", remedy=f"its inputs: {', '.join(names)}")
+    arrays = []
+    for port in ports:
+        if port.name not in feeds:
+            raise RunError(f"input '{port.name}' is missing", remedy=f"give {port.dtype} {list(port.shape)}")
+        array = np.asarray(feeds[port.name])
+        if array.shape != port.shape:
+            raise RunError(
+                f"input '{port.name}' has shape {list(array.shape)}, the compiled model takes {list(port.shape)}",
+                remedy="compile again with shapes={…} or --shape for other sizes",
+            )
+        if array.dtype != port.dtype.numpy:
+            raise RunError(
+                f"input '{port.name}' has type {array.dtype}, the model takes {port.dtype}",
+                remedy=f"convert it: x.astype('{port.dtype.numpy}')",
+            )
+        arrays.append(np.ascontiguousarray(array))
+    return arrays
+
+
+def read_array(path: Path, name: str) -> np.ndarray:
+    """An array from .npy, or from .npz by its name (or its only array)."""
+    try:
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found
+        key = name if name in found.files else found.files[0] if len(found.files) == 1 else None
+        if key is None:
+            raise RunError(f"{path} holds no array '{name}'", remedy=f"it holds {', '.join(found.files)}")
+        return np.asarray(found[key])
+    except (OSError, ValueError, EOFError) as e:
+        raise RunError(f"cannot read {path}: {e}", remedy="give a .npy or .npz file") from e
