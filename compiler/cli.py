@@ -78,12 +78,16 @@ def _model(p: argparse.ArgumentParser, target: str = "native") -> None:
     p.add_argument("--threads", type=int, default=1, metavar="N", help="the most threads a run may use (default 1)")
     p.add_argument("--dim", action="append", default=[], metavar="NAME=N", help="pin a named dimension")
     p.add_argument("--shape", action="append", default=[], metavar="INPUT=N,…", help="set an input's shape")
-    p.add_argument("--value", action="append", default=[], metavar="INPUT=V,…|FILE.npy", help="make an input a constant")
+    p.add_argument(
+        "--value", action="append", default=[], metavar="INPUT=V,…|FILE.npy", help="make an input a constant"
+    )
     p.add_argument("-O", dest="level", type=int, choices=(0, 1, 2), default=2, help="optimisation level (default 2)")
     p.add_argument("--name", help="name of the model in symbols and files (default: the file's)")
     p.add_argument("--winograd-error", type=float, default=1e-4, metavar="E", help="cap for Winograd layers; 0: none")
     g = p.add_argument_group("debugging")
-    g.add_argument("--print-after", action="append", default=[], metavar="PASS|all", help="print the graph after a pass")
+    g.add_argument(
+        "--print-after", action="append", default=[], metavar="PASS|all", help="print the graph after a pass"
+    )
     g.add_argument("--print-changed", action="store_true", help="print the graph after each pass that changed it")
     g.add_argument("--dump-dir", type=Path, metavar="DIR", help="write the graph after each pass (03-fuse.c2c)")
     g.add_argument("--stop-after", metavar="PASS", help="leave out the passes that follow")
@@ -97,14 +101,18 @@ def _compile(p: argparse.ArgumentParser) -> None:
     _model(p)
     p.add_argument("-o", "--output", type=Path, default=Path("out"), metavar="DIR", help="folder (default out/)")
     p.add_argument("--weights", choices=("embed", "file"), default="embed", help="in the object, or a file to map")
-    p.add_argument("--emit", default="obj", metavar="KINDS", help=f"comma-separated, of {', '.join(EMITS)} (default obj)")
+    p.add_argument(
+        "--emit", default="obj", metavar="KINDS", help=f"comma-separated, of {', '.join(EMITS)} (default obj)"
+    )
     p.add_argument("--json", action="store_true", help="print the manifest")
     p.set_defaults(command=commands.compile_command)
 
 
 def _run(p: argparse.ArgumentParser) -> None:
     _model(p)
-    p.add_argument("--input", action="append", default=[], metavar="NAME=FILE.npy|.npz", help="an input (default: random)")
+    p.add_argument(
+        "--input", action="append", default=[], metavar="NAME=FILE.npy|.npz", help="an input (default: random)"
+    )
     p.add_argument("--output", type=Path, metavar="FILE.npz", help="write the outputs")
     p.add_argument("--seed", type=int, default=0, help="of random inputs")
     p.set_defaults(command=commands.run_command)
@@ -121,7 +129,9 @@ def _check(p: argparse.ArgumentParser) -> None:
 
 def _verify(p: argparse.ArgumentParser) -> None:
     _model(p)
-    p.add_argument("--input", action="append", default=[], metavar="NAME=FILE.npy|.npz", help="an input (default: random)")
+    p.add_argument(
+        "--input", action="append", default=[], metavar="NAME=FILE.npy|.npz", help="an input (default: random)"
+    )
     p.add_argument("--seed", type=int, default=0, help="of random inputs")
     p.add_argument("--tolerance", type=float, default=1e-4, metavar="E", help="relative to a node's largest value")
     p.add_argument("--json", action="store_true")

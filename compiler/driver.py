@@ -39,7 +39,9 @@ class Compiled:
     observer: PassObserver
 
 
-def compile_file(path: Path | str | bytes, options: CompileOptions, progress: Progress = lambda stage: None) -> Compiled:
+def compile_file(
+    path: Path | str | bytes, options: CompileOptions, progress: Progress = lambda stage: None
+) -> Compiled:
     """An ONNX file (or its bytes) to a Program; raises C2CError."""
     observer = PassObserver(options.debug)
     progress("import")
@@ -93,8 +95,6 @@ def optimise(graph: Graph, options: CompileOptions, observer: PassObserver) -> G
         if stop not in names:
             raise PassError(f"pass {stop} does not run at -O{options.level}", remedy=f"it runs {', '.join(names)}")
         names = names[: names.index(stop) + 1]
-    context = PassContext(
-        options.target, options.threads, allow=observer.allow, winograd_error=options.winograd_error
-    )
+    context = PassContext(options.target, options.threads, allow=observer.allow, winograd_error=options.winograd_error)
     run_pipeline(graph, names, context, observer)
     return graph

@@ -72,7 +72,9 @@ def header(program: Program, target: str, embedded: bool, version: str) -> str:
     fields = [_field(p, n, "const ") for p, n in zip(program.inputs, ins, strict=True)]
     fields += [_field(p, n, "") for p, n in zip(program.outputs, outs, strict=True)]
     errors = [f"    {upper}_{n} = {v}{',' if v < 2 else ''}{f' /* {t} */' if t else ''}" for n, v, t in ERRORS]
-    weights = "NULL: the weights are in the object" if embedded else f"the {upper}_WEIGHTS_BYTES bytes of {name}.weights"
+    weights = (
+        "NULL: the weights are in the object" if embedded else f"the {upper}_WEIGHTS_BYTES bytes of {name}.weights"
+    )
     lines = [
         f"/* {name}: compiled by c2c {version} for {target}. Link {name}.o; it calls nothing but libc's memory and math",
         " * functions, allocates nothing and keeps no state: one arena for each run at a time makes it re-entrant. */",

@@ -18,7 +18,9 @@ def tap(graph: Graph) -> None:
         if value in taken or name in names or value.type.dtype is DType.STRING or len(node.outputs) > 1:
             continue
         plain = Value(f"{value.name}.tap", value.type.with_layout(PLAIN))
-        copies.append(Node("c2c.Reorder" if value.type.layout.block else "c2c.Copy", (value,), (plain,), {}, node.origin))
+        copies.append(
+            Node("c2c.Reorder" if value.type.layout.block else "c2c.Copy", (value,), (plain,), {}, node.origin)
+        )
         graph.outputs.append(plain)
         graph.output_names.append(name)
         names.add(name)

@@ -58,7 +58,9 @@ def run(command: Sequence[str | Path], cwd: Path | None = None) -> str:
     except subprocess.TimeoutExpired as e:
         raise ToolError(f"{line[0]} ran longer than {TIMEOUT_SECONDS} s") from e
     if done.returncode:
-        raise ToolError(f"{line[0]} failed with exit code {done.returncode}", where=(done.stderr or done.stdout)[-2000:])
+        raise ToolError(
+            f"{line[0]} failed with exit code {done.returncode}", where=(done.stderr or done.stdout)[-2000:]
+        )
     return done.stdout
 
 

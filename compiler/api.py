@@ -1,0 +1,167 @@
+"""The Python interface: compile, run, save, load."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ..codegen.llvm_program import emit_object
+from ..codegen.target import Target
+from ..ir.errors import OnnxImportError, RunError
+from ..ir.loops import Port
+from ..ir.types import DType
+from ..runtime_stub.loader import Loaded
+from .bundle import port_record, write_bundle
+from .driver import Compiled, compile_file
+from .inputs import checked_inputs
+from .names import identifier
+from .options import CompileOptions
+
+
+class CompiledModel:
+    """A model loaded in this process. Not for two threads at once: it owns one arena (`clone` gives another)."""
+
+    def __init__(
+        self, name: str, inputs: Sequence[Port], outputs: Sequence[Port], loaded: Loaded, compiled: Compiled | None
+    ) -> None:
+        self.name = name
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        self._loaded = loaded
+        self._compiled = compiled
+        self._model_sha256 = ""
+
+    def run(
+        self, feeds: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Run once. feeds: array by input name, of the declared dtype and shape; contiguous ones are read in place.
+        outputs: contiguous arrays to write into, by output name; others are allocated. Raises RunError."""
+        arrays = checked_inputs(self.inputs, feeds)
+        results = [self._result(p, outputs or {}) for p in self.outputs]
+        unknown = [n for n in outputs or {} if n not in {p.name for p in self.outputs}]
+        if unknown:
+            raise RunError(f"the model has no output '{unknown[0]}'")
+        code = self._loaded.run(arrays, results)
+        if code:
+            raise RunError(f"{self.name}_run returned error {code}")
+        return {p.name: r for p, r in zip(self.outputs, results, strict=True)}
+
+    def _result(self, port: Port, given: Mapping[str, np.ndarray]) -> np.ndarray:
+        array = given.get(port.name)
+        if array is None:
+            return np.empty(port.shape, port.dtype.numpy)
+        if array.shape != port.shape or array.dtype != port.dtype.numpy or not array.flags.c_contiguous:
+            raise RunError(f"output '{port.name}' needs a contiguous {port.dtype}{list(port.shape)} array")
+        return array
+
+    def save(self, folder: Path | str, *, weights: str = "embed", emit: Sequence[str] = ("obj",)) -> dict[str, Any]:
+        """Write object, header, example and manifest into `folder`; returns the manifest."""
+        if self._compiled is None:
+            raise RunError("a model that was loaded from files cannot be saved again", remedy="copy its folder")
+        return write_bundle(
+            self._compiled.program, self._compiled.options, Path(folder), weights=weights, emit=tuple(emit),
+            model_sha256=self._model_sha256,
+        )  # fmt: skip
+
+    @property
+    def compiled(self) -> Compiled:
+        """Graphs and program behind the model; raises RunError for one loaded from files."""
+        if self._compiled is None:
+            raise RunError("a model that was loaded from files has no IR")
+        return self._compiled
+
+    def __repr__(self) -> str:
+        ports = ", ".join(f"{p.name}: {p.dtype}{list(p.shape)}" for p in self.inputs)
+        results = ", ".join(f"{p.name}: {p.dtype}{list(p.shape)}" for p in self.outputs)
+        return f"<c2c model {self.name} ({ports}) -> ({results})>"
+
+
+def compile(
+    model: Path | str | bytes | onnx.ModelProto,
+    target: str = "native",
+    *,
+    threads: int = 1,
+    dims: Mapping[str, int] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    values: Mapping[str, np.ndarray] | None = None,
+    name: str | None = None,
+    level: int = 2,
+    winograd_error: float = 1e-4,
+) -> CompiledModel:
+    """Compile an ONNX model and load it in this process (no C compiler needed).
+
+    model: a path, the file's bytes, or a ModelProto. dims pins named dimensions, shapes whole inputs, values makes
+    inputs constants. threads: the most threads a run uses. A target that this machine cannot run can be saved, not run.
+    Raises C2CError: one clear error with node, operator, shapes and remedy.
+    """
+    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
+    options = CompileOptions(
+        Target.parse(target),
+        name=identifier(name) if name else model_name(source),
+        threads=threads,
+        level=level,
+        dims=dict(dims or {}),
+        shapes={k: tuple(int(d) for d in v) for k, v in (shapes or {}).items()},
+        values={k: np.asarray(v) for k, v in (values or {}).items()},
+        winograd_error=winograd_error,
+    )
+    made = from_compiled(compile_file(source, options))
+    made._model_sha256 = hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else file_sha256(source)
+    return made
+
+
+def from_compiled(compiled: Compiled) -> CompiledModel:
+    """Load what the driver made."""
+    program, target = compiled.program, compiled.options.target
+    obj = emit_object(program, target, embed_weights=False) if target.runs_here else b""
+    loaded = Loaded(
+        obj, program.name, arena_bytes=program.arena_bytes, weights=program.weights, threads=program.threads
+    )
+    return CompiledModel(program.name, program.inputs, program.outputs, loaded, compiled)
+
+
+def load(folder: Path | str) -> CompiledModel:
+    """Load a bundle that `c2c compile` or `save` wrote for this machine; raises RunError where it is not one."""
+    folder = Path(folder)
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        name = manifest["name"]
+        obj = (folder / f"{name}.o").read_bytes()
+        embedded = manifest["options"]["weights"] == "embed"
+        weights = None if embedded else (folder / f"{name}.weights").read_bytes()
+        inputs = [_port(r) for r in manifest["inputs"]]
+        outputs = [_port(r) for r in manifest["outputs"]]
+        expected = manifest["sha256"][f"{name}.o"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise RunError(f"{folder} is not a bundle of c2c: {e}", remedy="write one with c2c compile") from e
+    if hashlib.sha256(obj).hexdigest() != expected:
+        raise RunError(f"{name}.o is not the object that manifest.json describes", remedy="compile it again")
+    if not Target.parse(manifest["options"]["target"]).runs_here:
+        raise RunError(f"{folder} is for {manifest['options']['target']}, which this machine cannot run")
+    loaded = Loaded(obj, name, arena_bytes=manifest["bytes"]["arena"], weights=weights, threads=manifest["threads"])
+    return CompiledModel(name, inputs, outputs, loaded, None)
+
+
+def _port(record: Mapping[str, Any]) -> Port:
+    port = Port(record["name"], DType(record["dtype"]), tuple(record["shape"]))
+    assert port_record(port) == record
+    return port
+
+
+def model_name(source: Path | str | bytes) -> str:
+    """The model's name in symbols: that of its file (or of its folder, for one called model.onnx)."""
+    return "model" if isinstance(source, bytes) else identifier(Path(source).stem)
+
+
+def file_sha256(path: Path | str) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    try:
+        with Path(path).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as e:
+        raise OnnxImportError(f"cannot read {path}: {e.strerror}") from e

@@ -1,0 +1,211 @@
+"""What each verb of the command line does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from ..codegen.c_source import emit_c
+from ..codegen.llvm_program import emit_asm, emit_llvm
+from ..codegen.target import TARGETS, Target
+from ..ir.errors import C2CError, OnnxImportError
+from ..ir.graph_text import parse_graph, print_graph
+from ..ir.loops_text import print_program
+from ..passes.base import PassContext, run_pipeline
+from . import api, bench, verify
+from .bundle import write_bundle
+from .check import Problem, check_model
+from .diagnostics import PassObserver
+from .driver import Compiled, Progress, compile_file
+from .inputs import read_array
+from .names import identifier
+from .options import CompileOptions, Debug
+
+
+def options_of(a: argparse.Namespace) -> CompileOptions:
+    """Compile options of parsed arguments; raises C2CError on a malformed one."""
+    debug = Debug(
+        tuple(a.print_after), a.print_changed, a.dump_dir, a.verify_each, a.check_each, a.time_passes, a.stop_after,
+        a.rewrite_limit,
+    )  # fmt: skip
+    if a.threads < 1:
+        raise C2CError(f"--threads {a.threads} makes no sense", remedy="give a number from 1")
+    return CompileOptions(
+        Target.parse(a.target), a.name and identifier(a.name) or api.model_name(a.model), a.threads, a.level,
+        winograd_error=a.winograd_error, debug=debug, **pinned(a),
+    )  # fmt: skip
+
+
+def pinned(a: argparse.Namespace) -> dict[str, Any]:
+    """--dim, --shape and --value as the import's arguments."""
+    dims = {k: _integer(v, f"--dim {k}") for k, v in _pairs(a.dim, "--dim NAME=N")}
+    shapes = {
+        k: tuple(_integer(d, f"--shape {k}") for d in v.split(",") if d) for k, v in _pairs(a.shape, "--shape NAME=N,…")
+    }
+    values = {k: _value(k, v) for k, v in _pairs(a.value, "--value NAME=V,… or NAME=FILE.npy")}
+    return {"dims": dims, "shapes": shapes, "values": values}
+
+
+def _pairs(items: list[str], form: str) -> Iterator[tuple[str, str]]:
+    for item in items:
+        key, equals, value = item.rpartition("=")
+        if not equals or not key:
+            raise C2CError(f"'{item}' is not of the form {form}")
+        yield key, value
+
+
+def _integer(text: str, option: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise C2CError(f"{option}: '{text}' is not a positive number")
+    return number
+
+
+def _value(name: str, text: str) -> np.ndarray:
+    if text.endswith((".npy", ".npz")):
+        return read_array(Path(text), name)
+    try:
+        numbers = [float(t) if "." in t or "e" in t.lower() else int(t) for t in text.strip("[]").split(",")]
+    except ValueError as e:
+        raise C2CError(f"--value {name}: '{text}' is neither numbers nor a .npy file") from e
+    return np.asarray(numbers)
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A status line on the terminal for long work; nothing in a pipe."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda stage: None
+        return
+    with console.status("starting") as status:
+        yield lambda stage: status.update(stage)
+
+
+def _compiled(a: argparse.Namespace, **changes: Any) -> Compiled:
+    options = replace(options_of(a), **changes)
+    with progress() as show:
+        compiled = compile_file(a.model, options, show)
+    if options.debug.time_passes:
+        print(compiled.observer.report(), file=sys.stderr)
+    return compiled
+
+
+def compile_command(a: argparse.Namespace) -> int:
+    compiled = _compiled(a)
+    kinds = tuple(k for k in a.emit.split(",") if k)
+    with progress() as show:
+        show("write the object")
+        manifest = write_bundle(
+            compiled.program, compiled.options, a.output, weights=a.weights, emit=kinds,
+            model_sha256=api.file_sha256(a.model),
+        )  # fmt: skip
+    if a.json:
+        print(json.dumps(manifest))
+        return 0
+    sizes = ", ".join(f"{k} {_bytes(v)}" for k, v in manifest["bytes"].items() if v)
+    print(f"{a.output}/: {', '.join(manifest['sha256'])}")
+    print(f"{compiled.program.name} for {compiled.options.target}: {sizes}")
+    return 0
+
+
+def _bytes(n: int) -> str:
+    return f"{n / 1e6:.1f} MB" if n >= 1e6 else f"{n / 1e3:.1f} KB" if n >= 1000 else f"{n} B"
+
+
+def run_command(a: argparse.Namespace) -> int:
+    compiled = _compiled(a)
+    feeds = verify.feeds_of(compiled, a.input, a.seed)
+    outputs = verify.run_compiled(compiled, feeds)
+    if a.output:
+        np.savez(a.output, **outputs)
+    for name, value in outputs.items():
+        print(f"{name}: {value.dtype}{list(value.shape)} {np.array2string(value.ravel()[:8], precision=6)}")
+    return 0
+
+
+def check_command(a: argparse.Namespace) -> int:
+    problems = check_model(a.model, **pinned(a))
+    if a.json:
+        print(json.dumps([p.to_json() for p in problems]))
+    else:
+        _print_problems(a.model, problems)
+    return 1 if any(p.severity == "error" for p in problems) else 0
+
+
+def _print_problems(model: Path, problems: list[Problem]) -> None:
+    if not problems:
+        print(f"{model}: can be compiled")
+    for p in problems:
+        where = f" node '{p.node}'" if p.node else ""
+        what = f" ({p.op})" if p.op else ""
+        print(f"{p.severity}:{where}{what}: {p.what}" + (f"\n  do: {p.remedy}" if p.remedy else ""))
+
+
+def verify_command(a: argparse.Namespace) -> int:
+    with progress() as show:
+        report = verify.verify_model(a.model, options_of(a), a.input, a.seed, a.tolerance, show)
+    if a.json:
+        print(json.dumps(report.to_json()))
+    else:
+        print(report)
+    return 0 if report.ok else 1
+
+
+def targets_command(a: argparse.Namespace) -> int:
+    rows = [t.describe() for t in TARGETS.values()]
+    if a.json:
+        print(json.dumps(rows))
+        return 0
+    table = Table(title="targets (any may be followed by +feature, -feature and an OS)")
+    for column in rows[0]:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    return 0
+
+
+def dump_command(a: argparse.Namespace) -> int:
+    compiled = _compiled(a)
+    program, target = compiled.program, compiled.options.target
+    if a.form == "graph":
+        if not (a.print_after or a.print_changed):
+            print(print_graph(compiled.graph))
+    elif a.form == "loops":
+        print(print_program(program))
+    elif a.form == "c":
+        print(emit_c(program, embed_weights=False))
+    else:
+        print((emit_llvm if a.form == "llvm" else emit_asm)(program, target, embed_weights=False))
+    return 0
+
+
+def opt_command(a: argparse.Namespace) -> int:
+    try:
+        text = a.file.read_text()
+    except (OSError, UnicodeDecodeError) as e:
+        raise OnnxImportError(f"cannot read {a.file}: {e}") from e
+    graph = parse_graph(text)
+    run_pipeline(graph, a.passes.split(","), PassContext(Target.parse(a.target)), PassObserver(Debug()))
+    print(print_graph(graph))
+    return 0
+
+
+def bench_command(a: argparse.Namespace) -> int:
+    report = bench.bench_model(_compiled(a), a.seconds)
+    print(json.dumps(report.to_json()) if a.json else report)
+    return 0
