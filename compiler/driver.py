@@ -15,7 +15,7 @@ from ..passes.base import PassContext, find_pass, run_pipeline
 from ..passes.loops import optimise_kernel
 from ..passes.lower import Call, is_lowered, lower_graph
 from ..passes.plan_memory import MemoryPlan, plan
-from ..passes.views import find_views
+from ..passes.views import find_views, placed_values
 from .assemble import assemble
 from .diagnostics import PassObserver
 from .onnx_import import import_model
@@ -73,7 +73,7 @@ def compile_graph(
     views = find_views(graph)
     progress("lower")
     with observer.stage("lower"):
-        calls = lower_graph(graph, options.target, options.threads, frozenset(views))
+        calls = lower_graph(graph, options.target, options.threads, placed_values(graph, views))
     with observer.stage("loop passes"):
         for call in calls:
             call.kernel = optimise_kernel(call.kernel)
