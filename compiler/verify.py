@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.graph import Graph, Node
 from ..ir.errors import RunError
+from ..ir.graph import Graph, Node
 from ..ir.reference import evaluate
 from .api import from_compiled
 from .bundle import write_bundle

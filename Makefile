@@ -1,0 +1,40 @@
+# make demo, make test: all the set-up is done here; see README.md
+
+PYTHON ?= python3
+BIN := .venv/bin
+APT := gcc make qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: demo test test-all check setup tools clean
+
+demo: setup tools
+	$(BIN)/python examples/demo.py
+
+test: setup tools
+	$(PYTEST) -n 2 -m "not slow"
+
+test-all: setup tools
+	$(PYTEST) -n 2
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "c2c needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
+
+# Emulator and cross compiler: installed where we may, named where we may not (tests that need them then skip).
+tools:
+	@if command -v qemu-aarch64 >/dev/null && command -v aarch64-linux-gnu-gcc >/dev/null && command -v gcc >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(APT) >/dev/null; \
+	else echo "for the emulated ARM part: sudo apt-get install $(APT)"; fi
+
+clean:
+	rm -rf .venv out build *.egg-info
