@@ -76,8 +76,8 @@ def header(program: Program, target: str, embedded: bool, version: str) -> str:
         "NULL: the weights are in the object" if embedded else f"the {upper}_WEIGHTS_BYTES bytes of {name}.weights"
     )
     lines = [
-        f"/* {name}: compiled by c2c {version} for {target}. Link {name}.o; it calls nothing but libc's memory and math",
-        " * functions, allocates nothing and keeps no state: one arena for each run at a time makes it re-entrant. */",
+        f"/* {name}: compiled by c2c {version} for {target}. Link {name}.o; it calls only memory and math functions of",
+        " * libc, allocates nothing and keeps no state: one arena for each run at a time makes it re-entrant. */",
         f"#ifndef {upper}_H",
         f"#define {upper}_H",
         "#include <stdint.h>",
@@ -103,10 +103,10 @@ def header(program: Program, target: str, embedded: bool, version: str) -> str:
         *fields,
         f"    void *arena; /* {upper}_ARENA_BYTES, aligned to 64; contents need not be kept between runs */",
         f"    const void *weights; /* {weights} */",
-        f"    const c2c_parallel *parallel; /* NULL: on the calling thread; at most {upper}_MAX_WORKERS workers are used */",
+        f"    const c2c_parallel *parallel; /* NULL: serial; at most {upper}_MAX_WORKERS are used */",
         f"}} {name}_args;",
         "",
-        f"/* Run the model once. Inputs and outputs may have any alignment of their type. Returns enum {name}_error. */",
+        f"/* Run the model once; inputs and outputs need only their type's alignment. Returns enum {name}_error. */",
         f"int {name}_run(const {name}_args *args);",
         "",
         "#ifdef __cplusplus",
