@@ -1,0 +1,127 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from c2c.compiler.cli import main, parser
+from c2c.compiler.diagnostics import relative_error
+from c2c.ir.graph_text import parse_graph, print_graph
+
+Save = Callable[..., Path]
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    text = capsys.readouterr().out
+    for verb in "compile run check verify targets dump opt bench".split():
+        assert f"    {verb} " in text
+
+
+def test_every_option_has_help() -> None:
+    top = parser()
+    for verb in top._subparsers._group_actions[0].choices.values():  # type: ignore[union-attr]
+        assert verb.format_help()
+
+
+def test_compile_writes_a_bundle(
+    small_cnn: onnx.ModelProto, save: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["compile", str(save(small_cnn)), "--dim", "N=1", "--target", "arm64-neon", "-o", str(tmp_path / "o"), "--json"])
+    assert code == 0
+    manifest = json.loads(capsys.readouterr().out)
+    assert {"model.o", "model.h", "example.c", "manifest.json"} <= {p.name for p in (tmp_path / "o").iterdir()}
+    assert manifest["inputs"] == [{"name": "x", "dtype": "f32", "shape": [1, 3, 16, 16], "layout": "row-major"}]
+    assert manifest["options"]["target"] == "arm64-neon"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compile", "missing.onnx"], "missing.onnx"),
+        (["compile", "MODEL"], "N"),
+        (["compile", "MODEL", "--dim", "N"], "--dim NAME=N"),
+        (["compile", "MODEL", "--dim", "N=-1"], "positive"),
+        (["compile", "MODEL", "--dim", "N=1", "--target", "arm64-noen"], "arm64-neon"),
+        (["compile", "MODEL", "--dim", "N=1", "--emit", "exe"], "obj"),
+        (["compile", "MODEL", "--dim", "N=1", "--stop-after", "fold"], "no pass"),
+        (["run", "MODEL", "--dim", "N=1", "--input", "z=nothing.npy"], "nothing.npy"),
+        (["verify", "MODEL", "--shape", "q=1"], "q"),
+    ],
+)
+def test_a_mistake_is_one_clear_error(
+    small_cnn: onnx.ModelProto, save: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    path = save(small_cnn)
+    code = main([str(path) if a == "MODEL" else a for a in arguments])
+    error = capsys.readouterr().err
+    assert code == 1 and error.startswith("c2c: error: ") and message in error and "Traceback" not in error
+    assert not list(tmp_path.rglob("*.o")) and not list(tmp_path.rglob("*.h")), "partial output"
+
+
+def test_run_and_verify(small_cnn: onnx.ModelProto, save: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(save(small_cnn))
+    np.save(tmp_path / "x.npy", np.ones((1, 3, 16, 16), np.float32))
+    out = tmp_path / "y.npz"
+    assert main(["run", path, "--dim", "N=1", "--input", f"x={tmp_path / 'x.npy'}", "--output", str(out)]) == 0
+    assert abs(np.load(out)["y"].sum() - 1) < 1e-5
+    assert main(["verify", path, "--dim", "N=1"]) == 0
+    assert capsys.readouterr().out.endswith("right\n")
+
+
+def test_check_lists_problems_as_json(small_cnn: onnx.ModelProto, save: Save, capsys: pytest.CaptureFixture[str]) -> None:
+    small_cnn.graph.node[2].op_type = "Nonsense"
+    small_cnn.graph.node[5].op_type = "AlsoNonsense"
+    assert main(["check", str(save(small_cnn)), "--dim", "N=1", "--json"]) == 1
+    problems = json.loads(capsys.readouterr().out)
+    assert {p["op"] for p in problems} >= {"Nonsense", "AlsoNonsense"}
+
+
+def test_dumps_parse_back_and_continue(
+    small_cnn: onnx.ModelProto, save: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "dump"
+    assert main(["dump", str(save(small_cnn)), "--dim", "N=1", "--dump-dir", str(folder), "--verify-each"]) == 0
+    capsys.readouterr()
+    texts = sorted(folder.glob("*.c2c"))
+    assert len(texts) > 5
+    for file in texts:
+        text = file.read_text().rstrip("\n")
+        assert print_graph(parse_graph(text)).rstrip("\n") == text, file.name
+
+
+def test_bisect_limits_rewrites_and_check_each_passes(
+    small_cnn: onnx.ModelProto, save: Save, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(save(small_cnn))
+    assert main(["dump", path, "--dim", "N=1", "--rewrite-limit", "2"]) == 0
+    assert "rewrite 2 (the last applied)" in capsys.readouterr().err
+    assert main(["dump", path, "--dim", "N=1", "--check-each", "--time-passes"]) == 0
+    assert "total" in capsys.readouterr().err
+
+
+def test_targets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["targets", "--json"]) == 0
+    names = {row["name"] for row in json.loads(capsys.readouterr().out)}
+    assert {"x86-64", "x86-64-v3", "x86-64-v4", "arm64-neon", "arm64-dotprod"} <= names
+
+
+def test_bench_prints_nodes(small_cnn: onnx.ModelProto, save: Save, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", str(save(small_cnn)), "--dim", "N=1", "--seconds", "0.05", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["milliseconds"] > 0 and report["nodes"]
+
+
+def test_relative_error_sees_differences() -> None:
+    one = np.ones(3, np.float32)
+    assert relative_error(one, one) == 0
+    assert relative_error(one * 1.5, one) == 0.5
+    assert relative_error(np.array([1.0, np.nan]), np.array([1.0, 1.0])) == float("inf")
+    assert relative_error(one[:2], one) == float("inf")

@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+import pytest
+from c2c.compiler.names import identifier, unique_identifiers
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("input", "input"), ("serving_default_input_2:0", "serving_default_input_2_0"), ("1x", "_1x"), ("/", "x"), ("é", "x")],
+)
+def test_identifier(text: str, name: str) -> None:
+    assert identifier(text) == name
+
+
+def test_unique_identifiers_keep_order_and_avoid_words_of_c() -> None:
+    assert unique_identifiers(["a.b", "a:b", "float", "arena", "a.b"]) == ["a_b", "a_b_1", "float_", "arena_", "a_b_2"]
