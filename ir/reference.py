@@ -68,6 +68,12 @@ def schema_of(op: str, version: int | None = None) -> OpSchema | None:
         return None
 
 
+def has_function(op: str) -> bool:
+    """Whether ONNX defines the operator by a function of others."""
+    schema: Any = schema_of(op)
+    return schema is not None and bool(schema.has_function or schema.has_context_dependent_function)
+
+
 @functools.cache
 def _opset_imports() -> tuple[onnx.OperatorSetIdProto, ...]:
     return (helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", opset_version("ai.onnx.ml")))
@@ -147,8 +153,7 @@ def infer_node(node: Node) -> list[TensorType]:
     }
     try:
         found = onnx.shape_inference.infer_node_outputs(schema, proto, types, data, None, [*_opset_imports()])
-        incomplete = any(name not in found or not _is_complete(found[name]) for name in proto.output)
-        if incomplete and (schema.has_function or schema.has_context_dependent_function):
+        if any(name not in found or not _is_complete(found[name]) for name in proto.output) and has_function(node.op):
             found = _infer_through_function(proto, types, data)
     except Exception as e:  # the C++ inference raises several unrelated classes
         raise ShapeError(f"inputs do not fit operator {node.op}: {_first_line(e)}", where=node.where) from e
@@ -168,6 +173,12 @@ def _infer_through_function(
 ) -> dict[str, TypeProto]:
     """Inference of a whole model of one node: works through the function body where the schema has no inference."""
     inputs = [helper.make_value_info(k, t) for k, t in types.items()]
+    present = {a.name for a in proto.attribute}
+    schema = schema_of(f"{proto.domain}.{proto.op_type}" if proto.domain else proto.op_type)
+    assert schema is not None
+    proto.attribute.extend(
+        a.default_value for k, a in sorted(schema.attributes.items()) if k not in present and a.default_value.name
+    )
     graph = helper.make_graph([proto], "node", inputs, [onnx.ValueInfoProto(name=o) for o in proto.output])
     graph.initializer.extend(data.values())
     model = helper.make_model(graph, opset_imports=[*_opset_imports()])
@@ -211,7 +222,7 @@ def _attribute_proto(key: str, value: Any, schema: OpSchema | None) -> Attribute
         return AttributeProto(name=key, type=AttributeProto.TENSOR, t=tensor_proto(value))
     if isinstance(value, Graph):
         return AttributeProto(name=key, type=AttributeProto.GRAPH, g=to_onnx(value).graph)
-    kind = None if schema is None else int(schema.attributes[key].type.value)
+    kind = None if schema is None else int(schema.attributes[key].type.value)  # type: ignore[attr-defined]
     return helper.make_attribute(key, value, attr_type=kind)
 
 
