@@ -1,0 +1,528 @@
+"""Matrix products as register tiles: out[b, m, n] = start[n] + Σ_k a[b, m, k] · b[b, k, n].
+
+Two forms. *Panels*: lanes run along n; a tile of rows × vectors accumulators stays in registers over the whole of k;
+elements of `a` are broadcast, rows of `b` are read as vectors, from panels packed `[n / (V·lanes)][k][V·lanes]` or, where
+`b` is row-major and not constant, in place. One row is the matrix-vector form of it: many vectors, one linear stream of
+weights. *Dots*: lanes run along k, for few columns or a `b` that is stored by columns.
+
+The tile obeys rows·V + V + 1 <= registers and has accumulators enough to hide the latency of a multiply-add
+(Goto, van de Geijn: Anatomy of High-Performance Matrix Multiplication, ACM TOMS 34(3), 2008).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TypeAlias
+
+import numpy as np
+
+from ...codegen.target import Target
+from ...ir.graph import Value
+from ...ir.loops import Expr, broadcast, cast, const, fma, lane, minimum, ramp, reduce, shuffle
+from ...ir.types import DType
+from .context import INDEX, KernelBuilder, Lowering
+
+Finish: TypeAlias = Callable[[KernelBuilder, tuple[Expr, ...], int, Expr], None]
+"""Stores a vector of results: (kernel, coordinates (*batch, m, n) of lane 0, lanes along n, value)."""
+
+PARALLEL_MACS = 1 << 17
+"""Products with fewer multiply-adds stay on one thread: waking another costs as much."""
+
+LATENCY = 4
+"""Cycles from a multiply-add to the use of its result, on every core of interest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A matrix in a value's memory: element strides of the product's batch dimensions, of its rows and its columns."""
+
+    value: Value
+    batch: tuple[int, ...]
+    row: int
+    col: int
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One (batched) product. `acc`: type of the sums, to which elements of `a` and `b` are converted.
+
+    `start`: a constant with one element a column, padded to whole vectors, from which the sums begin.
+    """
+
+    batch: tuple[int, ...]
+    m: int
+    n: int
+    k: int
+    a: Matrix
+    b: Matrix
+    acc: DType
+    finish: Finish
+    start: Value | None = None
+
+    @property
+    def macs(self) -> int:
+        return prod(self.batch) * self.m * self.n * self.k
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Accumulators of the innermost loop."""
+
+    rows: int
+    vectors: int
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """Columns n0 .. n0 + valid of `b`, read at base + k·step + vector·lanes."""
+
+    n0: Expr
+    base: Expr
+    step: int
+    vectors: int
+    lanes: int
+    valid: int
+
+
+def choose_tile(target: Target, acc: DType, m: int, n: int, k: int) -> Tile:
+    """The tile with the least estimated time among those that fit the registers."""
+    lanes, registers = target.lanes(acc), target.registers
+    vectors = -(-n // lanes)
+    if m == 1:
+        return Tile(1, min(vectors, 8 if registers >= 16 else 4))
+    spare = (lambda r: r) if splats_lanes(target) else (lambda r: 1)
+    fits = [
+        Tile(r, v)
+        for v in range(1, min(vectors, 6) + 1)
+        for r in range(1, min(m, registers) + 1)
+        if r * v + v + spare(r) <= registers
+    ]
+    return min(fits, key=lambda t: (_cycles(target, t, m, vectors, k), -t.rows * t.vectors, t.vectors))
+
+
+def _cycles(target: Target, tile: Tile, m: int, vectors: int, k: int) -> float:
+    """Estimated time of the whole product for one tile: bound by multiply-adds, loads or latency."""
+    issue = 1.0 if target.vector_bits >= 512 else 2.0
+    overhead = 12 / max(k, 1)
+
+    def step(rows: int, width: int) -> float:
+        return max(rows * width / issue, (rows + width) / 2, LATENCY) + overhead * (1 + rows * width / 4)
+
+    total = 0.0
+    for width, panels in ((tile.vectors, vectors // tile.vectors), (vectors % tile.vectors, 1)):
+        if width and panels:
+            rest = m % tile.rows
+            total += panels * (m // tile.rows * step(tile.rows, width) + (step(rest, width) if rest else 0))
+    return total
+
+
+def splats_lanes(target: Target) -> bool:
+    """Whether multiply-adds take a lane of a vector as a factor, so that `a` is best read as vectors along k."""
+    return target.arch.startswith(("aarch64", "arm64"))
+
+
+def pieces(count: int) -> Iterator[tuple[int, int]]:
+    """`count` lanes as (first lane, lanes) of powers of two, largest first."""
+    at = 0
+    while at < count:
+        width = 1 << ((count - at).bit_length() - 1)
+        yield at, width
+        at += width
+
+
+def pack_panels(data: np.ndarray, width: int) -> np.ndarray:
+    """[..., k, n] in panels of `width` columns: [..., ceil(n / width) · k · width], zero-padded."""
+    *batch, k, n = data.shape
+    panels = -(-n // width)
+    padded = np.zeros((*batch, k, panels * width), data.dtype)
+    padded[..., :n] = data
+    moved = np.moveaxis(padded.reshape(*batch, k, panels, width), -2, -3)
+    return np.ascontiguousarray(moved).reshape(*batch, panels * k * width)
+
+
+def multiply(ctx: Lowering, p: Product, family: str) -> None:
+    """Append the kernel calls of a product to the node's calls."""
+    if p.k == 0 or p.macs == 0:
+        _empty(ctx, p, family)
+    elif _prefers_dots(ctx, p):
+        _dots(ctx, p, family)
+    else:
+        _panels(ctx, p, family)
+
+
+def _empty(ctx: Lowering, p: Product, family: str) -> None:
+    """Sums over nothing."""
+    if prod(p.batch) * p.m * p.n == 0:
+        return
+    k = ctx.kernel()
+    for t in k.loop("t", prod(p.batch)):
+        for m in k.loop("m", p.m):
+            for n in k.loop("n", p.n):
+                begin = const(0, p.acc) if p.start is None else cast(k.load(k.tensor(p.start), n), p.acc)
+                p.finish(k, (*_unravel(t, p.batch), m, n), 1, begin)
+    k.done(family)
+
+
+# --- panels
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How the panel form divides a product: whole panels, panels in all, row tiles in all and a task."""
+
+    tile: Tile
+    lanes: int
+    whole: int
+    panels: int
+    row_tiles: int
+    tiles_a_task: int
+    row_tasks: int
+
+
+def _plan(ctx: Lowering, p: Product, tile: Tile) -> _Plan:
+    lanes = ctx.lanes(p.acc)
+    width = tile.vectors * lanes
+    whole, panels = p.n // width, -(-p.n // width)
+    row_tiles = max(p.m // tile.rows, 1)
+    most = max(1, ctx.target.l2_bytes // 2 // max(1, tile.rows * p.k * p.acc.nbytes))
+    if ctx.threads > 1 and p.macs >= PARALLEL_MACS:
+        wanted = -(-4 * ctx.threads // (prod(p.batch) * panels))
+        most = min(most, max(1, row_tiles // wanted))
+    return _Plan(tile, lanes, whole, panels, row_tiles, most, -(-row_tiles // most))
+
+
+def _panels(ctx: Lowering, p: Product, family: str) -> None:
+    tile = choose_tile(ctx.target, p.acc, p.m, p.n, p.k)
+    plan = _plan(ctx, p, tile)
+    p, packed = _packed(ctx, p, plan)
+    k = ctx.kernel()
+    count = prod(p.batch) * plan.row_tasks * plan.panels
+    for t in _tasks(ctx, k, p, count):
+        nb = k.let(t % plan.panels, "panel")
+        rest = k.let(t / plan.panels, "rest")
+        mb, batch = k.let(rest % plan.row_tasks, "block"), _unravel(rest / plan.row_tasks, p.batch)
+        batch = tuple(k.let(b, "batch") for b in batch)
+        at = _at(p.b.batch, batch)
+        if plan.whole:
+            for _ in _guard(k, nb < plan.whole, plan.whole < plan.panels):
+                _rows(k, p, plan, _whole_strip(p, plan, packed, at, nb), batch, mb)
+        if plan.whole < plan.panels:
+            for _ in _guard(k, nb >= plan.whole, plan.whole > 0):
+                for strip in _rest_strips(p, plan, packed, at):
+                    _rows(k, p, plan, strip, batch, mb)
+    k.done(family)
+
+
+def _packed(ctx: Lowering, p: Product, plan: _Plan) -> tuple[Product, bool]:
+    """The product with `b` in panels, at compile time where it is constant; row-major `b` stays as it is."""
+    width = plan.tile.vectors * plan.lanes
+    data = p.b.value.data
+    if data is not None:
+        matrix = np.lib.stride_tricks.as_strided(
+            np.ascontiguousarray(data),
+            (*(d if s else 1 for d, s in zip(p.batch, p.b.batch, strict=True)), p.k, p.n),
+            tuple(s * data.itemsize for s in (*p.b.batch, p.b.row, p.b.col)),
+        )
+        value = ctx.pack("panels", _pack_tail(matrix, width, plan.lanes))
+        size = plan.whole * p.k * width + p.k * _tail_vectors(p, plan) * plan.lanes
+        return replace(p, b=_stacked(p, value, size, [1 if s else 0 for s in p.b.batch])), True
+    if p.b.col == 1:
+        return p, False
+    return _pack_at_run_time(ctx, p, plan), True
+
+
+def _pack_tail(data: np.ndarray, width: int, lanes: int) -> np.ndarray:
+    """Whole panels of `width` columns, then one of as many vectors as the other columns need."""
+    whole = data.shape[-1] // width * width
+    parts = [pack_panels(data[..., :whole], width)] if whole else []
+    if whole < data.shape[-1]:
+        rest = data[..., whole:]
+        parts.append(pack_panels(rest, -(-rest.shape[-1] // lanes) * lanes))
+    return np.ascontiguousarray(np.concatenate(parts, axis=-1)).reshape(-1)
+
+
+def _stacked(p: Product, value: Value, size: int, used: list[int]) -> Matrix:
+    """Packed matrices of `size` elements, one for each index of the batch dimensions that are used."""
+    steps, step = [], size
+    for dim, use in zip(reversed(p.batch), reversed(used), strict=True):
+        steps.append(step if use else 0)
+        step *= dim if use else 1
+    return Matrix(value, tuple(reversed(steps)), 0, 0)
+
+
+def _pack_at_run_time(ctx: Lowering, p: Product, plan: _Plan) -> Product:
+    """A call that packs `b` of any strides into the arena; columns beyond n repeat the last one."""
+    width, rest = plan.tile.vectors * plan.lanes, _tail_vectors(p, plan) * plan.lanes
+    size = plan.whole * p.k * width + p.k * rest
+    used = [1 if s else 0 for s in p.b.batch]
+    dims = [d if u else 1 for d, u in zip(p.batch, used, strict=True)]
+    target = ctx.scratch("panels", p.b.value.type.dtype, prod(dims) * size)
+    packed = _stacked(p, target, size, used)
+    k = ctx.kernel()
+    for t in k.parallel("t", prod(dims)) if ctx.threads > 1 and prod(dims) > 1 else k.loop("t", prod(dims)):
+        at = _unravel(t, tuple(dims))
+        source, sink = k.let(_at(p.b.batch, at), "from"), k.let(_at(packed.batch, at), "to")
+        for panel, columns in ((plan.whole, width), (1 if rest else 0, rest)):
+            first = 0 if columns == width and panel == plan.whole else plan.whole
+            for nb in k.loop("panel", first + panel, first) if panel else ():
+                for kk in k.loop("k", p.k):
+                    for v in range(columns // plan.lanes):
+                        n = minimum(ramp(nb * width + v * plan.lanes, 1, plan.lanes), p.n - 1)
+                        x = k.load(k.tensor(p.b.value), n * p.b.col + broadcast(source + kk * p.b.row, plan.lanes))
+                        k.store(k.tensor(target), sink + nb * (p.k * width) + kk * columns + v * plan.lanes, x)
+    k.done("pack")
+    return replace(p, b=packed)
+
+
+def _tail_vectors(p: Product, plan: _Plan) -> int:
+    return -(-(p.n - plan.whole * plan.tile.vectors * plan.lanes) // plan.lanes)
+
+
+def _whole_strip(p: Product, plan: _Plan, packed: bool, at: Expr, nb: Expr) -> Strip:
+    width = plan.tile.vectors * plan.lanes
+    base = at + nb * (p.k * width if packed else width)
+    return Strip(nb * width, base, width if packed else p.b.row, plan.tile.vectors, plan.lanes, width)
+
+
+def _rest_strips(p: Product, plan: _Plan, packed: bool, at: Expr) -> Iterator[Strip]:
+    """The columns after the whole panels: packed with padding; in place with ever narrower vectors."""
+    n0 = plan.whole * plan.tile.vectors * plan.lanes
+    if packed:
+        vectors = _tail_vectors(p, plan)
+        yield Strip(const(n0), at + n0 * p.k, vectors * plan.lanes, vectors, plan.lanes, p.n - n0)
+        return
+    if vectors := (p.n - n0) // plan.lanes:
+        yield Strip(const(n0), at + n0, p.b.row, vectors, plan.lanes, vectors * plan.lanes)
+        n0 += vectors * plan.lanes
+    for first, lanes in pieces(p.n - n0):
+        yield Strip(const(n0 + first), at + (n0 + first), p.b.row, 1, lanes, lanes)
+
+
+def _rows(k: KernelBuilder, p: Product, plan: _Plan, strip: Strip, batch: tuple[Expr, ...], mb: Expr) -> None:
+    """All row tiles of one task over a strip of columns."""
+    strip = replace(strip, base=k.let(strip.base, "b"), n0=k.let(strip.n0, "n"))
+    source = k.let(_at(p.a.batch, batch), "a")
+    tiles = p.m // plan.tile.rows
+    if tiles:
+        begin = mb * plan.tiles_a_task
+        end = begin + plan.tiles_a_task
+        if tiles % plan.tiles_a_task:
+            end = minimum(end, const(tiles))
+        for i in k.loop("i", end, begin):
+            _tile(k, p, strip, batch, source, k.let(i * plan.tile.rows, "m"), plan.tile.rows)
+    if rest := p.m - tiles * plan.tile.rows:
+        for _ in _guard(k, _equal(mb, plan.row_tasks - 1), plan.row_tasks > 1):
+            _tile(k, p, strip, batch, source, const(tiles * plan.tile.rows), rest)
+
+
+def _tile(
+    k: KernelBuilder, p: Product, strip: Strip, batch: tuple[Expr, ...], source: Expr, m: Expr, rows: int
+) -> None:
+    """rows × strip.vectors accumulators over the whole of k, then their results."""
+    vectors, lanes, target = strip.vectors, strip.lanes, k.ctx.target
+    needed = LATENCY * (1 if target.vector_bits >= 512 else 2)
+    sets = 1 if rows * vectors >= needed or rows > 1 else min(needed // (rows * vectors), p.k, 8)
+    along_k = splats_lanes(target) and p.a.col == 1 and p.k >= 4
+    unroll = max(sets, 4 if along_k else 2 if rows == 1 else 1)
+    tile = rows * vectors
+    acc = k.registers("acc", p.acc, tile * sets, lanes)
+    for s in range(sets):
+        for r in range(rows):
+            for v in range(vectors):
+                k.store(acc, s * tile + r * vectors + v, _begin(k, p, strip, v) if s == 0 else const(0, p.acc, lanes))
+    a, b, row = k.tensor(p.a.value), k.tensor(p.b.value), k.let(source + m * p.a.row, "row")
+
+    def columns(kk: Expr, steps: int) -> None:
+        lined = (
+            [k.let(cast(k.load(a, row + kk * p.a.col + r * p.a.row, steps), p.acc), "x") for r in range(rows)]
+            if (along_k and steps == 4)
+            else []
+        )
+        for j in range(steps):
+            weights = [
+                k.let(cast(k.load(b, strip.base + kk * strip.step + (j * strip.step + v * lanes), lanes), p.acc), "w")
+                for v in range(vectors)
+            ]
+            for r in range(rows):
+                x = lane(lined[r], j) if lined else k.load(a, row + kk * p.a.col + (j * p.a.col + r * p.a.row))
+                x = k.let(broadcast(cast(x, p.acc), lanes), "x")
+                for v in range(vectors):
+                    i = (j % sets) * tile + r * vectors + v
+                    k.store(acc, i, multiply_add(x, weights[v], k.load(acc, i)))
+
+    main = p.k // unroll * unroll
+    if main:
+        for kk in k.loop("k", main, step=unroll):
+            columns(kk, unroll)
+    if main < p.k:
+        for kk in k.loop("k", p.k, main):
+            columns(kk, 1)
+    for r in range(rows):
+        for v in range(vectors):
+            i = r * vectors + v
+            value = _tree([k.load(acc, s * tile + i) for s in range(sets)])
+            _finish(k, p, (*batch, m + r, strip.n0 + v * lanes), min(lanes, strip.valid - v * lanes), value)
+
+
+def _begin(k: KernelBuilder, p: Product, strip: Strip, vector: int) -> Expr:
+    if p.start is None:
+        return const(0, p.acc, strip.lanes)
+    return cast(k.load(k.tensor(p.start), strip.n0 + vector * strip.lanes, strip.lanes), p.acc)
+
+
+def _finish(k: KernelBuilder, p: Product, coords: tuple[Expr, ...], valid: int, value: Expr) -> None:
+    """Store the first `valid` lanes."""
+    if valid == value.lanes:
+        p.finish(k, coords, valid, value)
+        return
+    value = k.let(value, "y")
+    for first, width in pieces(valid):
+        part = shuffle(value, None, tuple(range(first, first + width)))
+        p.finish(k, (*coords[:-1], coords[-1] + first), width, part)
+
+
+# --- dots
+
+
+def _prefers_dots(ctx: Lowering, p: Product) -> bool:
+    lanes = ctx.lanes(p.acc)
+    if p.a.col != 1 or p.k < 2 * lanes:
+        return False
+    by_columns = p.b.row == 1 and p.b.value.data is None
+    return p.n <= lanes // 2 and (by_columns or p.b.value.data is not None) or by_columns and p.b.col != 1 and p.m <= 4
+
+
+def _dots(ctx: Lowering, p: Product, family: str) -> None:
+    """Lanes along k: rows of `a` times columns of `b`, summed across lanes at the end."""
+    if p.b.value.data is not None:
+        p = _by_columns(ctx, p)
+    many = ctx.target.registers >= 32
+    rows = min(p.m, 8 if p.n == 1 else 4)
+    cols = min(p.n, 8 if p.m == 1 else 4 if many else 2)
+    row_tasks, col_tasks = -(-p.m // rows), -(-p.n // cols)
+    k = ctx.kernel()
+    for t in _tasks(ctx, k, p, prod(p.batch) * row_tasks * col_tasks):
+        nb, rest = k.let(t % col_tasks, "nb"), k.let(t / col_tasks, "rest")
+        mb = k.let(rest % row_tasks, "mb")
+        batch = tuple(k.let(b, "batch") for b in _unravel(rest / row_tasks, p.batch))
+        for height, mine in _full_and_rest(k, mb, p.m, rows):
+            for _ in mine:
+                for width, also in _full_and_rest(k, nb, p.n, cols):
+                    for _ in also:
+                        _dot_tile(k, p, batch, mb * rows, nb * cols, height, width)
+    k.done(family)
+
+
+def _full_and_rest(k: KernelBuilder, index: Expr, size: int, step: int) -> Iterator[tuple[int, Iterator[None]]]:
+    """(extent, guard) of the whole tiles and of the last, partial one."""
+    whole, rest = size // step, size % step
+    if whole:
+        yield step, _guard(k, index < whole, rest > 0)
+    if rest:
+        yield rest, _guard(k, index >= whole, whole > 0)
+
+
+def _by_columns(ctx: Lowering, p: Product) -> Product:
+    data = p.b.value.data
+    assert data is not None
+    used = [1 if s else 0 for s in p.b.batch]
+    dims = (*(d if u else 1 for d, u in zip(p.batch, used, strict=True)), p.n, p.k)
+    steps = tuple(s * data.itemsize for s in (*p.b.batch, p.b.col, p.b.row))
+    columns = np.lib.stride_tricks.as_strided(np.ascontiguousarray(data), dims, steps)
+    value = ctx.pack("columns", np.ascontiguousarray(columns).reshape(-1))
+    return replace(p, b=replace(_stacked(p, value, p.n * p.k, used), row=1, col=p.k))
+
+
+def _dot_tile(k: KernelBuilder, p: Product, batch: tuple[Expr, ...], m: Expr, n: Expr, rows: int, cols: int) -> None:
+    lanes = k.ctx.lanes(p.acc)
+    a, b = k.tensor(p.a.value), k.tensor(p.b.value)
+    row = k.let(_at(p.a.batch, batch) + m * p.a.row, "row")
+    column = k.let(_at(p.b.batch, batch) + n * p.b.col, "column")
+    sets = max(1, min(8 // (rows * cols), p.k // lanes))
+    total = rows * cols
+    acc = k.registers("acc", p.acc, total * sets, lanes)
+    for i in range(total * sets):
+        k.store(acc, i, const(0, p.acc, lanes))
+
+    def product(kk: Expr, width: int, each: Callable[[int, Expr, Expr], None]) -> None:
+        xs = [k.let(cast(k.load(a, row + kk + r * p.a.row, width), p.acc), "x") for r in range(rows)]
+        for c in range(cols):
+            w = k.let(cast(k.load(b, column + kk + c * p.b.col, width), p.acc), "w")
+            for r in range(rows):
+                each(r * cols + c, xs[r], w)
+
+    def into(s: int) -> Callable[[int, Expr, Expr], None]:
+        def add(i: int, x: Expr, w: Expr) -> None:
+            k.store(acc, s * total + i, multiply_add(x, w, k.load(acc, s * total + i)))
+
+        return add
+
+    step = lanes * sets
+    main, vectors = p.k // step * step, p.k // lanes * lanes
+    for kk in k.loop("k", main, step=step):
+        for s in range(sets):
+            product(kk + s * lanes, lanes, into(s))
+    if main < vectors:
+        for kk in k.loop("k", vectors, main, step=lanes):
+            product(kk, lanes, into(0))
+    sums = [k.let(reduce("add", _tree([k.load(acc, s * total + i) for s in range(sets)])), "sum") for i in range(total)]
+    for first, width in pieces(p.k - vectors):
+
+        def rest(i: int, x: Expr, w: Expr) -> None:
+            sums[i] = k.let(sums[i] + reduce("add", x * w), "sum")
+
+        product(const(vectors + first), width, rest)
+    for i, value in enumerate(sums):
+        if p.start is not None:
+            value = value + cast(k.load(k.tensor(p.start), n + i % cols), p.acc)
+        p.finish(k, (*batch, m + i // cols, n + i % cols), 1, value)
+
+
+# --- shared
+
+
+def multiply_add(a: Expr, b: Expr, c: Expr) -> Expr:
+    """a·b + c, fused where the type is a float's."""
+    return fma(a, b, c) if c.dtype.is_float else a * b + c
+
+
+def _tree(values: list[Expr]) -> Expr:
+    """Sum as a balanced tree."""
+    while len(values) > 1:
+        values = [values[i] + values[i + 1] if i + 1 < len(values) else values[i] for i in range(0, len(values), 2)]
+    return values[0]
+
+
+def _tasks(ctx: Lowering, k: KernelBuilder, p: Product, count: int) -> Iterator[Expr]:
+    spread = ctx.threads > 1 and count > 1 and p.macs >= PARALLEL_MACS
+    return k.parallel("t", count) if spread else k.loop("t", count)
+
+
+def _guard(k: KernelBuilder, cond: Expr, needed: bool) -> Iterator[None]:
+    """An If where it is needed, nothing where the condition is known to hold."""
+    if needed:
+        return k.when(cond)
+    return iter((None,))
+
+
+def _equal(a: Expr, b: int) -> Expr:
+    return (a < b + 1) & (a >= b)
+
+
+def _unravel(index: Expr, dims: tuple[int, ...]) -> tuple[Expr, ...]:
+    """Row-major coordinates of a linear index."""
+    coords: list[Expr] = []
+    for position, d in enumerate(reversed(dims)):
+        last = position == len(dims) - 1
+        coords.append(INDEX if d == 1 else index if last else index % d)
+        index = index / d if d > 1 else index
+    return tuple(reversed(coords))
+
+
+def _at(steps: tuple[int, ...], coords: tuple[Expr, ...]) -> Expr:
+    total: Expr = INDEX
+    for c, s in zip(coords, steps, strict=True):
+        total = total + c * s
+    return total

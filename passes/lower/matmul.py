@@ -1,0 +1,136 @@
+"""MatMul and Gemm as products of strided matrices."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from ...ir.graph import Value
+from ...ir.loops import Expr, cast, const
+from ...ir.types import DType
+from .context import KernelBuilder, Lowering, Site, lowers, strides
+from .gemm_kernel import Matrix, Product, multiply
+
+ACCUMULATORS = {DType.F16: DType.F32, DType.BF16: DType.F32}
+"""Types whose sums are kept in a wider one."""
+
+
+@lowers("MatMul")
+def lower_matmul(ctx: Lowering) -> None:
+    """numpy.matmul: the last two axes are matrices, the others broadcast; a 1-D operand is a row or a column."""
+    a, b = ctx.node.inputs[:2]
+    assert a is not None and b is not None
+    dims_a, dims_b = a.type.dims, b.type.dims
+    rows, columns = len(dims_a) > 1, len(dims_b) > 1
+    m, k, n = dims_a[-2] if rows else 1, dims_a[-1], dims_b[-1] if columns else 1
+    batch = np.broadcast_shapes(dims_a[:-2], dims_b[:-2])
+    left = Matrix(a, _batch_strides(a, batch), strides(a.type)[-2] if rows else 0, 1)
+    steps_b = strides(b.type)
+    right = Matrix(b, _batch_strides(b, batch), steps_b[-2] if columns else 1, 1 if columns else 0)
+    folds = prod(batch) > 1 and rows and not any(right.batch) and _is_contiguous(left, batch, m)
+    dtype = ctx.node.output.type.dtype
+
+    def finish(kb: KernelBuilder, coords: tuple[Expr, ...], lanes: int, value: Expr) -> None:
+        *outer, i, j = coords
+        if folds:
+            outer, i = _unfold_rows(kb, i, batch, m)
+        at = (*outer, *((i,) if rows else ()), *((j,) if columns else ()))
+        write(ctx, kb, Site(at, -1, lanes), cast(value, dtype))
+
+    acc = ACCUMULATORS.get(dtype, dtype)
+    if folds:
+        flat = Product(
+            (), prod(batch) * m, n, k, Matrix(a, (), left.row, 1), Matrix(b, (), right.row, right.col), acc, finish
+        )
+        multiply(ctx, flat, "matmul")
+    else:
+        multiply(ctx, Product(batch, m, n, k, left, right, acc, finish), "matmul")
+
+
+@lowers("Gemm")
+def lower_gemm(ctx: Lowering) -> None:
+    """alpha · A' · B' + beta · C, with C broadcast to the result."""
+    a, b = ctx.node.inputs[:2]
+    assert a is not None and b is not None
+    attrs, dtype = ctx.node.attrs, ctx.node.output.type.dtype
+    alpha, beta = attrs.get("alpha", 1.0), attrs.get("beta", 1.0)
+    m, n = ctx.node.output.type.dims
+    k = a.type.dims[0 if attrs.get("transA", 0) else 1]
+    acc = ACCUMULATORS.get(dtype, dtype)
+    if b.data is not None and alpha != 1.0 and dtype.is_float:
+        b, alpha = ctx.pack("scaled", (b.data * np.float64(alpha)).astype(b.data.dtype)), 1.0
+    c = ctx.node.input(2)
+    if beta == 0.0:
+        c = None
+    start = None
+    if c is not None and c.data is not None and alpha == 1.0 and c.type.dims[-1:] == (n,) and c.type.size == n:
+        start, c = _column_start(ctx, c.data, beta, n, acc), None
+
+    def finish(kb: KernelBuilder, coords: tuple[Expr, ...], lanes: int, value: Expr) -> None:
+        site = Site(coords, -1, lanes)
+        if alpha != 1.0:
+            value = value * _scalar(alpha, acc, lanes)
+        if c is not None:
+            bias = cast(kb.read(c, site), acc)
+            value = value + (bias if beta == 1.0 else bias * _scalar(beta, acc, lanes))
+        write(ctx, kb, site, cast(value, dtype))
+
+    multiply(
+        ctx,
+        Product(
+            (), m, n, k, _matrix(a, attrs.get("transA", 0)), _matrix(b, attrs.get("transB", 0)), acc, finish, start
+        ),
+        "gemm",
+    )
+
+
+def write(ctx: Lowering, k: KernelBuilder, site: Site, value: Expr) -> None:
+    """The fused tail, then the store."""
+    k.write(ctx.output, site, ctx.epilogue(k, site, value))
+
+
+def _matrix(value: Value, transposed: int) -> Matrix:
+    columns = value.type.dims[1]
+    return Matrix(value, (), 1, columns) if transposed else Matrix(value, (), columns, 1)
+
+
+def _column_start(ctx: Lowering, bias: np.ndarray, beta: float, n: int, acc: DType) -> Value:
+    """beta · bias, padded to whole vectors."""
+    lanes = ctx.lanes(acc)
+    padded = np.zeros(-(-n // lanes) * lanes, acc.numpy)
+    scaled = bias.reshape(-1).astype(acc.numpy)
+    padded[:n] = scaled if beta == 1.0 else (scaled * np.float64(beta)).astype(acc.numpy)
+    return ctx.pack("start", padded)
+
+
+def _scalar(value: float, dtype: DType, lanes: int) -> Expr:
+    return const(value if dtype.is_float else int(value), dtype, lanes)
+
+
+def _batch_strides(value: Value, batch: tuple[int, ...]) -> tuple[int, ...]:
+    """Element strides over the result's batch dimensions, 0 where the operand is broadcast."""
+    dims, steps = value.type.dims[:-2], strides(value.type)[:-2]
+    missing = len(batch) - len(dims)
+    return (0,) * missing + tuple(0 if d == 1 else s for d, s in zip(dims, steps, strict=True))
+
+
+def _is_contiguous(a: Matrix, batch: tuple[int, ...], m: int) -> bool:
+    """Whether the rows of all batches follow each other at one stride."""
+    step = a.row * m
+    for d, s in zip(reversed(batch), reversed(a.batch), strict=True):
+        if d > 1 and s != step:
+            return False
+        step *= d
+    return True
+
+
+def _unfold_rows(k: KernelBuilder, row: Expr, batch: tuple[int, ...], m: int) -> tuple[list[Expr], Expr]:
+    """Batch coordinates and row of a row counted over all batches."""
+    rest, i = (row, const(0)) if m == 1 else (row / m, row % m)
+    outer: list[Expr] = []
+    left = prod(batch)
+    for d in batch:
+        left //= d
+        outer.append(const(0) if d == 1 else k.let(rest / left % d if left * d < prod(batch) else rest / left, "batch"))
+    return outer, k.let(i, "row")
