@@ -1,9 +1,9 @@
 """Matrix products as register tiles: out[b, m, n] = start[n] + Σ_k a[b, m, k] · b[b, k, n].
 
 Two forms. *Panels*: lanes run along n; a tile of rows × vectors accumulators stays in registers over the whole of k;
-elements of `a` are broadcast, rows of `b` are read as vectors, from panels packed `[n / (V·lanes)][k][V·lanes]` or, where
-`b` is row-major and not constant, in place. One row is the matrix-vector form of it: many vectors, one linear stream of
-weights. *Dots*: lanes run along k, for few columns or a `b` that is stored by columns.
+elements of `a` are broadcast, rows of `b` are read as vectors, from panels packed `[n / (V·lanes)][k][V·lanes]` or,
+where `b` is row-major and not constant, in place. One row is the matrix-vector form of it: many vectors, one linear
+stream of weights. *Dots*: lanes run along k, for few columns or a `b` that is stored by columns.
 
 The tile obeys rows·V + V + 1 <= registers and has accumulators enough to hide the latency of a multiply-add
 (Goto, van de Geijn: Anatomy of High-Performance Matrix Multiplication, ACM TOMS 34(3), 2008).
@@ -436,44 +436,37 @@ def _by_columns(ctx: Lowering, p: Product) -> Product:
 
 
 def _dot_tile(k: KernelBuilder, p: Product, batch: tuple[Expr, ...], m: Expr, n: Expr, rows: int, cols: int) -> None:
-    lanes = k.ctx.lanes(p.acc)
-    a, b = k.tensor(p.a.value), k.tensor(p.b.value)
+    """rows × cols sums of products along k."""
+    lanes, total = k.ctx.lanes(p.acc), rows * cols
     row = k.let(_at(p.a.batch, batch) + m * p.a.row, "row")
     column = k.let(_at(p.b.batch, batch) + n * p.b.col, "column")
-    sets = max(1, min(8 // (rows * cols), p.k // lanes))
-    total = rows * cols
+    sets = max(1, min(8 // total, p.k // lanes))
     acc = k.registers("acc", p.acc, total * sets, lanes)
     for i in range(total * sets):
         k.store(acc, i, const(0, p.acc, lanes))
 
-    def product(kk: Expr, width: int, each: Callable[[int, Expr, Expr], None]) -> None:
+    def products(kk: Expr, width: int) -> Iterator[tuple[int, Expr, Expr]]:
+        a, b = k.tensor(p.a.value), k.tensor(p.b.value)
         xs = [k.let(cast(k.load(a, row + kk + r * p.a.row, width), p.acc), "x") for r in range(rows)]
         for c in range(cols):
             w = k.let(cast(k.load(b, column + kk + c * p.b.col, width), p.acc), "w")
-            for r in range(rows):
-                each(r * cols + c, xs[r], w)
+            yield from ((r * cols + c, xs[r], w) for r in range(rows))
 
-    def into(s: int) -> Callable[[int, Expr, Expr], None]:
-        def add(i: int, x: Expr, w: Expr) -> None:
-            k.store(acc, s * total + i, multiply_add(x, w, k.load(acc, s * total + i)))
-
-        return add
+    def accumulate(kk: Expr, at: int) -> None:
+        for i, x, w in products(kk, lanes):
+            k.store(acc, at + i, multiply_add(x, w, k.load(acc, at + i)))
 
     step = lanes * sets
     main, vectors = p.k // step * step, p.k // lanes * lanes
     for kk in k.loop("k", main, step=step):
         for s in range(sets):
-            product(kk + s * lanes, lanes, into(s))
-    if main < vectors:
-        for kk in k.loop("k", vectors, main, step=lanes):
-            product(kk, lanes, into(0))
+            accumulate(kk + s * lanes, s * total)
+    for kk in k.loop("k", vectors, main, step=lanes) if main < vectors else ():
+        accumulate(kk, 0)
     sums = [k.let(reduce("add", _tree([k.load(acc, s * total + i) for s in range(sets)])), "sum") for i in range(total)]
     for first, width in pieces(p.k - vectors):
-
-        def rest(i: int, x: Expr, w: Expr) -> None:
+        for i, x, w in products(const(vectors + first), width):
             sums[i] = k.let(sums[i] + reduce("add", x * w), "sum")
-
-        product(const(vectors + first), width, rest)
     for i, value in enumerate(sums):
         if p.start is not None:
             value = value + cast(k.load(k.tensor(p.start), n + i % cols), p.acc)

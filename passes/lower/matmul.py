@@ -34,16 +34,8 @@ def lower_matmul(ctx: Lowering) -> None:
     def finish(kb: KernelBuilder, coords: tuple[Expr, ...], lanes: int, value: Expr) -> None:
         *outer, i, j = coords
         if folds:
-            outer, i = _unfold_rows(kb, i, batch, m)
-        at = (*outer, *((i,) if rows else ()), *((j,) if columns else ()))
-        write(ctx, kb, Site(at, -1, lanes), cast(value, dtype))
-
-    acc = ACCUMULATORS.get(dtype, dtype)
-    if folds:
-        flat = Product(
-            (), prod(batch) * m, n, k, Matrix(a, (), left.row, 1), Matrix(b, (), right.row, right.col), acc, finish
-        )
-        multiply(ctx, flat, "matmul")
+        left, right = Matrix(a, (), left.row, left.col), Matrix(b, (), right.row, right.col)
+        multiply(ctx, Product((), prod(batch) * m, n, k, left, right, acc, finish), "matmul")
     else:
         multiply(ctx, Product(batch, m, n, k, left, right, acc, finish), "matmul")
 
