@@ -34,6 +34,12 @@ def lower_matmul(ctx: Lowering) -> None:
     def finish(kb: KernelBuilder, coords: tuple[Expr, ...], lanes: int, value: Expr) -> None:
         *outer, i, j = coords
         if folds:
+            outer, i = _unfold_rows(kb, i, batch, m)
+        at = (*outer, *((i,) if rows else ()), *((j,) if columns else ()))
+        write(ctx, kb, Site(at, -1, lanes), cast(value, dtype))
+
+    acc = ACCUMULATORS.get(dtype, dtype)
+    if folds:
         left, right = Matrix(a, (), left.row, left.col), Matrix(b, (), right.row, right.col)
         multiply(ctx, Product((), prod(batch) * m, n, k, left, right, acc, finish), "matmul")
     else:
