@@ -27,6 +27,14 @@ class ShapeError(C2CError):
     """A shape is unknown, contradictory or too large."""
 
 
+class UnknownShapeError(ShapeError):
+    """Inference cannot tell the shape: an open dimension, or one that depends on data."""
+
+
+class ConstantNeededError(UnsupportedOpError):
+    """An input that must be known at compile time (a shape, axes, …) is computed at run time."""
+
+
 class VerifyError(C2CError):
     """An IR breaks one of its own rules."""
 

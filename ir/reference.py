@@ -16,7 +16,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, 
 from onnx.defs import OpSchema
 from onnx.reference import ReferenceEvaluator
 
-from .errors import C2CError, OnnxImportError, ShapeError, UnsupportedOpError
+from .errors import C2CError, OnnxImportError, ShapeError, UnknownShapeError, UnsupportedOpError
 from .graph import Graph, Node, Value
 from .types import DType, TensorType
 
@@ -115,11 +115,11 @@ def tensor_type(proto: TypeProto, name: str) -> TensorType:
     tensor = proto.tensor_type
     dtype = dtype_of(tensor.elem_type)
     if not tensor.HasField("shape"):
-        raise ShapeError(f"the number of dimensions of '{name}' is not known", remedy="--shape INPUT=N,…")
+        raise UnknownShapeError(f"the number of dimensions of '{name}' is not known", remedy="--shape INPUT=N,…")
     dims: list[int | str] = []
     for axis, d in enumerate(tensor.shape.dim):
         known = d.HasField("dim_value") and d.dim_value >= 0
-        dims.append(d.dim_value if known else d.dim_param or f"{name}.{axis}")
+        dims.append(d.dim_value if known else d.dim_param.strip("?") or f"{name}.{axis}")
     return checked_type(TensorType(dtype, tuple(dims)), name)
 
 
@@ -182,7 +182,7 @@ def _infer_through_function(
     graph = helper.make_graph([proto], "node", inputs, [onnx.ValueInfoProto(name=o) for o in proto.output])
     graph.initializer.extend(data.values())
     model = helper.make_model(graph, opset_imports=[*_opset_imports()])
-    inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     return {v.name: v.type for v in (*inferred.graph.output, *inferred.graph.value_info)}
 
 

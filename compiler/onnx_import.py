@@ -1,0 +1,547 @@
+"""ONNX model → graph IR, in one forward sweep.
+
+For each node: read attributes, bring it to the newest opset (`onnx_upgrade`), infer its types, and compute it where
+all inputs are constant. So chains of shape arithmetic disappear as they come and every later shape is a number.
+Functions, and control flow whose condition is known, are inlined (`onnx_inline`).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto
+from onnx.defs import OpSchema
+
+from ..ir.errors import (
+    C2CError,
+    ConstantNeededError,
+    OnnxImportError,
+    ShapeError,
+    UnknownShapeError,
+    UnsupportedOpError,
+)
+from ..ir.graph import Graph, Node, Value, constant
+from ..ir.ops import Kind
+from ..ir.ops import op as op_row
+from ..ir.reference import (
+    OPSET,
+    dtype_of,
+    element_type_of,
+    evaluate_node,
+    has_function,
+    infer_node,
+    opset_version,
+    schema_of,
+    tensor_type,
+)
+from ..ir.types import DType, TensorType
+from .onnx_attributes import read_attributes
+from .onnx_inline import CONTROL_FLOW, expand_function, inline_call, inline_control_flow
+from .onnx_inputs import Pins, pinned_type, unknown_dims
+from .onnx_tensor import TensorReader
+from .onnx_upgrade import OldNode, upgrade
+from .onnx_wire import Stripped, map_file, strip
+
+OLDEST = 7
+"""Opsets before it broadcast by attributes; onnx.version_converter brings such models up."""
+
+FOLD_BYTES = 1 << 20
+"""Larger results of constant inputs are left to the graph passes."""
+
+_FOLD_WORK = 1 << 22
+"""Reductions and products of larger constants are left to the graph passes."""
+
+_MAX_NODES = 1 << 20
+
+Report = Callable[[C2CError], None]
+
+
+def import_model(
+    source: Path | str | bytes | ModelProto,
+    *,
+    dims: Mapping[str, int] | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    values: Mapping[str, np.ndarray] | None = None,
+    expand: Callable[[str], bool] = lambda op: False,
+    report: Report | None = None,
+) -> Graph:
+    """The graph of an ONNX model: a path, its bytes, or the ModelProto.
+
+    dims pins named dimensions, shapes whole inputs, values makes an input a constant. An operator for which `expand`
+    holds is replaced by its ONNX function body where it has one. Raises C2CError on the first problem; with `report`
+    every problem goes there and the graph holds what could be read.
+    """
+    try:
+        model, reader = _open(source)
+        return Importer(model, reader, Pins(dims or {}, shapes or {}, values or {}), expand, report).run()
+    except RecursionError as e:
+        raise OnnxImportError("the model is nested too deeply") from e
+
+
+def _open(source: Path | str | bytes | ModelProto) -> tuple[ModelProto, TensorReader]:
+    """Model and the reader of its tensors; large ones stay in the mapped file."""
+    if isinstance(source, ModelProto):
+        return source, TensorReader()
+    if isinstance(source, bytes):
+        folder, stripped = None, strip(memoryview(source))
+    else:
+        folder, stripped = Path(source).parent, strip(map_file(Path(source)))
+    return _parse(stripped), TensorReader(folder, stripped.spans)
+
+
+def _parse(stripped: Stripped) -> ModelProto:
+    try:
+        return ModelProto.FromString(stripped.proto)
+    except (DecodeError, ValueError) as e:
+        raise OnnxImportError(f"not an ONNX file: {e}", remedy="is the download complete?") from e
+
+
+@dataclass(eq=False, slots=True)
+class Scope:
+    """Names visible to the nodes of one graph or function body. prefix: of the origin of nodes inlined here."""
+
+    opsets: dict[str, int]
+    values: dict[str, Value | None] = field(default_factory=dict)
+    outer: Scope | None = None
+    prefix: str = ""
+    arguments: Mapping[str, Any] | None = None
+    depth: int = 0
+    absent: frozenset[str] = frozenset()
+
+    def find(self, name: str) -> Value | None:
+        """The value of a name; None where its node could not be imported. Raises KeyError for an unknown name."""
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.values:
+                return scope.values[name]
+            scope = scope.outer
+        raise KeyError(name)
+
+    def knows(self, name: str) -> bool:
+        try:
+            self.find(name)
+        except KeyError:
+            return False
+        return True
+
+
+class Importer:
+    """State of one import. In a `Scope` a value of None stands for one whose node was refused (only with report)."""
+
+    def __init__(
+        self,
+        model: ModelProto,
+        reader: TensorReader,
+        pins: Pins,
+        expand: Callable[[str], bool],
+        report: Report | None,
+    ) -> None:
+        self.model, self.reader, self.pins, self.expand, self.report = model, reader, pins, expand, report
+        self.functions: dict[tuple[str, str], FunctionProto] = {(f.domain, f.name): f for f in model.functions}
+        self.nodes: list[Node] = []
+        self.names: set[str] = set()
+        self.declared: dict[str, ValueInfoProto] = {}
+        self.origin: tuple[str, ...] = ()
+        self.hint = ""
+        self.results: tuple[str, ...] = ()
+        self._fresh: set[Value] = set()
+
+    # ---- the sweep ----
+
+    def run(self) -> Graph:
+        proto = self.model.graph
+        if not self.model.HasField("graph") or not (proto.node or proto.output):
+            raise OnnxImportError("the file holds no graph", remedy="is it an ONNX model?")
+        scope = Scope(self._opsets())
+        self.names |= {v.name for v in proto.input} | {o for n in proto.node for o in n.output}
+        self.constants(proto, scope)
+        inputs = self._inputs(proto, scope)
+        self.declared = {v.name: v for v in (*proto.value_info, *proto.output)}
+        self.graph_nodes(proto.node, scope)
+        outputs, names = self._outputs(proto, scope)
+        graph = Graph(proto.name or "graph", inputs, outputs, self.nodes, names)
+        graph.sort()
+        self._check_static(graph)
+        return graph
+
+    def _opsets(self) -> dict[str, int]:
+        """Opset by domain; raises OnnxImportError for one that is too old or too new."""
+        opsets = self.opsets_of(self.model.opset_import)
+        version = opsets.get("", OPSET)
+        if version < OLDEST:
+            self.problem(
+                OnnxImportError(
+                    f"the model is of opset {version}; c2c reads opsets {OLDEST} to {OPSET}",
+                    remedy="convert it with onnx.version_converter.convert_version(model, 17)",
+                )
+            )
+        if version > OPSET:
+            self.problem(
+                OnnxImportError(
+                    f"the model is of opset {version}; the installed onnx knows {OLDEST} to {OPSET}",
+                    remedy="pip install --upgrade onnx",
+                )
+            )
+        return opsets
+
+    def constants(self, proto: GraphProto, scope: Scope) -> None:
+        """Bind the initializers of a graph; they are read-only views of the file."""
+        for tensor in proto.initializer:
+            self._initializer(tensor.name, lambda t=tensor: self.reader.read(t), scope)  # type: ignore[misc]
+        for sparse in proto.sparse_initializer:
+            self._initializer(sparse.values.name, lambda s=sparse: self.reader.read_sparse(s), scope)  # type: ignore[misc]
+
+    def _initializer(self, name: str, read: Callable[[], np.ndarray], scope: Scope) -> None:
+        value: Value | None = None
+        try:
+            if not name or name in scope.values:
+                raise OnnxImportError(f"two constants are named '{name}'" if name else "a constant has no name")
+            value = constant(name if scope.depth == 0 else self.name(scope.prefix + name), read())
+        except C2CError as e:
+            self.problem(e, f"constant '{name}'")
+        self.names.add(name)
+        scope.values[name] = value
+
+    def _inputs(self, proto: GraphProto, scope: Scope) -> list[Value]:
+        """Inputs that are no constants, with pinned shapes."""
+        infos = [v for v in proto.input if v.name not in scope.values]
+        types: dict[str, TensorType | None] = {}
+        for info in infos:
+            if not info.name or info.name in types:
+                raise OnnxImportError(f"two inputs are named '{info.name}'" if info.name else "an input has no name")
+            try:
+                types[info.name] = self._input_type(info)
+            except C2CError as e:
+                self.problem(e, f"input '{info.name}'")
+                types[info.name] = None
+        try:
+            self.pins.bind({k: None if t is None else t.shape for k, t in types.items()})
+        except ShapeError as e:
+            self.problem(e)
+        inputs: list[Value] = []
+        for name, declared in types.items():
+            scope.values[name] = value = None if declared is None else self._input(name, declared)
+            if value is not None and not value.is_constant:
+                inputs.append(value)
+        return inputs
+
+    def _input_type(self, info: ValueInfoProto) -> TensorType:
+        """The declared type; a shape that is not declared at all is taken from what is pinned."""
+        shape = self.pins.rank_from(info.name)
+        if shape is not None and info.type.HasField("tensor_type") and not info.type.tensor_type.HasField("shape"):
+            return TensorType(dtype_of(info.type.tensor_type.elem_type), shape)
+        return tensor_type(info.type, info.name)
+
+    def _input(self, name: str, declared: TensorType) -> Value | None:
+        try:
+            data = self.pins.value(name, declared)
+            return constant(name, data) if data is not None else Value(name, pinned_type(self.pins, name, declared))
+        except C2CError as e:
+            self.problem(e, f"input '{name}'")
+            return None
+
+    def _outputs(self, proto: GraphProto, scope: Scope) -> tuple[list[Value], list[str]]:
+        outputs: list[Value] = []
+        names: list[str] = []
+        for info in proto.output:
+            if info.name in names or not info.name:
+                raise OnnxImportError(f"two outputs are named '{info.name}'" if info.name else "an output has no name")
+            if not scope.knows(info.name):
+                self.problem(OnnxImportError(f"no node makes the output '{info.name}'"))
+                continue
+            value = scope.find(info.name)
+            if value is None:
+                continue
+            declared = info.type.tensor_type.elem_type if info.type.HasField("tensor_type") else 0
+            if declared and declared != element_type_of(value.type.dtype):
+                self.problem(
+                    OnnxImportError(f"output '{info.name}' is {value.type.dtype}, the model declares another type")
+                )
+            outputs.append(value)
+            names.append(info.name)
+        if not names and self.report is None:
+            raise OnnxImportError("the model has no outputs")
+        return outputs, names
+
+    def _check_static(self, graph: Graph) -> None:
+        """Report inputs with open dimensions, or else the first nodes that make one."""
+        open_inputs = [v for v in graph.inputs if not v.type.is_static]
+        for value in open_inputs:
+            self.problem(unknown_dims(value.name, value.type))
+        if open_inputs:
+            return
+        for node in graph.nodes:
+            known = all(v is None or v.type.is_static for v in node.inputs)
+            if known and not all(v.type.is_static for v in node.outputs):
+                self.problem(_data_dependent(node))
+
+    # ---- nodes ----
+
+    def graph_nodes(self, protos: Iterable[NodeProto], scope: Scope) -> None:
+        """Import nodes, put into order where they are not."""
+        for proto in _in_order(list(protos), scope):
+            self.node(proto, scope)
+
+    def node(self, proto: NodeProto, scope: Scope) -> None:
+        """Import one node and bind its outputs; a problem is reported with the node's name."""
+        name = scope.prefix + (proto.name or next((o for o in proto.output if o), proto.op_type))
+        where = f"node '{name}' ({proto.op_type})"
+        saved = self.origin, self.hint, self.results
+        self.origin = (*self.origin[: scope.depth], name)
+        self.hint = scope.prefix + next((o for o in proto.output if o), proto.op_type)
+        self.results = tuple(proto.output) if scope.depth == 0 else ()
+        try:
+            results = self._apply(proto, scope, where)
+            self._bind(proto, scope, results, where)
+        except C2CError as e:
+            self.problem(e, where)
+            for output in proto.output:
+                scope.values.setdefault(output, None)
+        finally:
+            self.origin, self.hint, self.results = saved
+
+    def problem(self, e: C2CError, where: str = "") -> None:
+        """Raise, or collect, an error with its place."""
+        error = e if e.where or not where else type(e)(e.what, where=where, remedy=e.remedy)
+        if self.report is None:
+            raise error
+        self.report(error)
+
+    def _apply(self, proto: NodeProto, scope: Scope, where: str) -> Sequence[Value | None]:
+        """Results of one node."""
+        domain = "" if proto.domain == "ai.onnx" else proto.domain
+        function = self.functions.get((proto.domain, proto.op_type))
+        if function is not None:
+            return inline_call(self, function, proto, scope)
+        op = f"{domain}.{proto.op_type}" if domain else proto.op_type
+        version = scope.opsets.get(domain)
+        if version is None or not opset_version(domain):
+            raise UnsupportedOpError(
+                f"operator {op} is not an ONNX operator",
+                remedy="export the model with standard operators" if domain else "the model imports no opset",
+            )
+        schema = schema_of(op, version)
+        if schema is None:
+            raise UnsupportedOpError(f"operator {op} does not exist in opset {version}")
+        inputs = self._read_inputs(proto, scope)
+        attrs = read_attributes(proto, schema, scope.arguments, self.reader)
+        if inputs is None:
+            return [None] * len(proto.output)
+        if op in CONTROL_FLOW:
+            return inline_control_flow(self, proto, inputs, attrs, scope)
+        if op == "Constant":
+            return [self.constant(_constant_data(attrs))]
+        _check_arity(inputs, len(proto.output), schema)
+        old = OldNode(op, int(schema.since_version), inputs, attrs, len(proto.output), where)
+        results = upgrade(old, self)
+        return self.emit(old.op, old.inputs, old.attrs, old.outputs) if results is None else results
+
+    def _read_inputs(self, proto: NodeProto, scope: Scope) -> list[Value | None] | None:
+        """Values of the inputs, None for those left out; None altogether where one could not be imported."""
+        inputs: list[Value | None] = []
+        failed = False
+        for name in proto.input:
+            if not name or name in scope.absent:
+                inputs.append(None)
+                continue
+            try:
+                value = scope.find(name)
+            except KeyError:
+                raise OnnxImportError(f"'{name}' is read but no input, constant or node makes it") from None
+            failed |= value is None
+            inputs.append(value)
+        while inputs and inputs[-1] is None and not failed:
+            inputs.pop()
+        return None if failed else inputs
+
+    def _bind(self, proto: NodeProto, scope: Scope, results: Sequence[Value | None], where: str) -> None:
+        for name, value in zip(proto.output, results, strict=False):
+            if not name:
+                continue
+            if name in scope.values:
+                raise OnnxImportError(f"'{name}' is made twice", where=where)
+            scope.values[name] = value
+            if value is not None and value in self._fresh:
+                self._fresh.discard(value)
+                value.name = name if scope.depth == 0 else self.name(scope.prefix + name)
+
+    @staticmethod
+    def new_scope(opsets: dict[str, int], **fields: Any) -> Scope:
+        """A scope inside the one in hand."""
+        return Scope(opsets, **fields)
+
+    @staticmethod
+    def opsets_of(imports: Iterable[OperatorSetIdProto]) -> dict[str, int]:
+        """Version by domain, the default domain as ''."""
+        return {"" if o.domain == "ai.onnx" else o.domain: int(o.version) for o in imports}
+
+    # ---- adding nodes (Emit) ----
+
+    def name(self, hint: str) -> str:
+        """A name no value of the graph has."""
+        name, k = hint, 1
+        while name in self.names or not name:
+            name, k = f"{hint}.{k}", k + 1
+        self.names.add(name)
+        return name
+
+    def constant(self, data: np.ndarray) -> Value:
+        value = constant(self.name(self.hint), np.asarray(data))
+        self._fresh.add(value)
+        return value
+
+    def emit(
+        self, op: str, inputs: Sequence[Value | None], attrs: Mapping[str, Any], count: int = 1
+    ) -> tuple[Value, ...]:
+        """Results of an operator of the newest opset: constants where it can be computed, else of a new node."""
+        if len(self.nodes) > _MAX_NODES:
+            raise OnnxImportError("the model unfolds to more than a million nodes")
+        outputs = tuple(Value(self.name(self.hint), TensorType(DType.F32, ())) for _ in range(count))
+        node = Node(op, tuple(inputs), outputs, dict(attrs), self.origin)
+        if op in ("Shape", "Size") and (data := _from_type(node)) is not None:
+            return (self.constant(data),)
+        self._infer(node)
+        if _folds(node):
+            results = evaluate_node(node, [None if v is None else v.data for v in node.inputs])
+            return tuple(self.constant(r) for r in results)
+        if self.expand(op) and has_function(op):
+            expanded = expand_function(self, node)
+            if expanded is not None:
+                return expanded
+        self._fresh.update(outputs)
+        self.nodes.append(node)
+        return outputs
+
+    def _infer(self, node: Node) -> None:
+        """Set the types of a node's outputs; what inference cannot tell is taken from the model's declarations."""
+        try:
+            types: Sequence[TensorType | None] = infer_node(node)
+        except UnknownShapeError as e:
+            types = [self._declared(k) for k in range(len(node.outputs))]
+            if any(t is None for t in types):
+                raise _needs_constant(node, e) from e
+        for k, (value, inferred) in enumerate(zip(node.outputs, types, strict=True)):
+            declared = None if inferred is not None and inferred.is_static else self._declared(k)
+            use = declared if declared is not None and declared.is_static else inferred
+            assert use is not None
+            value.type = use
+
+    def _declared(self, index: int) -> TensorType | None:
+        """What the model says about result `index` of the node in hand."""
+        info = self.declared.get(self.results[index]) if index < len(self.results) else None
+        if info is None or not info.type.tensor_type.HasField("shape"):
+            return None
+        return self.pins.fill(tensor_type(info.type, info.name))
+
+
+def _in_order(nodes: list[NodeProto], scope: Scope) -> list[NodeProto]:
+    """The nodes in topological order (as they are, where they are in order); raises OnnxImportError for a cycle."""
+    made: set[str] = set()
+    for node in nodes:
+        if any(name and name not in made and not scope.knows(name) for name in node.input):
+            break
+        made.update(node.output)
+    else:
+        return nodes
+    makers = {name: k for k, node in reversed([*enumerate(nodes)]) for name in node.output if name}
+    waiting = [len({makers[i] for i in node.input if i in makers}) for node in nodes]
+    readers: dict[int, list[int]] = {}
+    for k, node in enumerate(nodes):
+        for maker in sorted({makers[i] for i in node.input if i in makers}):
+            readers.setdefault(maker, []).append(k)
+    ready = [k for k, n in enumerate(waiting) if n == 0]
+    heapq.heapify(ready)
+    order: list[NodeProto] = []
+    while ready:
+        k = heapq.heappop(ready)
+        order.append(nodes[k])
+        for reader in readers.get(k, ()):
+            waiting[reader] -= 1
+            if not waiting[reader]:
+                heapq.heappush(ready, reader)
+    if len(order) < len(nodes):
+        stuck = [n.name or (n.output[0] if n.output else n.op_type) for n, w in zip(nodes, waiting, strict=True) if w]
+        raise OnnxImportError(f"the graph has a cycle: {', '.join(stuck[:5])}{', …' if len(stuck) > 5 else ''}")
+    return order
+
+
+def _check_arity(inputs: Sequence[Value | None], outputs: int, schema: OpSchema) -> None:
+    """Raises OnnxImportError where the number of inputs or outputs does not fit the schema."""
+    if not schema.min_input <= len(inputs) <= schema.max_input:
+        raise OnnxImportError(
+            f"operator {schema.name} takes {schema.min_input} to {schema.max_input} inputs, not {len(inputs)}"
+        )
+    if not schema.min_output <= outputs <= schema.max_output:
+        raise OnnxImportError(
+            f"operator {schema.name} makes {schema.min_output} to {schema.max_output} outputs, not {outputs}"
+        )
+    for k, value in enumerate(inputs[: len(schema.inputs)]):
+        if value is None and schema.inputs[k].option == OpSchema.FormalParameterOption.Single:
+            raise OnnxImportError(f"input '{schema.inputs[k].name}' of operator {schema.name} is left out")
+
+
+def _constant_data(attrs: Mapping[str, Any]) -> np.ndarray:
+    """The value of a Constant node in any of its forms."""
+    if len(attrs) != 1:
+        raise OnnxImportError(f"a Constant needs one value, {len(attrs)} are given")
+    ((key, value),) = attrs.items()
+    dtypes = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    if key in dtypes:
+        return np.asarray(value, dtypes[key])
+    return np.asarray(value, object) if key.startswith("value_string") else np.asarray(value)
+
+
+def _from_type(node: Node) -> np.ndarray | None:
+    """The result of Shape or Size where the input's shape is known."""
+    value = node.input(0)
+    if value is None or not value.type.is_static:
+        return None
+    if node.op == "Size":
+        return np.asarray(value.type.size, np.int64)
+    return np.asarray(value.type.dims[slice(node.attrs.get("start", 0), node.attrs.get("end"))], np.int64)
+
+
+def _folds(node: Node) -> bool:
+    """Whether a node is computed now: constant inputs, pure, and cheap."""
+    row = op_row(node.op)
+    if not row.pure or any(v is not None and v.data is None for v in node.inputs):
+        return False
+    static = all(v.type.is_static for v in node.outputs)
+    if static and sum(v.type.nbytes for v in node.outputs) > FOLD_BYTES:
+        return False
+    work = sum(v.data.size for v in node.inputs if v is not None and v.data is not None)
+    return work <= _FOLD_WORK or (static and row.kind is Kind.INJECTIVE)
+
+
+def _needs_constant(node: Node, e: UnknownShapeError) -> C2CError:
+    """The error for a result of unknown rank: most often an input that says its shape is computed at run time."""
+    schema = schema_of(node.op)
+    for k, value in enumerate(node.inputs[1:], 1):
+        if value is not None and value.data is None and schema is not None and value.type.dtype is DType.I64:
+            name = schema.inputs[min(k, len(schema.inputs) - 1)].name
+            remedy = f"--value {value.name}=…" if value.producer is None else "export the model with fixed shapes"
+            return ConstantNeededError(
+                f"input '{name}' of operator {node.op} must be known at compile time", where=node.where, remedy=remedy
+            )
+    return e
+
+
+def _data_dependent(node: Node) -> C2CError:
+    for value in node.inputs:
+        if value is not None and value.data is None and value.producer is None and value.type.dtype is DType.I64:
+            return ConstantNeededError(
+                f"the output shape of operator {node.op} depends on the value of input '{value.name}'",
+                where=node.where,
+                remedy=f"--value {value.name}=…",
+            )
+    return UnknownShapeError(
+        f"the output shape of operator {node.op} depends on data: {', '.join(str(v.type) for v in node.outputs)}",
+        where=node.where,
+        remedy="sizes must be known at compile time; cut the model before this node",
+    )

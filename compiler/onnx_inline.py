@@ -1,0 +1,185 @@
+"""Inlining at import: model functions, ONNX's own function bodies, If and Loop whose conditions are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import FunctionProto, GraphProto, NodeProto
+
+from ..ir.errors import ConstantNeededError, OnnxImportError, UnsupportedOpError
+from ..ir.graph import Node, Value
+from ..ir.reference import OPSET, node_proto, schema_of, type_proto
+from .onnx_attributes import Arguments, resolve_attributes
+
+if TYPE_CHECKING:
+    from .onnx_import import Importer, Scope
+
+CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
+
+_DEEPEST = 50
+_UNROLL = 4096
+
+
+def inline_call(imp: Importer, function: FunctionProto, proto: NodeProto, scope: Scope) -> list[Value | None]:
+    """Results of a call of a model's own function."""
+    inputs: list[Value | None] = []
+    for name in proto.input:
+        absent = not name or name in scope.absent
+        if not absent and not scope.knows(name):
+            raise OnnxImportError(f"'{name}' is read but no input, constant or node makes it")
+        inputs.append(None if absent else scope.find(name))
+        if not absent and inputs[-1] is None:
+            return [None] * len(proto.output)
+    given = resolve_attributes(proto, scope.arguments)
+    arguments = {a.name: a for a in function.attribute_proto} | given
+    return _inline(imp, function, inputs, arguments, scope, proto.name or next(iter(proto.output), proto.op_type))
+
+
+def expand_function(imp: Importer, node: Node) -> tuple[Value, ...] | None:
+    """Results of an operator computed by its ONNX function body; None where the body needs what c2c does not have."""
+    function = _schema_function(node)
+    if function is None:
+        return None
+    schema = schema_of(node.op)
+    assert schema is not None
+    arguments = {k: a.default_value for k, a in sorted(schema.attributes.items()) if a.default_value.name}
+    arguments |= {a.name: a for a in node_proto(node).attribute}
+    count, report, imp.report = len(imp.nodes), imp.report, None
+    try:
+        scope = imp.new_scope({"": OPSET})
+        results = _inline(imp, function, list(node.inputs), arguments, scope, imp.hint)
+    except UnsupportedOpError:
+        del imp.nodes[count:]
+        return None
+    finally:
+        imp.report = report
+    return tuple(v for v in results[: len(node.outputs)] if v is not None)
+
+
+def _schema_function(node: Node) -> FunctionProto | None:
+    """The body of the newest version of an operator; it may depend on the types of the inputs."""
+    schema: Any = schema_of(node.op)
+    if schema.has_function and schema.function_opset_versions:
+        version = max(schema.function_opset_versions)
+        return FunctionProto.FromString(schema.get_function_with_opset_version(version))
+    versions = schema.context_dependent_function_opset_versions
+    if not versions:
+        return None
+    types = [b"" if v is None else type_proto(v.type).SerializeToString() for v in node.inputs]
+    body = schema.get_context_dependent_function_with_opset_version(
+        max(versions), node_proto(node).SerializeToString(), types
+    )
+    return FunctionProto.FromString(body) if body else None
+
+
+def _inline(
+    imp: Importer,
+    function: FunctionProto,
+    inputs: Sequence[Value | None],
+    arguments: Arguments,
+    scope: Scope,
+    name: str,
+) -> list[Value | None]:
+    """Import a function's nodes and give its results."""
+    if len(inputs) > len(function.input):
+        raise OnnxImportError(f"function {function.name} takes {len(function.input)} inputs, not {len(inputs)}")
+    opsets = imp.opsets_of(function.opset_import) or scope.opsets
+    inner = imp.new_scope(opsets, prefix=f"{scope.prefix}{name}/", arguments=arguments, depth=_deeper(scope))
+    padded = [*inputs, *[None] * (len(function.input) - len(inputs))]
+    named = list(zip(function.input, padded, strict=True))
+    inner.values.update({k: v for k, v in named if v is not None})
+    inner.absent = frozenset(k for k, v in named if v is None)
+    imp.graph_nodes(function.node, inner)
+    return [_result(inner, o) for o in function.output]
+
+
+def _deeper(scope: Scope) -> int:
+    if scope.depth >= _DEEPEST:
+        raise OnnxImportError("functions or branches are nested too deeply", remedy="does a function call itself?")
+    return scope.depth + 1
+
+
+def _result(scope: Scope, name: str) -> Value | None:
+    if not scope.knows(name):
+        raise OnnxImportError(f"nothing makes the result '{name}'")
+    return scope.find(name)
+
+
+def inline_control_flow(
+    imp: Importer, proto: NodeProto, inputs: list[Value | None], attrs: Mapping[str, Any], scope: Scope
+) -> list[Value | None]:
+    """Results of If or Loop, unfolded; raises UnsupportedOpError where what decides is only known at run time."""
+    if proto.op_type == "If":
+        return _if(imp, proto, inputs, attrs, scope)
+    if proto.op_type == "Loop":
+        return _loop(imp, proto, inputs, attrs, scope)
+    raise UnsupportedOpError(f"{proto.op_type} is not supported", remedy="export the model with its loops unrolled")
+
+
+def _if(
+    imp: Importer, proto: NodeProto, inputs: list[Value | None], attrs: Mapping[str, Any], scope: Scope
+) -> list[Value | None]:
+    condition = _truth(inputs[0] if inputs else None, "the condition of an If")
+    branch = attrs["then_branch" if condition else "else_branch"]
+    return _body(imp, branch, [], scope, proto.name or next(iter(proto.output), "If"))
+
+
+def _loop(
+    imp: Importer, proto: NodeProto, inputs: list[Value | None], attrs: Mapping[str, Any], scope: Scope
+) -> list[Value | None]:
+    """A Loop of a known number of turns, unrolled: results carried, then scans stacked along a new first axis."""
+    body: GraphProto = attrs["body"]
+    trips, condition, carried = (inputs + [None, None])[0], (inputs + [None, None])[1], inputs[2:]
+    limit = None if trips is None else trips.data
+    if trips is not None and limit is None:
+        raise ConstantNeededError("the number of turns of a Loop must be known at compile time")
+    turns = _UNROLL + 1 if limit is None else int(limit.reshape(-1)[0])
+    go = condition is None or _truth(condition, "the first condition of a Loop")
+    scans: list[list[Value]] = [[] for _ in range(len(body.output) - 1 - len(carried))]
+    turn = 0
+    while go and turn < turns:
+        if turn >= _UNROLL:
+            raise UnsupportedOpError(f"a Loop of more than {_UNROLL} turns is not supported")
+        state = [imp.constant(np.asarray(turn, np.int64)), imp.constant(np.asarray(True)), *carried]
+        results = _body(imp, body, state, scope, f"{proto.name or proto.output[0]}/{turn}")
+        if any(v is None for v in results):
+            return [None] * len(proto.output)
+        go = _truth(results[0], "the condition of a Loop")
+        carried = results[1 : 1 + len(carried)]
+        for scan, value in zip(scans, results[1 + len(carried) :], strict=True):
+            assert value is not None
+            scan.append(value)
+        turn += 1
+    return [*carried, *(_stack(imp, scan) for scan in scans)]
+
+
+def _stack(imp: Importer, values: list[Value]) -> Value:
+    if not values:
+        raise UnsupportedOpError("a Loop without turns has scan outputs")
+    axis = imp.constant(np.asarray([0], np.int64))
+    return imp.emit("Concat", [imp.emit("Unsqueeze", [v, axis], {})[0] for v in values], {"axis": 0})[0]
+
+
+def _truth(value: Value | None, what: str) -> bool:
+    if value is None or value.data is None or value.data.size != 1:
+        raise ConstantNeededError(
+            f"{what} is only known at run time", remedy="pin what decides it: --value INPUT=…, or export one branch"
+        )
+    return bool(value.data.reshape(-1)[0])
+
+
+def _body(
+    imp: Importer, body: GraphProto, inputs: Sequence[Value | None], scope: Scope, name: str
+) -> list[Value | None]:
+    """Import a subgraph, which sees the names around it, and give its results."""
+    if len(inputs) != len(body.input):
+        raise OnnxImportError(f"the subgraph '{body.name}' takes {len(body.input)} inputs, not {len(inputs)}")
+    inner = imp.new_scope(
+        scope.opsets, outer=scope, prefix=f"{scope.prefix}{name}/", arguments=scope.arguments, depth=_deeper(scope)
+    )
+    imp.constants(body, inner)
+    inner.values.update({info.name: v for info, v in zip(body.input, inputs, strict=True)})
+    imp.graph_nodes(body.node, inner)
+    return [_result(inner, o.name) for o in body.output]
