@@ -206,10 +206,10 @@ def _panels(ctx: Lowering, p: Product, family: str) -> None:
         batch = tuple(k.let(b, "batch") for b in batch)
         at = _at(p.b.batch, batch)
         if plan.whole:
-            for _ in _guard(k, nb < plan.whole, plan.whole < plan.panels):
+            for _ in guard(k, nb < plan.whole, plan.whole < plan.panels):
                 _rows(k, p, plan, _whole_strip(p, plan, packed, at, nb), batch, mb)
         if plan.whole < plan.panels:
-            for _ in _guard(k, nb >= plan.whole, plan.whole > 0):
+            for _ in guard(k, nb >= plan.whole, plan.whole > 0):
                 for strip in _rest_strips(p, plan, packed, at):
                     _rows(k, p, plan, strip, batch, mb)
     k.done(family)
@@ -264,9 +264,8 @@ def _pack_at_run_time(ctx: Lowering, p: Product, plan: _Plan) -> Product:
     for t in k.parallel("t", prod(dims)) if ctx.threads > 1 and prod(dims) > 1 else k.loop("t", prod(dims)):
         at = _unravel(t, tuple(dims))
         source, sink = k.let(_at(p.b.batch, at), "from"), k.let(_at(packed.batch, at), "to")
-        for panel, columns in ((plan.whole, width), (1 if rest else 0, rest)):
-            first = 0 if columns == width and panel == plan.whole else plan.whole
-            for nb in k.loop("panel", first + panel, first) if panel else ():
+        for first, end, columns in ((0, plan.whole, width), (plan.whole, plan.panels, rest)):
+            for nb in k.loop("panel", end, first) if first < end else ():
                 for kk in k.loop("k", p.k):
                     for v in range(columns // plan.lanes):
                         n = minimum(ramp(nb * width + v * plan.lanes, 1, plan.lanes), p.n - 1)
@@ -313,7 +312,7 @@ def _rows(k: KernelBuilder, p: Product, plan: _Plan, strip: Strip, batch: tuple[
         for i in k.loop("i", end, begin):
             _tile(k, p, strip, batch, source, k.let(i * plan.tile.rows, "m"), plan.tile.rows)
     if rest := p.m - tiles * plan.tile.rows:
-        for _ in _guard(k, _equal(mb, plan.row_tasks - 1), plan.row_tasks > 1):
+        for _ in guard(k, _equal(mb, plan.row_tasks - 1), plan.row_tasks > 1):
             _tile(k, p, strip, batch, source, const(tiles * plan.tile.rows), rest)
 
 
@@ -362,7 +361,7 @@ def _tile(
     for r in range(rows):
         for v in range(vectors):
             i = r * vectors + v
-            value = _tree([k.load(acc, s * tile + i) for s in range(sets)])
+            value = tree_sum([k.load(acc, s * tile + i) for s in range(sets)])
             _finish(k, p, (*batch, m + r, strip.n0 + v * lanes), min(lanes, strip.valid - v * lanes), value)
 
 
@@ -407,21 +406,21 @@ def _dots(ctx: Lowering, p: Product, family: str) -> None:
         nb, rest = k.let(t % col_tasks, "nb"), k.let(t / col_tasks, "rest")
         mb = k.let(rest % row_tasks, "mb")
         batch = tuple(k.let(b, "batch") for b in _unravel(rest / row_tasks, p.batch))
-        for height, mine in _full_and_rest(k, mb, p.m, rows):
+        for height, mine in whole_and_rest(k, mb, p.m, rows):
             for _ in mine:
-                for width, also in _full_and_rest(k, nb, p.n, cols):
+                for width, also in whole_and_rest(k, nb, p.n, cols):
                     for _ in also:
                         _dot_tile(k, p, batch, mb * rows, nb * cols, height, width)
     k.done(family)
 
 
-def _full_and_rest(k: KernelBuilder, index: Expr, size: int, step: int) -> Iterator[tuple[int, Iterator[None]]]:
+def whole_and_rest(k: KernelBuilder, index: Expr, size: int, step: int) -> Iterator[tuple[int, Iterator[None]]]:
     """(extent, guard) of the whole tiles and of the last, partial one."""
     whole, rest = size // step, size % step
     if whole:
-        yield step, _guard(k, index < whole, rest > 0)
+        yield step, guard(k, index < whole, rest > 0)
     if rest:
-        yield rest, _guard(k, index >= whole, whole > 0)
+        yield rest, guard(k, index >= whole, whole > 0)
 
 
 def _by_columns(ctx: Lowering, p: Product) -> Product:
@@ -463,7 +462,9 @@ def _dot_tile(k: KernelBuilder, p: Product, batch: tuple[Expr, ...], m: Expr, n:
             accumulate(kk + s * lanes, s * total)
     for kk in k.loop("k", vectors, main, step=lanes) if main < vectors else ():
         accumulate(kk, 0)
-    sums = [k.let(reduce("add", _tree([k.load(acc, s * total + i) for s in range(sets)])), "sum") for i in range(total)]
+    sums = [
+        k.let(reduce("add", tree_sum([k.load(acc, s * total + i) for s in range(sets)])), "sum") for i in range(total)
+    ]
     for first, width in pieces(p.k - vectors):
         for i, x, w in products(const(vectors + first), width):
             sums[i] = k.let(sums[i] + reduce("add", x * w), "sum")
@@ -481,7 +482,7 @@ def multiply_add(a: Expr, b: Expr, c: Expr) -> Expr:
     return fma(a, b, c) if c.dtype.is_float else a * b + c
 
 
-def _tree(values: list[Expr]) -> Expr:
+def tree_sum(values: list[Expr]) -> Expr:
     """Sum as a balanced tree."""
     while len(values) > 1:
         values = [values[i] + values[i + 1] if i + 1 < len(values) else values[i] for i in range(0, len(values), 2)]
@@ -493,7 +494,7 @@ def _tasks(ctx: Lowering, k: KernelBuilder, p: Product, count: int) -> Iterator[
     return k.parallel("t", count) if spread else k.loop("t", count)
 
 
-def _guard(k: KernelBuilder, cond: Expr, needed: bool) -> Iterator[None]:
+def guard(k: KernelBuilder, cond: Expr, needed: bool) -> Iterator[None]:
     """An If where it is needed, nothing where the condition is known to hold."""
     if needed:
         return k.when(cond)
