@@ -49,10 +49,11 @@ class BenchReport:
     def __str__(self) -> str:
         lines = [f"{'ms':>9}  share  node  (kernel)"]
         for n in sorted(self.nodes, key=lambda n: -n.milliseconds):
-            lines.append(f"{n.milliseconds:9.4f}  {n.share:5.1%}  {n.origin[-1] if n.origin else n.symbol}  ({n.kernel})")
+            name = n.origin[-1] if n.origin else n.symbol
+            lines.append(f"{n.milliseconds:9.4f}  {n.share:5.1%}  {name}  ({n.kernel})")
         lines.append(
-            f"{self.milliseconds:9.3f} ms median of {self.runs} runs, {self.threads} thread(s), fastest {self.fastest:.3f} ms, "
-            f"arena {self.arena_bytes / 1e6:.2f} MB"
+            f"{self.milliseconds:9.3f} ms median of {self.runs} runs, {self.threads} thread(s), "
+            f"fastest {self.fastest:.3f} ms, arena {self.arena_bytes / 1e6:.2f} MB"
         )
         return "\n".join(lines)
 
@@ -80,7 +81,9 @@ def _repeat(call: Callable[[], object], seconds: float) -> list[float]:
     return times
 
 
-def _node_times(model: CompiledModel, steps: tuple[Step, ...], feeds: dict[str, Any], seconds: float) -> tuple[NodeTime, ...]:
+def _node_times(
+    model: CompiledModel, steps: tuple[Step, ...], feeds: dict[str, Any], seconds: float
+) -> tuple[NodeTime, ...]:
     samples: list[list[int]] = [[] for _ in steps]
     end = time.perf_counter() + seconds
     while len(samples[0]) < MIN_RUNS or time.perf_counter() < end:
@@ -88,6 +91,4 @@ def _node_times(model: CompiledModel, steps: tuple[Step, ...], feeds: dict[str, 
             sample.append(nanoseconds)
     medians = [statistics.median(s) / 1e6 for s in samples]
     total = sum(medians) or 1.0
-    return tuple(
-        NodeTime(s.symbol, s.origin, s.kernel, m, m / total) for s, m in zip(steps, medians, strict=True)
-    )
+    return tuple(NodeTime(s.symbol, s.origin, s.kernel, m, m / total) for s, m in zip(steps, medians, strict=True))
