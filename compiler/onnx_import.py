@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto
 from onnx.defs import OpSchema
 
@@ -97,8 +96,10 @@ def _open(source: Path | str | bytes | ModelProto) -> tuple[ModelProto, TensorRe
 
 def _parse(stripped: Stripped) -> ModelProto:
     try:
-        return ModelProto.FromString(stripped.proto)
-    except (DecodeError, ValueError) as e:
+        model = ModelProto()
+        model.ParseFromString(stripped.proto)
+        return model
+    except Exception as e:  # DecodeError of whichever protobuf is installed
         raise OnnxImportError(f"not an ONNX file: {e}", remedy="is the download complete?") from e
 
 

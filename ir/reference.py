@@ -1,6 +1,6 @@
 """Reference semantics: types, values and schemas through ONNX's own inference, evaluator and operator table.
 
-The only file of `ir` that imports onnx, and the oracle of every test: no operator is defined a second time here.
+With `reference_fixes` the only file of `ir` that imports onnx, and the oracle of every test: no operator is defined a second time here.
 Operators of our own are expanded into ONNX ones (`_to_onnx_op`, bodies of `c2c.Fused`) before they reach it.
 """
 
@@ -18,6 +18,7 @@ from onnx.reference import ReferenceEvaluator
 
 from .errors import C2CError, OnnxImportError, ShapeError, UnknownShapeError, UnsupportedOpError
 from .graph import Graph, Node, Value
+from .reference_fixes import FIXES
 from .types import DType, TensorType
 
 OPSET = onnx.defs.onnx_opset_version()
@@ -312,7 +313,7 @@ def evaluate(graph: Graph, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndar
     exporter.export()
     model = exporter.model(feed_constants=True)
     try:
-        results = ReferenceEvaluator(model).run(None, {**exporter.constants, **feeds})
+        results = ReferenceEvaluator(model, new_ops=FIXES).run(None, {**exporter.constants, **feeds})
     except Exception as e:  # the evaluator raises whatever numpy raises
         raise C2CError(f"the ONNX reference evaluator failed: {_first_line(e)}", where=f"graph '{graph.name}'") from e
     return {
@@ -337,4 +338,5 @@ def evaluate_node(node: Node, inputs: Sequence[np.ndarray | None]) -> list[np.nd
 
 @functools.lru_cache(maxsize=512)
 def _evaluator(node: bytes) -> ReferenceEvaluator:
-    return ReferenceEvaluator(NodeProto.FromString(node), opsets={o.domain: o.version for o in _opset_imports()})
+    opsets = {o.domain: o.version for o in _opset_imports()}
+    return ReferenceEvaluator(NodeProto.FromString(node), opsets=opsets, new_ops=FIXES)
