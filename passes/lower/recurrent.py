@@ -30,6 +30,7 @@ from .gemm_kernel import (
     tree_sum,
     whole_and_rest,
 )
+from .packing import gathered, to_whole_vectors
 
 Gates: TypeAlias = list[Expr]
 
@@ -304,7 +305,8 @@ def _input_product(seq: Sequence, recurrent_bias: int) -> Value:
         direction, gate = column // (seq.gates * h), column // h % seq.gates
         first = direction * 2 * seq.gates * h + column % (seq.gates * h)
         second = np.where(gate == recurrent_bias, -1, first + seq.gates * h)
-        start = _summed(seq, bias, np.stack([first, second]))
+        index = to_whole_vectors(np.stack([first, second]), seq.lanes)
+        start = gathered(ctx, "bias", bias, index)
 
     def finish(k: KernelBuilder, coords: tuple[Expr, ...], lanes: int, value: Expr) -> None:
         k.store(k.tensor(out), coords[0] * n + coords[1], value)
@@ -313,36 +315,6 @@ def _input_product(seq: Sequence, recurrent_bias: int) -> Value:
         (), steps * batch, n, inputs, Matrix(x, (), inputs, 1), Matrix(w, (), 1, inputs), seq.dtype, finish, start
     )
     multiply(ctx, product, "inputs")
-    return out
-
-
-def _summed(seq: Sequence, source: Value, index: np.ndarray) -> Value:
-    """Σ_j source[index[j, :]], with -1 for nothing, padded to whole vectors."""
-    terms, n = index.shape
-    padded = np.full((terms, -(-n // seq.lanes) * seq.lanes), -1)
-    padded[:, :n] = index
-    if source.data is not None:
-        flat = np.append(source.data.reshape(-1), source.data.dtype.type(0))
-        return seq.ctx.pack("bias", flat[padded].sum(0, dtype=seq.dtype.numpy))
-    return _gather(seq, source, padded)
-
-
-def _gather(seq: Sequence, source: Value, index: np.ndarray) -> Value:
-    """Σ_j source[index[j, :]] by a call, for operands that are not constant; -1 for nothing."""
-    terms, n = index.shape
-    assert n % seq.lanes == 0, "whole vectors"
-    table = seq.ctx.pack("index", np.maximum(index, 0).reshape(-1).astype(np.int64))
-    used = seq.ctx.pack("used", (index >= 0).reshape(-1).astype(seq.dtype.numpy))
-    out = seq.ctx.scratch("gathered", seq.dtype, n)
-    k = seq.ctx.kernel()
-    for i in k.loop("i", n, step=seq.lanes):
-        total: Expr = const(0, seq.dtype, seq.lanes)
-        for j in range(terms):
-            at = k.load(k.tensor(table), i + j * n, seq.lanes)
-            mask = k.load(k.tensor(used), i + j * n, seq.lanes)
-            total = multiply_add(k.load(k.tensor(source), at, seq.lanes), mask, total)
-        k.store(k.tensor(out), i, total)
-    k.done("gather")
     return out
 
 
@@ -355,7 +327,7 @@ def _recurrent_weights(seq: Sequence, gates: range) -> Value:
     gate = np.array(gates).reshape(1, -1, 1)
     c = np.arange(h).reshape(1, h, 1, 1)
     index = np.where(unit < h, ((direction * seq.gates + gate) * h + unit) * h + c, -1)
-    return _summed(seq, r, index.reshape(1, -1))
+    return gathered(seq.ctx, "recurrent", r, index.reshape(1, -1))
 
 
 def _padded_rows(seq: Sequence, operand: int, rows: range | tuple[int, ...], of: int = 3) -> Value:
@@ -364,7 +336,8 @@ def _padded_rows(seq: Sequence, operand: int, rows: range | tuple[int, ...], of:
     assert source is not None
     unit = np.arange(seq.padded)
     row = np.array(rows).reshape(-1, 1) + of * np.arange(seq.directions).reshape(-1, 1, 1)
-    return _summed(seq, source, np.where(unit < seq.hidden, row * seq.hidden + unit, -1).reshape(1, -1))
+    index = np.where(unit < seq.hidden, row * seq.hidden + unit, -1)
+    return gathered(seq.ctx, "rows", source, index.reshape(1, -1))
 
 
 def _padded_row(seq: Sequence, k: KernelBuilder, rows: Value, row: int, block: Expr) -> Expr:
