@@ -1,7 +1,7 @@
 """Reference semantics: types, values and schemas through ONNX's own inference, evaluator and operator table.
 
-With `reference_fixes` the only file of `ir` that imports onnx, and the oracle of every test: no operator is defined a second time here.
-Operators of our own are expanded into ONNX ones (`_to_onnx_op`, bodies of `c2c.Fused`) before they reach it.
+With `reference_fixes` the only file of `ir` that imports onnx, and the oracle of every test: no operator is defined
+a second time here. Operators of our own are expanded into ONNX ones (`_ALIASES`, bodies of `c2c.Fused`) before.
 """
 
 from __future__ import annotations

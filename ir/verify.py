@@ -1,0 +1,183 @@
+"""The rules of the graph IR, checked.
+
+1. Single assignment: every value read is a graph input, a constant, or made by an earlier node; names are unique.
+2. Constants hold data of their type, in plain layout.
+3. Operators exist, take as many inputs and outputs as their schema says, and know their attributes.
+4. Result types are those that ONNX's inference gives for the inputs (so broadcasting and element types agree).
+5. Layouts: inputs and outputs of the graph are plain; only `c2c.Reorder` changes a layout between equal shapes;
+   views are plain; operands of an elementwise node that have its result's shape have its layout.
+6. `c2c.Fused`: see `_check_fused`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .errors import C2CError, UnknownShapeError, VerifyError
+from .graph import Graph, Node, Value
+from .ops import Kind, op
+from .reference import infer_node, schema_of
+from .types import PLAIN
+
+FUSED = "c2c.Fused"
+
+
+def verify(graph: Graph) -> None:
+    """Check every rule; raises VerifyError at the first node that breaks one."""
+    _check_interface(graph)
+    _check_assignment(graph)
+    for node in graph.nodes:
+        _check_node(node)
+
+
+def _check_interface(graph: Graph) -> None:
+    where = f"graph '{graph.name}'"
+    if len(graph.outputs) != len(graph.output_names):
+        raise VerifyError(f"{len(graph.outputs)} outputs have {len(graph.output_names)} names", where=where)
+    if len(set(graph.output_names)) != len(graph.output_names):
+        raise VerifyError("two outputs have the same name", where=where)
+    if len(set(graph.inputs)) != len(graph.inputs):
+        raise VerifyError("an input is listed twice", where=where)
+    for value in graph.inputs:
+        if value.is_constant or value.producer is not None:
+            raise VerifyError(f"input '{value.name}' is a constant or made by a node", where=where)
+    for value in (*graph.inputs, *graph.outputs):
+        if value.type.layout != PLAIN:
+            raise VerifyError(
+                f"'{value.name}' {value.type} crosses the graph's border in a blocked layout", where=where
+            )
+
+
+def _check_assignment(graph: Graph) -> None:
+    """Rules 1 and 2."""
+    made: set[Value] = set(graph.inputs)
+    names: dict[str, Value] = {}
+    for node in graph.nodes:
+        for value in node.inputs:
+            if value is not None:
+                _check_read(value, made, node.where)
+        for value in node.outputs:
+            if value in made:
+                raise VerifyError(f"'{value.name}' is made twice", where=node.where)
+            if value.producer is not node or value.is_constant:
+                raise VerifyError(f"'{value.name}' does not name this node as its producer", where=node.where)
+            made.add(value)
+    for value in graph.outputs:
+        _check_read(value, made, f"graph '{graph.name}'")
+    for value in graph.values():
+        if not value.name or names.setdefault(value.name, value) is not value:
+            raise VerifyError(f"two values are named '{value.name}'" if value.name else "a value has no name")
+
+
+def _check_read(value: Value, made: set[Value], where: str) -> None:
+    data = value.data
+    if data is None:
+        if value not in made:
+            what = "read before it is made" if value.producer is not None else "read, but no input and never made"
+            raise VerifyError(f"'{value.name}' is {what}", where=where)
+    elif data.shape != value.type.shape or data.dtype != value.type.dtype.numpy or value.type.layout != PLAIN:
+        raise VerifyError(
+            f"constant '{value.name}' holds {data.dtype}{list(data.shape)}, not {value.type}", where=where
+        )
+
+
+def _check_node(node: Node) -> None:
+    if node.op == FUSED:
+        _check_fused(node)
+    else:
+        _check_schema(node)
+        _check_types(node)
+    _check_layout(node)
+
+
+def _check_schema(node: Node) -> None:
+    """Rule 3."""
+    schema = schema_of(node.op)
+    if schema is None:
+        raise VerifyError(f"operator {node.op} is unknown", where=node.where)
+    if not schema.min_input <= len(node.inputs) <= schema.max_input:
+        raise VerifyError(
+            f"{len(node.inputs)} inputs, but {schema.min_input} to {schema.max_input} are taken", where=node.where
+        )
+    if not schema.min_output <= len(node.outputs) <= schema.max_output:
+        raise VerifyError(
+            f"{len(node.outputs)} outputs, but {schema.min_output} to {schema.max_output} are made", where=node.where
+        )
+    single: Any = type(schema).FormalParameterOption.Single
+    for k, value in enumerate(node.inputs[: len(schema.inputs)]):
+        if value is None and schema.inputs[k].option == single:
+            raise VerifyError(f"input '{schema.inputs[k].name}' is left out", where=node.where)
+
+
+def _check_types(node: Node) -> None:
+    """Rule 4."""
+    try:
+        inferred = infer_node(node)
+    except UnknownShapeError:
+        return
+    except C2CError as e:
+        raise VerifyError(e.what, where=node.where, remedy=e.remedy) from e
+    for value, expected in zip(node.outputs, inferred, strict=True):
+        found = value.type
+        same = found.dtype is expected.dtype and found.rank == expected.rank
+        if not same or any(
+            a != b
+            for a, b in zip(found.shape, expected.shape, strict=True)
+            if isinstance(a, int) and isinstance(b, int)
+        ):
+            raise VerifyError(f"result '{value.name}' is {found}, inference gives {expected}", where=node.where)
+
+
+def _check_layout(node: Node) -> None:
+    """Rule 5."""
+    values = [v for v in (*node.inputs, *node.outputs) if v is not None]
+    for value in values:
+        block = value.type.layout.block
+        if block and (value.type.rank < 3 or block & (block - 1)):
+            raise VerifyError(f"'{value.name}' {value.type} cannot have a blocked layout", where=node.where)
+    row, result = op(node.op), node.output.type
+    if row.view and any(v.type.layout != node.output.type.layout for v in values if v.type.shape == result.shape):
+        raise VerifyError("a view changes the layout", where=node.where)
+    if row.view and any(v.type.layout != PLAIN for v in values if v.type.shape != result.shape):
+        raise VerifyError("a view of a blocked layout changes the shape", where=node.where)
+    if row.kind is Kind.ELEMENTWISE:
+        for value in values:
+            if value.type.shape == result.shape and value.type.layout != result.layout:
+                raise VerifyError(f"operand '{value.name}' and result differ in layout", where=node.where)
+
+
+def _check_fused(node: Node) -> None:
+    """Rule 6: the body's first node is any operator, each later one is elementwise on the result of the one before.
+
+    Inner results are read by the next node only; the last one is the only output; types agree with those outside.
+    """
+    body = node.attrs.get("body")
+    if not isinstance(body, Graph) or not body.nodes:
+        raise VerifyError("a fused group has no body", where=node.where)
+    if any(v is None for v in node.inputs) or len(node.inputs) != len(body.inputs) or len(node.outputs) != 1:
+        raise VerifyError("a fused group and its body differ in inputs or outputs", where=node.where)
+    outside = [*(v for v in node.inputs if v is not None), node.output]
+    for outer, inner in zip(outside, [*body.inputs, *body.outputs], strict=True):
+        if outer.type != inner.type:
+            raise VerifyError(f"'{outer.name}' is {outer.type}, inside the group {inner.type}", where=node.where)
+    _check_assignment(body)
+    for before, inner_node in zip([None, *body.nodes], body.nodes, strict=False):
+        if inner_node.op == FUSED:
+            raise VerifyError("a fused group inside a fused group", where=node.where)
+        _check_node(inner_node)
+        if before is not None:
+            _check_chain(before, inner_node, body, node)
+    if body.outputs != [body.nodes[-1].output]:
+        raise VerifyError("a fused group's output is not its last node's", where=node.where)
+
+
+def _check_chain(before: Node, after: Node, body: Graph, node: Node) -> None:
+    if op(after.op).kind is not Kind.ELEMENTWISE:
+        raise VerifyError(f"{after.op} follows in a fused group, but is not elementwise", where=node.where)
+    if before.output not in after.inputs:
+        raise VerifyError(f"{after.op} does not read the node before it", where=node.where)
+    if after.output.type.shape != before.output.type.shape:
+        raise VerifyError(f"{after.op} changes the shape inside a fused group", where=node.where)
+    readers = {id(n) for n in body.nodes if before.output in n.inputs}
+    if readers != {id(after)} or before.output in body.outputs:
+        raise VerifyError(f"'{before.output.name}' is read outside of the chain", where=node.where)
