@@ -21,7 +21,7 @@ from ...ir.types import DType
 from .context import KernelBuilder, Lowering, Site, lowers
 from .gemm_kernel import PARALLEL_MACS, guard, multiply_add, pieces, whole_and_rest
 from .matmul import ACCUMULATORS, write
-from .packing import gathered, to_whole_vectors
+from .packing import bordered, gathered, to_whole_vectors
 
 MAX_PHASES = 32
 """Kernels have a piece of code for every phase of the outer axes; beyond this many the code would grow too large."""
@@ -131,7 +131,10 @@ def lower_conv_transpose(ctx: Lowering) -> None:
     if prod(len(a.phases) for a in t.axes[:2]) > MAX_PHASES or len(t.axes[2].phases) > MAX_PHASES:
         _scalar(t)
     else:
-        _tiled(t, _with_borders(t))
+        x = ctx.node.inputs[0]
+        assert x is not None
+        (d, _), (h, _), (w, _) = (a.border for a in t.axes)
+        _tiled(t, bordered(ctx, x, t.acc, (d, h, w), t.padded, t.macs >= PARALLEL_MACS))
 
 
 def _facts(ctx: Lowering) -> Transposed:
@@ -166,42 +169,6 @@ def _pads(
         total = max(0, strides[i] * (size[i] - 1) + extra[i] + (kernel[i] - 1) * dilations[i] + 1 - out)
         pads.append(total // 2 if auto == "SAME_UPPER" else total - total // 2)
     return pads
-
-
-def _with_borders(t: Transposed) -> Value:
-    """A call that copies the input into zero borders: [N, C, depth, height, width] in the type of the sums."""
-    ctx, x = t.ctx, t.ctx.node.inputs[0]
-    assert x is not None
-    (d0, _), (h0, _), (w0, _) = (a.border for a in t.axes)
-    depth, height, width = t.padded
-    channels = t.groups * t.channels
-    out = ctx.scratch("bordered", t.acc, t.batch * channels * depth * height * width)
-    k = ctx.kernel()
-    count = t.batch * channels
-    spread = ctx.threads > 1 and count > 1 and t.macs >= PARALLEL_MACS
-    for plane in k.parallel("plane", count) if spread else k.loop("plane", count):
-        base = k.let(plane * (depth * height * width), "base")
-        n, c = k.let(plane / channels, "n"), k.let(plane % channels, "c")
-        for i, lanes in _spans(k, depth * height * width, t.lanes):
-            k.store(k.tensor(out), base + i, const(0, t.acc, lanes))
-        for d in k.loop("d", t.axes[0].size):
-            for h in k.loop("h", t.axes[1].size):
-                row = k.let(base + (d + d0) * (height * width) + (h + h0) * width + w0, "row")
-                for w, lanes in _spans(k, t.axes[2].size, t.lanes):
-                    value = k.read(x, Site((n, c, *t.coords(d, h, w)), -1, lanes))
-                    k.store(k.tensor(out), row + w, cast(value, t.acc))
-    k.done("border")
-    return out
-
-
-def _spans(k: KernelBuilder, size: int, lanes: int) -> Iterator[tuple[Expr, int]]:
-    """(first element, lanes): whole vectors, then ever shorter ones."""
-    whole = size // lanes
-    if whole:
-        for i in k.loop("i", whole):
-            yield i * lanes, lanes
-    for first, width in pieces(size - whole * lanes):
-        yield const(whole * lanes + first), width
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ units end in registers together and the gate arithmetic runs right there. State 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -25,12 +25,11 @@ from .gemm_kernel import (
     guard,
     multiply,
     multiply_add,
-    pieces,
     splats_lanes,
     tree_sum,
     whole_and_rest,
 )
-from .packing import gathered, to_whole_vectors
+from .packing import gathered, spans, to_whole_vectors
 
 Gates: TypeAlias = list[Expr]
 
@@ -394,7 +393,7 @@ def _walk(seq: Sequence, memory: Memory, step: Step, k: KernelBuilder, direction
     if lengths is not None and (y := seq.result(0)) is not None:
         for t in k.loop("step", steps, end):
             sink = k.let(seq.y_at(t, direction, batch[0]), "y")
-            for h, lanes in _spans(k, seq):
+            for h, lanes in spans(k, seq.hidden, seq.lanes):
                 k.store(k.tensor(y), sink + h, const(0, seq.dtype, lanes))
     last = k.let(end % 2 * half, "last")
     for index, value, base in ((1, memory.hidden, last), (2, memory.cell, const(0))):
@@ -416,18 +415,8 @@ def _begin(
 
 def _copy(seq: Sequence, k: KernelBuilder, sink: Value, to: Expr, source: Value, at: Expr) -> None:
     """The hidden units of one row."""
-    for h, lanes in _spans(k, seq):
+    for h, lanes in spans(k, seq.hidden, seq.lanes):
         k.store(k.tensor(sink), to + h, k.load(k.tensor(source), at + h, lanes))
-
-
-def _spans(k: KernelBuilder, seq: Sequence) -> Iterator[tuple[Expr, int]]:
-    """(first unit, lanes) over the hidden units, whole vectors first."""
-    whole = seq.hidden // seq.lanes
-    if whole:
-        for i in k.loop("h", whole):
-            yield i * seq.lanes, seq.lanes
-    for first, lanes in pieces(seq.hidden - whole * seq.lanes):
-        yield const(whole * seq.lanes + first), lanes
 
 
 def _input(seq: Sequence, memory: Memory, now: Moment, row: Expr, gate: int, block: Expr) -> Expr:
