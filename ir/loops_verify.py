@@ -1,0 +1,419 @@
+"""Rules of loop IR, checked before emission: an error names kernel and statement.
+
+Names are defined before use and unique in a kernel; operands agree in type and lanes; a parallel loop stands
+outermost only; register buffers are indexed by constants and loop variables of unrolled loops; constant and affine
+indices whose range is known stay inside their buffer; steps bind as many slots as their kernel has parameters, each
+inside its base.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from math import prod
+
+from .errors import VerifyError
+from .loops import (
+    BINARY,
+    CALLS,
+    COMPARE,
+    UNARY,
+    Alloc,
+    Barrier,
+    Binary,
+    Bitcast,
+    Block,
+    Broadcast,
+    Buffer,
+    Call,
+    Cast,
+    Const,
+    Expr,
+    Fma,
+    For,
+    If,
+    Kernel,
+    Let,
+    Load,
+    Program,
+    Ramp,
+    Reduce,
+    Select,
+    Shuffle,
+    Slot,
+    Step,
+    Stmt,
+    Store,
+    Unary,
+    Var,
+)  # fmt: skip
+from .loops_visit import operands, statements
+from .types import DType
+
+MAX_LANES = 64
+STACK_BYTES = 1 << 16
+"""Stack and register buffers of one kernel together; worker threads of an app may have small stacks."""
+
+_NAME = re.compile(r"[A-Za-z_]\w*")
+_INT_ONLY = ("and", "or", "xor", "shl", "shr")
+
+Range = tuple[int, int]
+"""Least and greatest value, both inclusive."""
+
+
+def verify_program(program: Program) -> None:
+    """Check every kernel and step; raises VerifyError."""
+    for name, kernel in program.kernels.items():
+        if name != kernel.name:
+            raise VerifyError(f"kernel '{kernel.name}' is filed under the name '{name}'")
+        verify_kernel(kernel, program.threads)
+    seen = set(program.kernels)
+    for step in program.steps:
+        if step.symbol in seen or not _NAME.fullmatch(step.symbol):
+            raise VerifyError(f"symbol '{step.symbol}' is used twice or is no identifier", where=_origin(step))
+        seen.add(step.symbol)
+        _verify_step(program, step)
+
+
+def _origin(step: Step) -> str:
+    return f"step {step.symbol}" + (f" of {', '.join(step.origin)}" if step.origin else "")
+
+
+def _verify_step(program: Program, step: Step) -> None:
+    where = _origin(step)
+    kernel = program.kernels.get(step.kernel)
+    if kernel is None:
+        raise VerifyError(f"there is no kernel '{step.kernel}'", where=where)
+    if len(step.args) != len(kernel.params):
+        raise VerifyError(f"{len(step.args)} arguments for {len(kernel.params)} parameters", where=where)
+    written = stored_buffers(kernel)
+    for slot, param in zip(step.args, kernel.params, strict=True):
+        limit = _base_bytes(program, slot, where)
+        if slot.offset < 0 or slot.offset + param.size * param.dtype.nbytes > limit:
+            raise VerifyError(
+                f"'{param.name}' takes bytes {slot.offset} to {slot.offset + param.size * param.dtype.nbytes}"
+                f" of {limit} of {slot.base} {slot.index}",
+                where=where,
+            )
+        if slot.offset % max(param.align, param.dtype.nbytes):
+            raise VerifyError(f"'{param.name}' at byte {slot.offset} of {slot.base} is not aligned", where=where)
+        if param.name in written and slot.base in ("input", "weights"):
+            raise VerifyError(f"'{param.name}' is written but bound to {slot.base}", where=where)
+
+
+def _base_bytes(program: Program, slot: Slot, where: str) -> int:
+    if slot.base == "arena":
+        return program.arena_bytes
+    if slot.base == "weights":
+        return len(program.weights)
+    ports = program.inputs if slot.base == "input" else program.outputs
+    if not 0 <= slot.index < len(ports):
+        raise VerifyError(f"there is no {slot.base} {slot.index}", where=where)
+    port = ports[slot.index]
+    return prod(port.shape) * port.dtype.nbytes
+
+
+def stored_buffers(kernel: Kernel) -> set[str]:
+    """Names of the buffers that a kernel writes."""
+    return {s.buffer.name for s in statements(kernel.body) if isinstance(s, Store)}
+
+
+def verify_kernel(kernel: Kernel, threads: int = 1) -> None:
+    """Check one kernel; raises VerifyError."""
+    _Checker(kernel, threads).run()
+
+
+@dataclass(eq=False)
+class _Checker:
+    """Walks a kernel with what is in scope: buffers, types and (where known) ranges of names."""
+
+    kernel: Kernel
+    threads: int
+    buffers: dict[str, Buffer] = field(default_factory=dict)
+    names: dict[str, tuple[DType, int]] = field(default_factory=dict)
+    ranges: dict[str, Range | None] = field(default_factory=dict)
+    unrolled: set[str] = field(default_factory=set)
+    used: set[str] = field(default_factory=set)
+    local_bytes: int = 0
+    guards: int = 0
+    at: Stmt | None = None
+
+    def run(self) -> None:
+        for p in self.kernel.params:
+            self.define(p.name)
+            if p.space not in ("param", "constant") or p.lanes != 1:
+                self.fail(f"parameter '{p.name}' is in {p.space} space with {p.lanes} lanes")
+            self.buffers[p.name] = p
+        self.define("worker")
+        self.names["worker"], self.ranges["worker"] = (DType.I64, 1), (0, self.threads - 1)
+        self.block(self.kernel.body, outermost=True)
+
+    def fail(self, what: str) -> None:
+        raise VerifyError(what, where=f"kernel {self.kernel.name}" + (f", {_brief(self.at)}" if self.at else ""))
+
+    def define(self, name: str) -> None:
+        if not _NAME.fullmatch(name):
+            self.fail(f"'{name}' is no identifier")
+        if name in self.used:
+            self.fail(f"name '{name}' is defined twice")
+        self.used.add(name)
+
+    # --- statements
+
+    def block(self, block: Block, outermost: bool = False) -> None:
+        buffers, names, ranges = dict(self.buffers), dict(self.names), dict(self.ranges)
+        for stmt in block.body:
+            self.at = stmt
+            self.statement(stmt, outermost and len(block.body) == 1)
+        self.buffers, self.names, self.ranges = buffers, names, ranges
+
+    def statement(self, stmt: Stmt, outermost: bool) -> None:
+        match stmt:
+            case For():
+                self.loop(stmt, outermost)
+            case If():
+                self.typed(stmt.cond, DType.BOOL, "condition")
+                self.guards += 1
+                self.block(stmt.then)
+                if stmt.other is not None:
+                    self.block(stmt.other)
+                self.guards -= 1
+            case Let():
+                self.expr(stmt.value)
+                self.define(stmt.name)
+                self.names[stmt.name] = (stmt.value.dtype, stmt.value.lanes)
+                self.ranges[stmt.name] = self.range(stmt.value)
+            case Alloc():
+                self.alloc(stmt.buffer)
+            case Store():
+                self.store(stmt)
+            case Block():
+                self.block(stmt)
+            case Barrier():
+                pass
+
+    def loop(self, loop: For, outermost: bool) -> None:
+        self.typed(loop.begin, DType.I64, "begin")
+        self.typed(loop.end, DType.I64, "end")
+        if loop.step < 1:
+            self.fail(f"step {loop.step} is not positive")
+        if loop.kind == "parallel":
+            constant = isinstance(loop.begin, Const) and isinstance(loop.end, Const)
+            if not outermost:
+                self.fail("a parallel loop must be the only statement of its kernel")
+            if not constant or loop.begin != Const(DType.I64, 1, 0) or loop.step != 1:
+                self.fail("a parallel loop runs from 0 to a constant by 1")
+        self.define(loop.var)
+        names, ranges, unrolled = dict(self.names), dict(self.ranges), set(self.unrolled)
+        lo, hi = self.range(loop.begin), self.range(loop.end)
+        self.names[loop.var] = (DType.I64, 1)
+        self.ranges[loop.var] = (lo[0], _last(lo[0], hi[1], loop.step, lo[0] == lo[1])) if lo and hi else None
+        if loop.kind == "unroll":
+            if not (isinstance(loop.begin, Const) and isinstance(loop.end, Const)):
+                self.fail("an unrolled loop needs constant bounds")
+            self.unrolled.add(loop.var)
+        if not (lo and hi and hi[1] <= lo[0]):  # a loop that never runs has no indices to check
+            self.block(loop.body)
+        self.names, self.ranges, self.unrolled = names, ranges, unrolled
+
+    def alloc(self, buffer: Buffer) -> None:
+        self.define(buffer.name)
+        if buffer.space not in ("stack", "register", "shared") or buffer.size < 0 or not 1 <= buffer.lanes <= MAX_LANES:
+            self.fail(f"cannot allocate {buffer.size} of {buffer.lanes} lanes in {buffer.space} space")
+        self.local_bytes += buffer.size * buffer.lanes * buffer.dtype.nbytes
+        if self.local_bytes > STACK_BYTES:
+            self.fail(f"local buffers take {self.local_bytes} bytes, more than {STACK_BYTES}")
+        self.buffers[buffer.name] = buffer
+
+    def store(self, s: Store) -> None:
+        self.expr(s.value)
+        self.access(s.buffer, s.index, s.value.lanes)
+        if s.value.dtype is not s.buffer.dtype:
+            self.fail(f"stores {s.value.dtype} into {s.buffer.dtype} buffer '{s.buffer.name}'")
+        if s.buffer.space == "constant":
+            self.fail(f"stores into constant buffer '{s.buffer.name}'")
+
+    # --- expressions
+
+    def typed(self, e: Expr, dtype: DType, what: str) -> None:
+        self.expr(e)
+        if e.dtype is not dtype or e.lanes != 1:
+            self.fail(f"{what} is {e.dtype}x{e.lanes}, not a scalar {dtype}")
+
+    def access(self, buffer: Buffer, index: Expr, lanes: int) -> None:
+        """Rules of an index: its type, lanes, and that it stays in the buffer as far as can be shown."""
+        if self.buffers.get(buffer.name) != buffer:
+            self.fail(f"buffer '{buffer.name}' is not in scope")
+        self.expr(index)
+        if index.dtype is not DType.I64:
+            self.fail(f"index of '{buffer.name}' is {index.dtype}")
+        if buffer.lanes > 1 and (index.lanes != 1 or lanes != buffer.lanes):
+            self.fail(f"'{buffer.name}' holds vectors of {buffer.lanes} lanes, accessed with {lanes}")
+        if index.lanes not in (1, lanes):
+            self.fail(f"index of '{buffer.name}' has {index.lanes} lanes, the value {lanes}")
+        if buffer.space == "register" and not self.is_static(index):
+            self.fail(f"register buffer '{buffer.name}' needs an index that is constant once unrolled")
+        known = None if self.guards else self.range(index)
+        span = 1 if index.lanes > 1 or buffer.lanes > 1 else lanes
+        if known is not None and not (known[0] >= 0 and known[1] + span <= buffer.size):
+            self.fail(f"index {known[0]}..{known[1] + span - 1} is outside '{buffer.name}' of {buffer.size} elements")
+
+    def is_static(self, e: Expr) -> bool:
+        match e:
+            case Const():
+                return True
+            case Var():
+                return e.name in self.unrolled
+            case Binary():
+                return self.is_static(e.a) and self.is_static(e.b)
+        return False
+
+    def expr(self, e: Expr) -> None:
+        for x in operands(e):
+            if not isinstance(e, Load):
+                self.expr(x)
+        if not 1 <= e.lanes <= MAX_LANES or e.dtype is DType.STRING:
+            self.fail(f"value of {e.lanes} lanes of {e.dtype}")
+        problem = self.problem(e)
+        if problem:
+            self.fail(f"{type(e).__name__}: {problem}")
+
+    def problem(self, e: Expr) -> str:
+        """What is wrong with one node, its operands being right; empty where nothing is."""
+        match e:
+            case Var():
+                found = self.names.get(e.name)
+                if found is None:
+                    return f"'{e.name}' is not defined here"
+                return "" if found == (e.dtype, e.lanes) else f"'{e.name}' is {found[0]}x{found[1]}"
+            case Const():
+                return _const_problem(e)
+            case Load():
+                self.access(e.buffer, e.index, e.lanes)
+                return "" if e.dtype is e.buffer.dtype else f"{e.dtype} from {e.buffer.dtype} '{e.buffer.name}'"
+        return _node_problem(e)
+
+    def range(self, e: Expr) -> Range | None:
+        """Least and greatest value of an i64 expression where loop bounds give them."""
+        if e.dtype is not DType.I64:
+            return None
+        match e:
+            case Const():
+                return (int(e.value), int(e.value))
+            case Var():
+                return self.ranges.get(e.name)
+            case Broadcast():
+                return self.range(e.a)
+            case Ramp():
+                r = self.range(e.base)
+                last = e.stride * (e.lanes - 1)
+                return (r[0] + min(0, last), r[1] + max(0, last)) if r else None
+            case Binary():
+                a, b = self.range(e.a), self.range(e.b)
+                return _binary_range(e.op, a, b) if a and b else None
+        return None
+
+
+def _last(first: int, end: int, step: int, exact: bool) -> int:
+    """Greatest value of a loop variable; the first value is only known exactly where `exact`."""
+    return first + (end - 1 - first) // step * step if exact else end - 1
+
+
+def _binary_range(op: str, a: Range, b: Range) -> Range | None:
+    """Interval arithmetic on index expressions."""
+    match op:
+        case "add":
+            return (a[0] + b[0], a[1] + b[1])
+        case "sub":
+            return (a[0] - b[1], a[1] - b[0])
+        case "mul":
+            products = [x * y for x in a for y in b]
+            return (min(products), max(products))
+        case "div" if b[0] == b[1] and b[0] > 0 and a[0] >= 0:
+            return (a[0] // b[0], a[1] // b[0])
+        case "mod" if b[0] == b[1] and b[0] > 0 and a[0] >= 0:
+            return a if a[1] < b[0] else (0, b[0] - 1)
+        case "min":
+            return (min(a[0], b[0]), min(a[1], b[1]))
+        case "max":
+            return (max(a[0], b[0]), max(a[1], b[1]))
+    return None
+
+
+def _const_problem(e: Const) -> str:
+    if e.dtype is DType.BOOL:
+        return "" if e.value in (0, 1) else f"{e.value} is no bool"
+    if e.dtype.is_float:
+        return ""
+    low = -(1 << (e.dtype.bits - 1)) if e.dtype.is_signed else 0
+    inside = isinstance(e.value, int) and low <= e.value < low + (1 << e.dtype.bits)
+    return "" if inside else f"{e.value} is no {e.dtype}"
+
+
+def _node_problem(e: Expr) -> str:
+    """Types and lanes of a node against its operands."""
+    match e:
+        case Binary():
+            return _binary_problem(e)
+        case Unary():
+            return "" if e.op in UNARY and _same(e, e.a) else f"{e.op} of {e.a.dtype}x{e.a.lanes}"
+        case Fma():
+            return "" if e.dtype.is_float and _same(e, e.a, e.b, e.c) else "operands differ or are no floats"
+        case Cast():
+            return "" if e.a.lanes == e.lanes else "lanes differ"
+        case Bitcast():
+            return "" if e.a.lanes == e.lanes and e.a.dtype.bits == e.dtype.bits else "widths differ"
+        case Select():
+            good = e.cond.dtype is DType.BOOL and e.cond.lanes == e.lanes and _same(e, e.a, e.b)
+            return "" if good else "needs a bool condition and two values, all of the same lanes"
+        case Broadcast():
+            return "" if e.a.lanes == 1 and e.a.dtype is e.dtype else f"of {e.a.dtype}x{e.a.lanes}"
+        case Ramp():
+            return "" if e.dtype is DType.I64 and e.base.dtype is DType.I64 and e.base.lanes == 1 else "needs i64"
+        case Shuffle():
+            return _shuffle_problem(e)
+        case Reduce():
+            good = e.op in ("add", "min", "max") and e.lanes == 1 and e.a.dtype is e.dtype
+            return "" if good and e.a.lanes & (e.a.lanes - 1) == 0 else f"{e.op} of {e.a.dtype}x{e.a.lanes}"
+        case Call():
+            good = e.name in CALLS and e.dtype in (DType.F32, DType.F64) and _same(e, *e.args)
+            return "" if good and len(e.args) == (2 if e.name in ("pow", "fmod") else 1) else f"{e.name} of {e.dtype}"
+    return "unknown node"
+
+
+def _same(e: Expr, *others: Expr) -> bool:
+    return all(o.dtype is e.dtype and o.lanes == e.lanes for o in others)
+
+
+def _binary_problem(e: Binary) -> str:
+    if e.op not in BINARY:
+        return f"unknown operation {e.op}"
+    if e.a.dtype is not e.b.dtype or e.a.lanes != e.lanes or e.b.lanes != e.lanes:
+        return f"{e.op} of {e.a.dtype}x{e.a.lanes} and {e.b.dtype}x{e.b.lanes} to {e.lanes} lanes"
+    if e.dtype is not (DType.BOOL if e.op in COMPARE else e.a.dtype):
+        return f"{e.op} gives {e.dtype}"
+    if e.op in _INT_ONLY and (e.a.dtype.is_float or e.a.dtype is DType.BOOL and e.op in ("shl", "shr")):
+        return f"{e.op} of {e.a.dtype}"
+    return ""
+
+
+def _shuffle_problem(e: Shuffle) -> str:
+    if e.a.dtype is not e.dtype or e.b is not None and not (e.b.dtype is e.dtype and e.b.lanes == e.a.lanes):
+        return "operands differ"
+    total = e.a.lanes * (1 if e.b is None else 2)
+    good = len(e.lanes_of) == e.lanes and all(0 <= i < total for i in e.lanes_of)
+    return "" if good else f"lanes {list(e.lanes_of)} of {total}"
+
+
+def _brief(stmt: Stmt) -> str:
+    """A statement in a few words, for messages."""
+    match stmt:
+        case For():
+            return f"{stmt.kind} loop {stmt.var}"
+        case Let():
+            return f"let {stmt.name}"
+        case Alloc():
+            return f"alloc {stmt.buffer.name}"
+        case Store():
+            return f"store to {stmt.buffer.name}"
+    return type(stmt).__name__.lower()

@@ -1,0 +1,184 @@
+"""Walking and rewriting loop IR. Rewriters keep identity: what does not change comes back as the same object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from .loops import (
+    Binary,
+    Bitcast,
+    Block,
+    Broadcast,
+    Call,
+    Cast,
+    Expr,
+    Fma,
+    For,
+    If,
+    Kernel,
+    Let,
+    Load,
+    Ramp,
+    Reduce,
+    Select,
+    Shuffle,
+    Stmt,
+    Store,
+    Unary,
+)  # fmt: skip
+
+Rewrite = Callable[[Expr], Expr]
+
+
+def operands(e: Expr) -> tuple[Expr, ...]:
+    """The direct subexpressions, in the order of the node's fields."""
+    match e:
+        case Binary():
+            return (e.a, e.b)
+        case Load():
+            return (e.index,)
+        case Fma():
+            return (e.a, e.b, e.c)
+        case Select():
+            return (e.cond, e.a, e.b)
+        case Unary() | Cast() | Bitcast() | Broadcast() | Reduce():
+            return (e.a,)
+        case Ramp():
+            return (e.base,)
+        case Shuffle():
+            return (e.a,) if e.b is None else (e.a, e.b)
+        case Call():
+            return e.args
+    return ()
+
+
+def with_operands(e: Expr, new: tuple[Expr, ...]) -> Expr:
+    """The node with other subexpressions; the same object where all are the same objects."""
+    if all(x is y for x, y in zip(operands(e), new, strict=True)):
+        return e
+    match e:
+        case Binary():
+            return replace(e, a=new[0], b=new[1])
+        case Load():
+            return replace(e, index=new[0])
+        case Fma():
+            return replace(e, a=new[0], b=new[1], c=new[2])
+        case Select():
+            return replace(e, cond=new[0], a=new[1], b=new[2])
+        case Unary() | Cast() | Bitcast() | Broadcast() | Reduce():
+            return replace(e, a=new[0])
+        case Ramp():
+            return replace(e, base=new[0])
+        case Shuffle():
+            return replace(e, a=new[0], b=new[1] if len(new) > 1 else None)
+        case Call():
+            return replace(e, args=new)
+    raise AssertionError(f"{type(e).__name__} has no operands")
+
+
+def walk(e: Expr) -> Iterator[Expr]:
+    """The expression and everything in it, each node before its operands."""
+    stack = [e]
+    while stack:
+        node = stack.pop()
+        yield node
+        stack.extend(reversed(operands(node)))
+
+
+def rewrite(e: Expr, rule: Rewrite) -> Expr:
+    """Apply `rule` to every node, operands first."""
+    found = operands(e)
+    return rule(with_operands(e, tuple(rewrite(x, rule) for x in found)) if found else e)
+
+
+def expressions(stmt: Stmt) -> tuple[Expr, ...]:
+    """The expressions that stand directly in a statement (not in its blocks)."""
+    match stmt:
+        case For():
+            return (stmt.begin, stmt.end)
+        case If():
+            return (stmt.cond,)
+        case Let():
+            return (stmt.value,)
+        case Store():
+            return (stmt.index, stmt.value)
+    return ()
+
+
+def with_expressions(stmt: Stmt, new: tuple[Expr, ...]) -> Stmt:
+    """The statement with other expressions; the same object where all are the same objects."""
+    if all(x is y for x, y in zip(expressions(stmt), new, strict=True)):
+        return stmt
+    match stmt:
+        case For():
+            return replace(stmt, begin=new[0], end=new[1])
+        case If():
+            return replace(stmt, cond=new[0])
+        case Let():
+            return replace(stmt, value=new[0])
+        case Store():
+            return replace(stmt, index=new[0], value=new[1])
+    raise AssertionError(f"{type(stmt).__name__} has no expressions")
+
+
+def blocks(stmt: Stmt) -> tuple[Block, ...]:
+    """The blocks of a statement; a Block is its own."""
+    match stmt:
+        case Block():
+            return (stmt,)
+        case For():
+            return (stmt.body,)
+        case If():
+            return (stmt.then,) if stmt.other is None else (stmt.then, stmt.other)
+    return ()
+
+
+def with_blocks(stmt: Stmt, new: tuple[Block, ...]) -> Stmt:
+    """The statement with other blocks; the same object where all are the same objects."""
+    if all(x is y for x, y in zip(blocks(stmt), new, strict=True)):
+        return stmt
+    match stmt:
+        case Block():
+            return new[0]
+        case For():
+            return replace(stmt, body=new[0])
+        case If():
+            return replace(stmt, then=new[0], other=new[1] if len(new) > 1 else None)
+    raise AssertionError(f"{type(stmt).__name__} has no blocks")
+
+
+def statements(block: Block) -> Iterator[Stmt]:
+    """Every statement in the block and below, each before what it contains."""
+    for stmt in block.body:
+        yield stmt
+        for inner in blocks(stmt):
+            yield from statements(inner)
+
+
+def map_block(block: Block, each: Callable[[Stmt], Stmt]) -> Block:
+    """`each` applied to every direct statement."""
+    new = tuple(each(s) for s in block.body)
+    return block if all(x is y for x, y in zip(block.body, new, strict=True)) else Block(new)
+
+
+def map_expressions(block: Block, each: Rewrite) -> Block:
+    """`each` applied to every expression that stands in a statement, at any depth."""
+
+    def visit(stmt: Stmt) -> Stmt:
+        found = expressions(stmt)
+        if found:
+            stmt = with_expressions(stmt, tuple(each(e) for e in found))
+        inner = blocks(stmt)
+        return with_blocks(stmt, tuple(map_block(b, visit) for b in inner)) if inner else stmt
+
+    return map_block(block, visit)
+
+
+def loads(kernel: Kernel) -> Iterator[Load]:
+    """Every load of a kernel."""
+    for stmt in statements(kernel.body):
+        for e in expressions(stmt):
+            for node in walk(e):
+                if isinstance(node, Load):
+                    yield node
