@@ -58,7 +58,8 @@ _FOLD_WORK = 1 << 22
 
 _MAX_NODES = 1 << 20
 
-Report = Callable[[C2CError], None]
+Report = Callable[[C2CError, str, str], None]
+"""Takes a problem, the node's name and its operator ('' where it concerns no node)."""
 
 
 def import_model(
@@ -280,7 +281,7 @@ class Importer:
         for node in graph.nodes:
             known = all(v is None or v.type.is_static for v in node.inputs)
             if known and not all(v.type.is_static for v in node.outputs):
-                self.problem(_data_dependent(node))
+                self.problem(_data_dependent(node), "", node.origin[-1] if node.origin else "", node.op)
 
     # ---- nodes ----
 
@@ -301,18 +302,26 @@ class Importer:
             results = self._apply(proto, scope, where)
             self._bind(proto, scope, results, where)
         except C2CError as e:
-            self.problem(e, where)
-            for output in proto.output:
-                scope.values.setdefault(output, None)
+            self.problem(e, where, name, proto.op_type)
+            for k, output in enumerate(proto.output):
+                scope.values.setdefault(output, self._assumed(k))
         finally:
             self.origin, self.hint, self.results = saved
 
-    def problem(self, e: C2CError, where: str = "") -> None:
-        """Raise, or collect, an error with its place."""
+    def problem(self, e: C2CError, where: str = "", node: str = "", op: str = "") -> None:
+        """Raise, or report, an error with its place."""
         error = e if e.where or not where else type(e)(e.what, where=where, remedy=e.remedy)
         if self.report is None:
             raise error
-        self.report(error)
+        self.report(error, node, op)
+
+    def _assumed(self, index: int) -> Value | None:
+        """A stand-in for a result that could not be imported, so that the nodes after it are checked too."""
+        try:
+            declared = self._declared(index)
+        except C2CError:
+            return None
+        return None if declared is None or not declared.is_static else Value(self.results[index], declared)
 
     def _apply(self, proto: NodeProto, scope: Scope, where: str) -> Sequence[Value | None]:
         """Results of one node."""
