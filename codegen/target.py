@@ -1,28 +1,270 @@
-"""Targets as data: one row a target; passes ask facts, never names."""
+"""Targets as data: one row a target; passes ask facts, never names.
+
+A target's name is `BASE[+feature|-feature]…[-OS]`, for instance `x86-64-v3+avxvnni` or `arm64-neon+dotprod-macos`.
+Adding a target is a row of `TARGETS`; adding a feature is a row of `FEATURES`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import difflib
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Literal, TypeAlias
 
+from ..ir.errors import TargetError
 from ..ir.types import DType
+
+ObjectFormat: TypeAlias = Literal["elf", "macho", "coff"]
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A feature as users name it: LLVM's names for it and the features that it needs, and that need what it needs."""
+
+    llvm: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+
+
+def _features(**rows: str) -> dict[str, Feature]:
+    """`name=needs`, all of them spelled as LLVM does."""
+    return {n: Feature((n,), tuple(needs.split())) for n, needs in rows.items()}
+
+
+FEATURES: dict[str, dict[str, Feature]] = {
+    "x86_64": {
+        **_features(sse3="", ssse3="sse3", popcnt="", avx="sse42", f16c="avx", fma="avx", avx2="avx"),
+        "sse41": Feature(("sse4.1",), ("ssse3",)),
+        "sse42": Feature(("sse4.2",), ("sse41",)),
+        **_features(bmi="", bmi2="", lzcnt="", movbe="", avxvnni="avx2"),
+        **_features(avx512f="avx2 fma f16c", avx512bw="avx512f", avx512cd="avx512f", avx512dq="avx512f"),
+        **_features(avx512vl="avx512f", avx512vnni="avx512f", avx512bf16="avx512bw", avx512vbmi="avx512bw"),
+        **_features(avx512fp16="avx512bw avx512vl avx512dq"),
+    },
+    "aarch64": {
+        "neon": Feature(("neon",)),
+        "fp16": Feature(("fullfp16",), ("neon",)),
+        **_features(dotprod="neon", i8mm="neon", bf16="neon", fp16fml="fp16"),
+    },
+}
+
+V3 = tuple("sse3 ssse3 sse41 sse42 popcnt avx f16c fma avx2 bmi bmi2 lzcnt movbe".split())
+V4 = (*V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+
+OSES = ("linux", "macos", "ios", "android", "windows")
+_TRIPLES = {
+    "linux": "{arch}-unknown-linux-gnu",
+    "android": "{arch}-unknown-linux-android21",
+    "macos": "{apple}-apple-macosx11.0.0",
+    "ios": "{apple}-apple-ios13.0.0",
+    "windows": "{arch}-pc-windows-msvc",
+}
+_FORMATS: dict[str, ObjectFormat] = {
+    "linux": "elf", "android": "elf", "macos": "macho", "ios": "macho", "windows": "coff",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Facts about a machine. Sizes in bytes; `features` as LLVM spells them, with sign."""
+    """Facts about a machine. Sizes in bytes.
+
+    has: names of `FEATURES` that the processor has. extra: LLVM features, with sign, beyond what `cpu` implies.
+    """
 
     name: str
-    arch: str
+    arch: Literal["x86_64", "aarch64"]
     cpu: str
-    features: tuple[str, ...]
-    vector_bits: int
-    registers: int
-    has_fma: bool
+    has: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
     os: str = "linux"
+    edits: tuple[str, ...] = ()
     l1_bytes: int = 32 << 10
     l2_bytes: int = 512 << 10
-    l3_bytes: int = 0
+    l3_bytes: int = 8 << 20
+    about: str = ""
+
+    @staticmethod
+    def parse(text: str) -> Target:
+        """The target of a name; raises TargetError with near matches. `str` gives the name back."""
+        base = max((n for n in TARGETS if re.match(rf"{re.escape(n)}(?![\w.])", text)), key=len, default=None)
+        if base is None:
+            raise _unknown("target", text, TARGETS)
+        target = native() if base == "native" else TARGETS[base]
+        edits, os_name = _split_suffix(text[len(base) :], text, target.arch)
+        if os_name is not None:
+            target = replace(target, os=os_name)
+        for edit in edits:
+            target = target._edited(edit)
+        if target.os == "ios" and target.arch != "aarch64":
+            raise TargetError(f"there is no {target.arch} machine with iOS", remedy="use an arm64 target")
+        return target
+
+    def __str__(self) -> str:
+        own = native().os if self.name == "native" else "linux"
+        return self.name + "".join(self.edits) + (f"-{self.os}" if self.os != own else "")
+
+    def _edited(self, edit: str) -> Target:
+        """With `+feature` (and what it needs) or without `-feature` (and what needs it)."""
+        table, sign, name = FEATURES[self.arch], edit[0], edit[1:]
+        if sign == "+":
+            wanted = [f for f in _needed(name, table) if f not in self.has]
+            has = (*self.has, *wanted)
+        else:
+            wanted = [f for f in table if f == name or name in _needed(f, table)]
+            has = tuple(f for f in self.has if f not in wanted)
+        spelled = tuple(sign + llvm for f in wanted for llvm in table[f].llvm)
+        return replace(self, has=has, extra=(*self.extra, *spelled), edits=(*self.edits, edit))
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """LLVM features with sign, to be given beside `cpu`."""
+        wide = ("-prefer-256-bit",) if self.vector_bits == 512 else ()
+        return (*self.extra, *wide)
+
+    @property
+    def vector_bits(self) -> int:
+        """Width of a vector register."""
+        return 512 if "avx512f" in self.has else 256 if "avx2" in self.has else 128
+
+    @property
+    def registers(self) -> int:
+        """Number of vector registers."""
+        return 32 if self.arch == "aarch64" or self.vector_bits == 512 else 16
+
+    @property
+    def has_fma(self) -> bool:
+        return self.arch == "aarch64" or "fma" in self.has
+
+    @property
+    def has_dot_prod(self) -> bool:
+        """Four int8 products and their sum into int32 in one instruction."""
+        return any(f in self.has for f in ("dotprod", "avxvnni", "avx512vnni"))
+
+    @property
+    def has_fp16(self) -> bool:
+        """Arithmetic on f16, not only conversion."""
+        return any(f in self.has for f in ("fp16", "avx512fp16"))
+
+    @property
+    def converts_f16(self) -> bool:
+        """Conversion between f16 and f32 in one instruction."""
+        return self.arch == "aarch64" or "f16c" in self.has
+
+    @property
+    def rounds(self) -> bool:
+        """floor, ceil, trunc and round in one instruction."""
+        return self.arch == "aarch64" or "sse41" in self.has
+
+    @property
+    def object_format(self) -> ObjectFormat:
+        return _FORMATS[self.os]
+
+    @property
+    def symbol_prefix(self) -> str:
+        """What the object format puts in front of a C name."""
+        return "_" if self.object_format == "macho" else ""
+
+    @property
+    def triple(self) -> str:
+        """LLVM's normalised target triple."""
+        return _TRIPLES[self.os].format(arch=self.arch, apple="arm64" if self.arch == "aarch64" else self.arch)
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this process can load and run the target's objects."""
+        here = native()
+        return self.arch == here.arch and self.os == here.os and set(self.has) <= set(here.has)
 
     def lanes(self, dtype: DType = DType.F32) -> int:
         """Elements of a full vector register."""
         return self.vector_bits // dtype.bits
+
+
+def _needed(name: str, table: dict[str, Feature]) -> list[str]:
+    """A feature and all that it needs, needs first."""
+    found: list[str] = []
+    for need in table[name].needs:
+        found += [n for n in _needed(need, table) if n not in found]
+    return [*found, name]
+
+
+def _split_suffix(suffix: str, text: str, arch: str) -> tuple[list[str], str | None]:
+    """`+a-b-macos` → ([+a, -b], macos); the operating system stands last."""
+    parts = re.findall(r"[+-][^+-]*", suffix)
+    os_name = None
+    if parts and parts[-1][0] == "-" and parts[-1][1:] in OSES:
+        os_name = parts.pop()[1:]
+    for part in parts:
+        if part[1:] not in FEATURES[arch]:
+            names = [*FEATURES[arch], *(OSES if part[0] == "-" else ())]
+            raise _unknown("feature or operating system" if part[0] == "-" else "feature", part[1:], names, text)
+    return parts, os_name
+
+
+def _unknown(kind: str, given: str, names: Iterable[str], where: str = "") -> TargetError:
+    known = list(names)
+    near = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    return TargetError(f"unknown {kind} '{given}'", where=f"target '{where}'" if where else "", remedy=hint)
+
+
+def _host_os() -> str:
+    return {"darwin": "macos", "win32": "windows"}.get(sys.platform, "linux")
+
+
+@cache
+def native() -> Target:
+    """This machine: LLVM's name of its processor and all its features."""
+    import llvmlite.binding as llvm
+
+    arch: Literal["x86_64", "aarch64"] = "aarch64" if platform.machine().lower() in ("arm64", "aarch64") else "x86_64"
+    on = {k for k, v in llvm.get_host_cpu_features().items() if v}
+    has = tuple(n for n, f in FEATURES[arch].items() if on.issuperset(f.llvm)) or TARGETS["arm64-neon"].has
+    if arch == "x86_64":
+        extra = tuple(f"{'+' if v else '-'}{k}" for k, v in sorted(llvm.get_host_cpu_features().items()))
+        has = tuple(f for f in has if set(_needed(f, FEATURES[arch])) <= set(has))
+    else:
+        extra = tuple(f"+{k}" for k in sorted(on))
+    sizes = {level: _cache_bytes(level) for level in (1, 2, 3)}
+    row = TARGETS["native"]
+    return replace(
+        row, arch=arch, cpu=llvm.get_host_cpu_name(), has=has, extra=extra, os=_host_os(),
+        l1_bytes=sizes[1] or row.l1_bytes, l2_bytes=sizes[2] or row.l2_bytes, l3_bytes=sizes[3] or row.l3_bytes,
+    )  # fmt: skip
+
+
+def _cache_bytes(level: int) -> int:
+    """Size of a data cache of this machine, 0 where the system does not say."""
+    names = {1: "SC_LEVEL1_DCACHE_SIZE", 2: "SC_LEVEL2_CACHE_SIZE", 3: "SC_LEVEL3_CACHE_SIZE"}
+    try:
+        return max(0, os.sysconf(names[level]))
+    except (ValueError, OSError, AttributeError):
+        return 0
+
+
+_X86 = Target("x86-64", "x86_64", "x86-64", about="any 64-bit x86 (SSE2)")
+_V3 = replace(_X86, name="x86-64-v3", cpu="x86-64-v3", has=V3, about="AVX2 and FMA: since Haswell, Zen")
+_NEON = Target(
+    "arm64-neon", "aarch64", "generic", ("neon",), ("+neon",), l2_bytes=256 << 10, l3_bytes=2 << 20,
+    about="any 64-bit ARM (ARMv8.0)",
+)  # fmt: skip
+
+TARGETS: dict[str, Target] = {
+    t.name: t
+    for t in (
+        _X86,
+        _V3,
+        replace(_V3, name="x86-64-v4", cpu="x86-64-v4", has=V4, l2_bytes=1 << 20, about="AVX-512: since Skylake-X, Zen 4"),
+        Target("native", "x86_64", "", about="this machine, all its features"),
+        _NEON,
+        replace(
+            _NEON, name="arm64-dotprod", has=("neon", "dotprod"), extra=("+neon", "+dotprod"),
+            l2_bytes=512 << 10, about="ARMv8.2 with int8 dot products: since Cortex-A55, A76, Apple A13",
+        ),
+    )
+}  # fmt: skip
+"""Rows by name; `native` is filled in by `Target.parse`, since it differs by machine."""
