@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from ..passes import own_outputs  # noqa: F401  (registers its pass)
+from ..passes import (  # noqa: F401  (each registers its pass)
+    canonicalize,
+    eliminate_common_subexpressions,
+    eliminate_dead_code,
+    fold_constants,
+    own_outputs,
+)
+
+_CLEAN = ("fold-constants", "canonicalize", "eliminate-common-subexpressions")
 
 LEVELS: dict[int, tuple[str, ...]] = {
-    0: ("own-outputs",),
-    1: ("own-outputs",),
-    2: ("own-outputs",),
+    0: ("eliminate-dead-code", "own-outputs"),
+    1: (*_CLEAN, "own-outputs"),
+    2: (*_CLEAN, "own-outputs"),
 }
 
 
