@@ -25,9 +25,9 @@ def lower_matmul(ctx: Lowering) -> None:
     rows, columns = len(dims_a) > 1, len(dims_b) > 1
     m, k, n = dims_a[-2] if rows else 1, dims_a[-1], dims_b[-1] if columns else 1
     batch = np.broadcast_shapes(dims_a[:-2], dims_b[:-2])
-    left = Matrix(a, _batch_strides(a, batch), strides(a.type)[-2] if rows else 0, 1)
+    left = Matrix(a, batch_strides(a, batch), strides(a.type)[-2] if rows else 0, 1)
     steps_b = strides(b.type)
-    right = Matrix(b, _batch_strides(b, batch), steps_b[-2] if columns else 1, 1 if columns else 0)
+    right = Matrix(b, batch_strides(b, batch), steps_b[-2] if columns else 1, 1 if columns else 0)
     folds = prod(batch) > 1 and rows and not any(right.batch) and _is_contiguous(left, batch, m)
     dtype = ctx.node.output.type.dtype
 
@@ -106,7 +106,7 @@ def _scalar(value: float, dtype: DType, lanes: int) -> Expr:
     return const(value if dtype.is_float else int(value), dtype, lanes)
 
 
-def _batch_strides(value: Value, batch: tuple[int, ...]) -> tuple[int, ...]:
+def batch_strides(value: Value, batch: tuple[int, ...]) -> tuple[int, ...]:
     """Element strides over the result's batch dimensions, 0 where the operand is broadcast."""
     dims, steps = value.type.dims[:-2], strides(value.type)[:-2]
     missing = len(batch) - len(dims)
