@@ -1,0 +1,369 @@
+"""Strided copies: the one kernel form to which transposes, slices, concatenations, pads, tiles and reorders reduce.
+
+A `Region` is a box of elements with a stride in the destination and one in the source for every axis. Its kernel keeps
+contiguous rows as vectors, transposes lanes × lanes blocks in registers where the two sides are contiguous along
+different axes, and goes element by element elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from ...ir.graph import Value
+from ...ir.loops import Buffer, Expr, broadcast, const, minimum, shuffle
+from ...ir.types import DType, TensorType
+from .context import INDEX, KernelBuilder, Lowering, strides
+
+RAW = {8: DType.U8, 16: DType.U16, 32: DType.U32, 64: DType.U64}
+"""Bytes move as integers of their width, so that equal copies share a kernel and bool lanes stay bytes."""
+
+PARALLEL_BYTES = 1 << 18
+"""Smaller copies stay on one thread."""
+
+_TILE = 16
+"""The most lanes of a register transpose: more rows than registers would spill."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dim:
+    """`size` steps of `dst` elements in the destination and `src` in the source (0: the source is repeated)."""
+
+    size: int
+    dst: int
+    src: int
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A box of elements: first offsets and axes, in any order. source None: filled instead of copied."""
+
+    dims: tuple[Dim, ...]
+    dst: int = 0
+    src: int = 0
+    source: Value | None = None
+
+    @property
+    def size(self) -> int:
+        return prod(d.size for d in self.dims)
+
+
+def region(
+    sizes: Sequence[int],
+    dst: Sequence[int],
+    src: Sequence[int],
+    at: tuple[int, int] = (0, 0),
+    source: Value | None = None,
+) -> Region:
+    """A Region from sizes, both strides, and the two first offsets."""
+    return Region(tuple(Dim(*d) for d in zip(sizes, dst, src, strict=True)), at[0], at[1], source)
+
+
+def merged(dims: Sequence[Dim]) -> list[Dim]:
+    """Axes sorted by destination stride, outermost first; ones dropped, neighbours that stay together joined."""
+    out: list[Dim] = []
+    for d in sorted((d for d in dims if d.size > 1), key=lambda d: -abs(d.dst)):
+        last = out[-1] if out else None
+        if last is not None and last.dst == d.size * d.dst and last.src == d.size * d.src:
+            out[-1] = Dim(last.size * d.size, d.dst, d.src)
+        else:
+            out.append(d)
+    return out
+
+
+def raw(k: KernelBuilder, value: Value) -> Buffer:
+    """The parameter of a value as integers of its width; raises UnsupportedOpError for strings."""
+    dtype = value.type.dtype
+    if dtype is DType.STRING:
+        raise k.ctx.unsupported("string tensors are not supported", "keep text processing outside of the model")
+    if value not in k.bound:
+        k.bound[value] = k.param("p", RAW[dtype.bits], value.type.nbytes // dtype.nbytes)
+    return k.bound[value]
+
+
+def copy_regions(
+    ctx: Lowering,
+    dst: Value,
+    regions: Sequence[Region],
+    family: str,
+    fill: Callable[[KernelBuilder], Expr] | None = None,
+) -> None:
+    """Kernels that copy `regions`, disjoint in `dst`; those without a source are filled with the scalar `fill`."""
+    width = dst.type.dtype.nbytes
+    regions = [r for r in regions if r.size]
+    large = [r for r in regions if ctx.threads > 1 and r.size * width >= PARALLEL_BYTES]
+    small = [r for r in regions if r not in large]
+    for r in large:
+        for part in _chunked(r, ctx):
+            _kernel(ctx, dst, [part], family, fill, parallel=part.size * width >= PARALLEL_BYTES)
+    if small:
+        _kernel(ctx, dst, small, family, fill, parallel=False)
+
+
+def _chunked(r: Region, ctx: Lowering) -> list[Region]:
+    """A region whose outer axes feed all threads; long rows are cut into chunks and a remainder."""
+    dims = merged(r.dims)
+    outer = prod(d.size for d in dims[:-1])
+    if outer >= 4 * ctx.threads or dims[-1].size < 8192:
+        return [r]
+    last, chunk = dims[-1], 4096
+    n = last.size // chunk
+    head = [*dims[:-1], Dim(n, last.dst * chunk, last.src * chunk), Dim(chunk, last.dst, last.src)]
+    tail = [*dims[:-1], Dim(last.size % chunk, last.dst, last.src)]
+    at = n * chunk
+    parts = [Region(tuple(head), r.dst, r.src, r.source)]
+    if last.size % chunk:
+        parts.append(Region(tuple(tail), r.dst + at * last.dst, r.src + at * last.src, r.source))
+    return parts
+
+
+def _kernel(
+    ctx: Lowering,
+    dst: Value,
+    regions: Sequence[Region],
+    family: str,
+    fill: Callable[[KernelBuilder], Expr] | None,
+    *,
+    parallel: bool,
+) -> None:
+    k = ctx.kernel()
+    y = raw(k, dst)
+    shaped = True
+    for r in regions:
+        shaped &= _emit(k, y, r, fill, parallel=parallel)
+    k.done(family, shaped=shaped)
+
+
+def _emit(
+    k: KernelBuilder, y: Buffer, r: Region, fill: Callable[[KernelBuilder], Expr] | None, *, parallel: bool
+) -> bool:
+    """One region's loops; False where LLVM's vectoriser is welcome."""
+    dims = merged(r.dims) or [Dim(1, 1, 1)]
+    x = None if r.source is None else raw(k, r.source)
+    if x is not None and (tile := _tile(k.ctx, y.dtype, dims)) is not None:
+        _transpose(k, (y, x), r, dims, tile, parallel=parallel)
+        return True
+    *outer, inner = dims
+
+    def row(index: Sequence[Expr]) -> None:
+        at = _offset(r.dst, index, [d.dst for d in outer])
+        if x is not None:
+            copy_row(k, (y, at, inner.dst), (x, _offset(r.src, index, [d.src for d in outer]), inner.src), inner.size)
+        else:
+            assert fill is not None
+            store_row(k, y, at, inner.size, inner.dst, fill(k))
+
+    nest(k, [d.size for d in outer], row, parallel=parallel)
+    return inner.dst == 1 and (x is None or inner.src in (-1, 0, 1))
+
+
+def nest(
+    k: KernelBuilder, sizes: Sequence[int], body: Callable[[Sequence[Expr]], None], *, parallel: bool = False
+) -> None:
+    """Loops over `sizes`; with `parallel` as many of the first ones as feed all threads make one parallel loop."""
+    if parallel and sizes:
+        taken = 1
+        while taken < len(sizes) and prod(sizes[:taken]) < 4 * k.ctx.threads:
+            taken += 1
+        for i in k.parallel("i", prod(sizes[:taken])):
+            head = unfolded(k, i, sizes[:taken])
+            nest(k, sizes[taken:], lambda rest: body([*head, *rest]))
+    elif sizes:
+        for i in k.loop("i", sizes[0]):
+            nest(k, sizes[1:], lambda rest: body([i, *rest]))
+    else:
+        body([])
+
+
+def unfolded(k: KernelBuilder, index: Expr, sizes: Sequence[int]) -> list[Expr]:
+    """Coordinates of a flat index into `sizes`."""
+    out: list[Expr] = []
+    below = total = prod(sizes)
+    for size in sizes:
+        below //= size
+        at = index / below
+        out.append(k.let(at if below * size == total else at % size, "at") if size > 1 else INDEX)
+    return out
+
+
+def _offset(start: int, index: Sequence[Expr], steps: Sequence[int]) -> Expr:
+    at: Expr = const(start)
+    for i, step in zip(index, steps, strict=True):
+        at = at + i * step
+    return at
+
+
+# ---- rows ----
+
+
+def store_row(k: KernelBuilder, y: Buffer, at: Expr, n: int, step: int, value: Expr) -> None:
+    """The same scalar into `n` elements."""
+    if step != 1:
+        for i in k.loop("j", n):
+            k.store(y, at + i * step, value)
+        return
+    for i, lanes in vectors(k, n, k.ctx.lanes(y.dtype)):
+        k.store(y, at + i, broadcast(value, lanes))
+
+
+def copy_row(k: KernelBuilder, dst: tuple[Buffer, Expr, int], src: tuple[Buffer, Expr, int], n: int) -> None:
+    """`n` elements between (buffer, first offset, stride)s."""
+    (y, at, step), (x, begin, stride) = dst, src
+    if stride == 0:
+        store_row(k, y, at, n, step, k.let(k.load(x, begin)))
+    elif step == 1 and stride in (1, -1):
+        for i, lanes in vectors(k, n, k.ctx.lanes(y.dtype)):
+            k.store(y, at + i, _load_row(k, x, begin + i if stride == 1 else begin - i, stride, lanes))
+    else:
+        for i in k.loop("j", n):
+            k.store(y, at + i * step, k.load(x, begin + i * stride))
+
+
+def _load_row(k: KernelBuilder, x: Buffer, at: Expr, stride: int, lanes: int) -> Expr:
+    if lanes == 1 or stride == 1:
+        return k.load(x, at, lanes)
+    return shuffle(k.load(x, at - (lanes - 1), lanes), None, tuple(range(lanes - 1, -1, -1)))
+
+
+def vectors(k: KernelBuilder, n: int, lanes: int) -> Iterator[tuple[Expr, int]]:
+    """Position and lanes of vectors that cover `n` elements; the last may overlap the one before it.
+
+    Only for stores that may be repeated. A loop as those of Builder: the body runs to its end.
+    """
+    lanes = min(lanes, 64)
+    while lanes > n:
+        lanes //= 2
+    for i in k.loop("j", n // lanes * lanes, step=lanes):
+        yield i, lanes
+    if n % lanes:
+        yield const(n - lanes), lanes
+
+
+# ---- transposes ----
+
+
+def _tile(ctx: Lowering, dtype: DType, dims: Sequence[Dim]) -> tuple[int, int] | None:
+    """The axis along which the source is contiguous, and the lanes of square blocks; None where none pay."""
+    last = dims[-1]
+    found = [i for i, d in enumerate(dims[:-1]) if d.src == 1]
+    if last.dst != 1 or abs(last.src) <= 1 or not found:
+        return None
+    full = min(ctx.lanes(dtype), _TILE)
+    lanes = full
+    while lanes > min(last.size, dims[found[0]].size):
+        lanes //= 2
+    return (found[0], lanes) if lanes >= min(full, 4) and lanes > 1 else None
+
+
+def _transpose(
+    k: KernelBuilder,
+    buffers: tuple[Buffer, Buffer],
+    r: Region,
+    dims: Sequence[Dim],
+    tile: tuple[int, int],
+    *,
+    parallel: bool,
+) -> None:
+    """Square blocks: vectors along the source's axis in, along the destination's out; edge blocks overlap."""
+    (y, x), (axis, lanes) = buffers, tile
+    rows, columns = dims[axis], dims[-1]
+    outer = [d for i, d in enumerate(dims[:-1]) if i != axis]
+    order = [*outer, rows, columns]
+
+    def start(index: Expr, size: int) -> Expr:
+        return index * lanes if size % lanes == 0 else minimum(index * lanes, size - lanes)
+
+    def body(index: Sequence[Expr]) -> None:
+        *head, j, i = index
+        at = [*head, start(j, rows.size), start(i, columns.size)]
+        begin = k.let(_offset(r.src, at, [d.src for d in order]), "begin")
+        block = [k.let(k.load(x, begin + c * columns.src, lanes), "r") for c in range(lanes)]
+        to = k.let(_offset(r.dst, at, [d.dst for d in order]), "to")
+        for c, vector in enumerate(transposed(k, block)):
+            k.store(y, to + c * rows.dst, vector)
+
+    blocks = [-(-rows.size // lanes), -(-columns.size // lanes)]
+    # Overlapping blocks write the same elements: they must stay with one thread.
+    ragged = rows.size % lanes or columns.size % lanes
+    nest(k, [*(d.size for d in outer), *blocks], body, parallel=parallel and (bool(outer) or not ragged))
+
+
+def transposed(k: KernelBuilder, rows: Sequence[Expr]) -> list[Expr]:
+    """lanes vectors of lanes elements, transposed by log2(lanes) exchanges of halves (butterfly network)."""
+    lanes, distance = len(rows), len(rows) // 2
+    block = list(rows)
+    while distance:
+        low = tuple(i if not i & distance else lanes + i - distance for i in range(lanes))
+        high = tuple(i + distance if not i & distance else lanes + i for i in range(lanes))
+        for i in range(lanes):
+            if not i & distance:
+                a, b = block[i], block[i + distance]
+                block[i] = k.let(shuffle(a, b, low), "s")
+                block[i + distance] = k.let(shuffle(a, b, high), "s")
+        distance //= 2
+    return block
+
+
+# ---- boxes ----
+
+
+def copy_box(
+    dst: tuple[TensorType, Sequence[int]],
+    src: tuple[TensorType, Sequence[int]],
+    sizes: Sequence[int],
+    steps: Sequence[int] | None = None,
+    source: Value | None = None,
+) -> list[Region]:
+    """Regions that copy a box of logical `sizes` between (type, first coordinates), whatever the two layouts.
+
+    steps: of the source along each axis, not 0; along channels of a blocked source 1.
+    """
+    (to, first), (of, begin) = dst, src
+    steps = steps or (1,) * len(sizes)
+    if not to.layout.block and not of.layout.block:
+        a, b = strides(to), strides(of)
+        at = (sum(i * s for i, s in zip(first, a, strict=True)), sum(i * s for i, s in zip(begin, b, strict=True)))
+        return [region(sizes, a, [s * t for s, t in zip(b, steps, strict=True)], at, source)]
+    assert steps[1] == 1, "channels of a blocked layout are taken in order"
+    a, b = _outer_strides(to), _outer_strides(of)
+    rest = [i for i in range(len(sizes)) if i != 1]
+    at = (sum(first[i] * a[i] for i in rest), sum(begin[i] * b[i] for i in rest))
+    dims = [Dim(sizes[i], a[i], b[i] * steps[i]) for i in rest]
+    return [
+        Region((*dims, *runs), at[0] + to_channel, at[1] + of_channel, source)
+        for runs, to_channel, of_channel in _channel_runs(to, first[1], of, begin[1], sizes[1])
+    ]
+
+
+def _outer_strides(t: TensorType) -> tuple[int, ...]:
+    """Element strides by logical axis; that of channels is not meant to be used in a blocked layout."""
+    steps = strides(t)
+    return steps[:-1] if t.layout.block else steps
+
+
+def _channel(t: TensorType, c: int) -> int:
+    """Offset of channel `c`."""
+    block, steps = t.layout.block, strides(t)
+    return c // block * steps[1] + c % block if block else c * steps[1]
+
+
+def _channel_runs(
+    to: TensorType, first: int, of: TensorType, begin: int, count: int
+) -> list[tuple[tuple[Dim, Dim], int, int]]:
+    """Channels cut at block boundaries, pieces of one form joined: (axes over pieces and lanes, both offsets)."""
+    blocks = to.layout.block, of.layout.block
+    lane = 1 if blocks[0] else strides(to)[1], 1 if blocks[1] else strides(of)[1]
+    forms: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+    c = 0
+    while c < count:
+        ends = [b - (c + s) % b for b, s in zip(blocks, (first, begin), strict=True) if b]
+        n = min(count - c, *ends)
+        form = (n, *((c + s) % b for b, s in zip(blocks, (first, begin), strict=True) if b))
+        forms.setdefault(form, []).append((_channel(to, first + c), _channel(of, begin + c)))
+        c += n
+    found: list[tuple[tuple[Dim, Dim], int, int]] = []
+    for (n, *_), places in forms.items():
+        step = (places[1][0] - places[0][0], places[1][1] - places[0][1]) if len(places) > 1 else (0, 0)
+        found.append(((Dim(len(places), *step), Dim(n, *lane)), *places[0]))
+    return found
