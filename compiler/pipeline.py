@@ -6,7 +6,9 @@ from ..passes import (  # noqa: F401  (each registers its pass)
     canonicalize,
     eliminate_common_subexpressions,
     eliminate_dead_code,
+    fold_batch_norm,
     fold_constants,
+    fuse,
     own_outputs,
 )
 
@@ -15,7 +17,7 @@ _CLEAN = ("fold-constants", "canonicalize", "eliminate-common-subexpressions")
 LEVELS: dict[int, tuple[str, ...]] = {
     0: ("eliminate-dead-code", "own-outputs"),
     1: (*_CLEAN, "own-outputs"),
-    2: (*_CLEAN, "own-outputs"),
+    2: (*_CLEAN, "fold-batch-norm", *_CLEAN, "fuse", "own-outputs"),
 }
 
 

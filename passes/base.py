@@ -117,6 +117,12 @@ class GraphRewriter(Rewriter):
         """One node reads it, once, and it is no output of the graph."""
         return len(self.readers(value)) == 1 and not self.is_output(value)
 
+    def place_after(self, anchor: Node, node: Node) -> None:
+        """Move the node emitted last to where its place in the order is known."""
+        assert self.graph.nodes[-1] is node
+        self.graph.nodes.pop()
+        self.graph.nodes.insert(self.graph.nodes.index(anchor) + 1, node)
+
     def emit_like(self, old: Node, op: str, inputs: Sequence[Value | None], **attrs: object) -> Value:
         """A single-output node in place of `old`: the same result type and origin."""
         return self.emit(op, inputs, [old.output.type], attrs, origin=old.origin, hint=old.output.name).output

@@ -146,6 +146,7 @@ def channel_vector(value: Value | None, rank: int, axis: int, size: int) -> np.n
     """A constant that varies along `axis` of a rank-`rank` result at most, as [size] float64."""
     if value is None or value.data is None or not value.type.dtype.is_float or value.type.rank > rank:
         return None
+    axis %= rank
     dims = (1,) * (rank - value.type.rank) + value.type.dims
     if any(d != 1 for i, d in enumerate(dims) if i != axis) or dims[axis] not in (1, size):
         return None
