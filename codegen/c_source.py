@@ -1,0 +1,145 @@
+"""A whole program as one file of portable C99: the oracle of the other emitters, and a form that any compiler takes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..ir.loops import Kernel, Program, Slot, Step
+from ..ir.loops_verify import stored_buffers
+from .c_expressions import Operators
+from .c_helpers import C_TYPES
+from .c_style import CStyle
+
+_PARALLEL = """\
+#ifndef C2C_PARALLEL_DEFINED
+#define C2C_PARALLEL_DEFINED
+typedef void (*c2c_task)(void *frame, int64_t begin, int64_t end, int32_t worker);
+typedef struct c2c_parallel {
+    void (*run)(void *self, c2c_task task, void *frame, int64_t count, int32_t workers);
+    void *self;
+    int32_t workers;
+} c2c_parallel;
+#endif
+"""
+
+_RUN = """\
+static void {name}_step(const c2c_parallel *parallel, c2c_task task, void *frame, int64_t count)
+{{
+    int32_t workers = parallel ? parallel->workers : 1;
+    if (workers > {threads})
+        workers = {threads};
+    if (workers > 1 && count > 1)
+        parallel->run(parallel->self, task, frame, count, workers);
+    else
+        task(frame, 0, count, 0);
+}}
+"""
+
+
+def emit_c(program: Program, *, embed_weights: bool) -> str:
+    """C99 text of the whole model with the entry `NAME_run` that `NAME.h` declares.
+
+    Weights are part of the text, as words of a little-endian machine, or read from `args->weights`. The program must
+    have been verified. Raises CodegenError for what only a GPU can do.
+    """
+    operators = Operators()
+    kernels = [CStyle(k, operators).text() for k in program.kernels.values()]
+    embedded = embed_weights and len(program.weights) > 0
+    parts = [
+        f"/* {program.name}: a compiled network in C99; {program.name}.h declares {program.name}_run. */\n"
+        "#include <math.h>\n#include <stddef.h>\n#include <stdint.h>\n#include <string.h>\n",
+        _PARALLEL,
+        *operators.helpers.values(),
+        *([_weights(program)] if embedded else []),
+        *kernels,
+        *(_thunk(step, program.kernels[step.kernel], len(program.inputs)) for step in program.steps),
+        *([_RUN.format(name=program.name, threads=program.threads)] if _any_parallel(program) else []),
+        _entry(program, embedded, embed_weights),
+    ]
+    return "\n".join(parts)
+
+
+def _any_parallel(program: Program) -> bool:
+    return any(_count(program, s) > 1 for s in program.steps)
+
+
+def _count(program: Program, step: Step) -> int:
+    """Iterations of a step's parallel loop; 1 where it has none."""
+    loop = program.kernels[step.kernel].parallel
+    return 1 if loop is None else int(loop.end.value)  # type: ignore[attr-defined]  # a constant, by the verifier
+
+
+def _weights(program: Program) -> str:
+    """The weights as a constant; the union aligns them for every element type."""
+    data = bytes(program.weights) + bytes(-len(program.weights) % 8)
+    words = [f"0x{w:x}u" for w in np.frombuffer(data, "<u8").tolist()]
+    rows = "\n".join("    " + ",".join(words[i : i + 8]) + "," for i in range(0, len(words), 8))
+    return (
+        f"static const union {{ uint64_t words[{len(words)}]; double aligned; }} {program.name}_weights = {{{{\n"
+        f"{rows}\n}}}};\n"
+    )
+
+
+def _thunk(step: Step, kernel: Kernel, inputs: int) -> str:
+    """A step: addresses of its arguments from the frame's base pointers."""
+    written = stored_buffers(kernel)
+    args = []
+    for slot, p in zip(step.args, kernel.params, strict=True):
+        const = "" if p.name in written else "const "
+        at = f"base[{_base(slot, inputs)}]" + (f" + {slot.offset}" if slot.offset else "")
+        args.append(f"({const}{C_TYPES[p.dtype]} *)({at})")
+    origin = ", ".join(step.origin).replace("*/", "* /").replace("\n", " ").replace("\\", "/").replace("??", "?")
+    return (
+        (f"/* {origin} */\n" if origin else "")
+        + f"static void {step.symbol}(void *frame, int64_t begin, int64_t end, int32_t worker)\n{{\n"
+        + ("    char *const *base = (char *const *)frame;\n" if args else "    (void)frame;\n")
+        + f"    {step.kernel}({', '.join([*args, 'begin', 'end', 'worker'])});\n}}\n"
+    )
+
+
+def _base(slot: Slot, inputs: int) -> int:
+    """Index in the frame: arena, weights, inputs, outputs."""
+    return {"arena": 0, "weights": 1, "input": 2, "output": 2 + inputs}[slot.base] + slot.index
+
+
+def _entry(program: Program, embedded: bool, embed_weights: bool) -> str:
+    """The struct of arguments and NAME_run."""
+    name = program.name
+    ins = [f"in{i}" for i in range(len(program.inputs))]
+    outs = [f"out{i}" for i in range(len(program.outputs))]
+    fields = [f"    const {C_TYPES[p.dtype]} *{n};" for p, n in zip(program.inputs, ins, strict=True)]
+    fields += [f"    {C_TYPES[p.dtype]} *{n};" for p, n in zip(program.outputs, outs, strict=True)]
+    file = len(program.weights) > 0 and not embed_weights
+    needed = [*ins, *outs, "arena", *(["weights"] if file else [])]
+    aligned = "(uintptr_t)args->arena" + (" | (uintptr_t)args->weights" if file else "")
+    weights = f"{name}_weights.words" if embedded else "args->weights"
+    pointers = ["args->arena", weights, *(f"args->{n}" for n in (*ins, *outs))]
+    calls = [
+        f"    {name}_step(args->parallel, {s.symbol}, frame, {_count(program, s)});"
+        if _count(program, s) > 1
+        else f"    {s.symbol}(frame, 0, {_count(program, s)}, 0);"
+        for s in program.steps
+    ]
+    lines = [
+        f"typedef struct {name}_args {{",
+        *fields,
+        "    void *arena;",
+        "    const void *weights;",
+        "    const c2c_parallel *parallel;",
+        f"}} {name}_args;",
+        "",
+        f"int {name}_run(const {name}_args *args);",
+        "",
+        f"int {name}_run(const {name}_args *args)",
+        "{",
+        f"    char *frame[{len(pointers)}];",
+        *(f"    if (!args->{n})\n        return 1;" for n in needed),
+        f"    if (({aligned}) & 63)",
+        "        return 2;",
+        *(f"    frame[{i}] = (char *){p};" for i, p in enumerate(pointers)),
+        *calls,
+        "    return 0;",
+        "}",
+        "",
+    ]
+    return "\n".join(lines)
