@@ -152,6 +152,7 @@ class Importer:
         self.origin: tuple[str, ...] = ()
         self.hint = ""
         self.results: tuple[str, ...] = ()
+        self.depth = 0
         self._fresh: set[Value] = set()
 
     # ---- the sweep ----
@@ -176,13 +177,6 @@ class Importer:
         """Opset by domain; raises OnnxImportError for one that is too old or too new."""
         opsets = self.opsets_of(self.model.opset_import)
         version = opsets.get("", OPSET)
-        if version < OLDEST:
-            self.problem(
-                OnnxImportError(
-                    f"the model is of opset {version}; c2c reads opsets {OLDEST} to {OPSET}",
-                    remedy="convert it with onnx.version_converter.convert_version(model, 17)",
-                )
-            )
         if version > OPSET:
             self.problem(
                 OnnxImportError(
@@ -294,10 +288,10 @@ class Importer:
         """Import one node and bind its outputs; a problem is reported with the node's name."""
         name = scope.prefix + (proto.name or next((o for o in proto.output if o), proto.op_type))
         where = f"node '{name}' ({proto.op_type})"
-        saved = self.origin, self.hint, self.results
+        saved = self.origin, self.hint, self.results, self.depth
         self.origin = (*self.origin[: scope.depth], name)
         self.hint = scope.prefix + next((o for o in proto.output if o), proto.op_type)
-        self.results = tuple(proto.output) if scope.depth == 0 else ()
+        self.results, self.depth = tuple(proto.output), scope.depth
         try:
             results = self._apply(proto, scope, where)
             self._bind(proto, scope, results, where)
@@ -306,7 +300,7 @@ class Importer:
             for k, output in enumerate(proto.output):
                 scope.values.setdefault(output, self._assumed(k))
         finally:
-            self.origin, self.hint, self.results = saved
+            self.origin, self.hint, self.results, self.depth = saved
 
     def problem(self, e: C2CError, where: str = "", node: str = "", op: str = "") -> None:
         """Raise, or report, an error with its place."""
@@ -339,10 +333,17 @@ class Importer:
         schema = schema_of(op, version)
         if schema is None:
             raise UnsupportedOpError(f"operator {op} does not exist in opset {version}")
+        if domain == "" and version < OLDEST and not _is_since(schema, schema_of(op, OLDEST)):
+            raise UnsupportedOpError(
+                f"operator {op} in the form of opset {version}; c2c reads opsets {OLDEST} to {OPSET}",
+                remedy="convert the model with onnx.version_converter.convert_version(model, 17)",
+            )
         inputs = self._read_inputs(proto, scope)
         attrs = read_attributes(proto, schema, scope.arguments, self.reader)
         if inputs is None:
             return [None] * len(proto.output)
+        if op not in CONTROL_FLOW and any(isinstance(a, GraphProto) for a in attrs.values()):
+            raise UnsupportedOpError(f"operator {op} with a subgraph is not supported")
         if op in CONTROL_FLOW:
             return inline_control_flow(self, proto, inputs, attrs, scope)
         if op == "Constant":
@@ -431,7 +432,7 @@ class Importer:
     def _infer(self, node: Node) -> None:
         """Set the types of a node's outputs; what inference cannot tell is taken from the model's declarations."""
         try:
-            types: Sequence[TensorType | None] = infer_node(node)
+            types: Sequence[TensorType | None] = infer_node(node, self.unread())
         except UnknownShapeError as e:
             types = [self._declared(k) for k in range(len(node.outputs))]
             if any(t is None for t in types):
@@ -442,9 +443,15 @@ class Importer:
             assert use is not None
             value.type = use
 
+    def unread(self) -> tuple[int, ...]:
+        """Results of the node in hand that have no name."""
+        return tuple(k for k, name in enumerate(self.results) if not name)
+
     def _declared(self, index: int) -> TensorType | None:
         """What the model says about result `index` of the node in hand."""
-        info = self.declared.get(self.results[index]) if index < len(self.results) else None
+        if self.depth or index >= len(self.results):
+            return None
+        info = self.declared.get(self.results[index])
         if info is None or not info.type.tensor_type.HasField("shape"):
             return None
         return self.pins.fill(tensor_type(info.type, info.name))
@@ -479,6 +486,11 @@ def _in_order(nodes: list[NodeProto], scope: Scope) -> list[NodeProto]:
         stuck = [n.name or (n.output[0] if n.output else n.op_type) for n, w in zip(nodes, waiting, strict=True) if w]
         raise OnnxImportError(f"the graph has a cycle: {', '.join(stuck[:5])}{', …' if len(stuck) > 5 else ''}")
     return order
+
+
+def _is_since(schema: OpSchema, later: OpSchema | None) -> bool:
+    """Whether an operator has not changed up to a later opset."""
+    return later is not None and schema.since_version == later.since_version
 
 
 def _check_arity(inputs: Sequence[Value | None], outputs: int, schema: OpSchema) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import FunctionProto, GraphProto, NodeProto
 
-from ..ir.errors import ConstantNeededError, OnnxImportError, UnsupportedOpError
+from ..ir.errors import C2CError, ConstantNeededError, OnnxImportError, UnsupportedOpError
 from ..ir.graph import Node, Value
 from ..ir.reference import OPSET, node_proto, schema_of, type_proto
 from .onnx_attributes import Arguments, resolve_attributes
@@ -34,12 +34,14 @@ def inline_call(imp: Importer, function: FunctionProto, proto: NodeProto, scope:
             return [None] * len(proto.output)
     given = resolve_attributes(proto, scope.arguments)
     arguments = {a.name: a for a in function.attribute_proto} | given
-    return _inline(imp, function, inputs, arguments, scope, proto.name or next(iter(proto.output), proto.op_type))
+    name = proto.name or next(iter(proto.output), proto.op_type)
+    return _inline(imp, function, inputs, arguments, scope, name, proto.output)
 
 
 def expand_function(imp: Importer, node: Node) -> tuple[Value, ...] | None:
     """Results of an operator computed by its ONNX function body; None where the body needs what c2c does not have."""
-    function = _schema_function(node)
+    names = ["" if k in imp.unread() else f"o{k}" for k in range(len(node.outputs))]
+    function = _schema_function(node, names)
     if function is None:
         return None
     schema = schema_of(node.op)
@@ -49,29 +51,35 @@ def expand_function(imp: Importer, node: Node) -> tuple[Value, ...] | None:
     count, report, imp.report = len(imp.nodes), imp.report, None
     try:
         scope = imp.new_scope({"": OPSET})
-        results = _inline(imp, function, list(node.inputs), arguments, scope, imp.hint)
-    except UnsupportedOpError:
+        results = _inline(imp, function, list(node.inputs), arguments, scope, imp.hint, names)
+    except C2CError:
         del imp.nodes[count:]
         return None
     finally:
         imp.report = report
-    return tuple(v for v in results[: len(node.outputs)] if v is not None)
+    return tuple(unread if v is None else v for v, unread in zip(results, node.outputs, strict=True))
 
 
-def _schema_function(node: Node) -> FunctionProto | None:
+def _schema_function(node: Node, outputs: Sequence[str]) -> FunctionProto | None:
     """The body of the newest version of an operator; it may depend on the types of the inputs."""
     schema: Any = schema_of(node.op)
     if schema.has_function and schema.function_opset_versions:
         version = max(schema.function_opset_versions)
-        return FunctionProto.FromString(schema.get_function_with_opset_version(version))
+        return _parsed(schema.get_function_with_opset_version(version))
     versions = schema.context_dependent_function_opset_versions
     if not versions:
         return None
     types = [b"" if v is None else type_proto(v.type).SerializeToString() for v in node.inputs]
     body = schema.get_context_dependent_function_with_opset_version(
-        max(versions), node_proto(node).SerializeToString(), types
+        max(versions), node_proto(node, outputs=outputs).SerializeToString(), types
     )
-    return FunctionProto.FromString(body) if body else None
+    return _parsed(body) if body else None
+
+
+def _parsed(body: bytes) -> FunctionProto:
+    function = FunctionProto()
+    function.ParseFromString(body)
+    return function
 
 
 def _inline(
@@ -81,18 +89,19 @@ def _inline(
     arguments: Arguments,
     scope: Scope,
     name: str,
+    results: Sequence[str],
 ) -> list[Value | None]:
-    """Import a function's nodes and give its results."""
+    """Import a function's nodes and give its results, None for those that have no name in `results`."""
     if len(inputs) > len(function.input):
         raise OnnxImportError(f"function {function.name} takes {len(function.input)} inputs, not {len(inputs)}")
-    opsets = imp.opsets_of(function.opset_import) or scope.opsets
+    opsets = scope.opsets | imp.opsets_of(function.opset_import)
     inner = imp.new_scope(opsets, prefix=f"{scope.prefix}{name}/", arguments=arguments, depth=_deeper(scope))
     padded = [*inputs, *[None] * (len(function.input) - len(inputs))]
     named = list(zip(function.input, padded, strict=True))
     inner.values.update({k: v for k, v in named if v is not None})
     inner.absent = frozenset(k for k, v in named if v is None)
     imp.graph_nodes(function.node, inner)
-    return [_result(inner, o) for o in function.output]
+    return [_result(inner, o) if name else None for o, name in zip(function.output, results, strict=False)]
 
 
 def _deeper(scope: Scope) -> int:

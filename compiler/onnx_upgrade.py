@@ -193,6 +193,14 @@ def _top_k(node: OldNode, emit: Emit) -> None:
     node.set_input(1, emit.constant(np.asarray([node.attrs.pop("k")], np.int64)))
 
 
+def _range(node: OldNode, emit: Emit) -> None:
+    """Bounds are scalars; exporters, and ONNX's own AffineGrid, also write [1]."""
+    for index, value in enumerate(node.inputs):
+        if value is not None and value.type.shape == (1,):
+            scalar = emit.constant(np.asarray([], np.int64))
+            node.set_input(index, emit.emit("Reshape", [value, scalar], {})[0])
+
+
 _AXES = _attr_to_input("axes", 1)
 _ALWAYS = 1 << 30
 
@@ -206,6 +214,7 @@ UPGRADES: dict[str, tuple[tuple[int, Rule], ...]] = {
     "Hardmax": ((13, _flattening),),
     "LogSoftmax": ((13, _flattening),),
     "Pad": ((11, _pad),),
+    "Range": ((_ALWAYS, _range),),
     "ReduceL1": ((18, _AXES),),
     "ReduceL2": ((18, _AXES),),
     "ReduceLogSum": ((18, _AXES),),

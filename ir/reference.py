@@ -7,7 +7,7 @@ a second time here. Operators of our own are expanded into ONNX ones (`_ALIASES`
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,8 @@ def has_function(op: str) -> bool:
 
 @functools.cache
 def _opset_imports() -> tuple[onnx.OperatorSetIdProto, ...]:
-    return (helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", opset_version("ai.onnx.ml")))
+    domains = sorted(onnx.defs.C.schema_version_map())
+    return tuple(helper.make_opsetid(d, opset_version(d)) for d in domains)
 
 
 # ---- types ----
@@ -134,9 +135,10 @@ def checked_type(type_: TensorType, name: str) -> TensorType:
     return type_
 
 
-def infer_node(node: Node) -> list[TensorType]:
+def infer_node(node: Node, unread: Collection[int] = ()) -> list[TensorType]:
     """Types of a node's outputs by ONNX's inference, small constant inputs known by value; layouts are plain.
 
+    Outputs in `unread`, which nobody reads, may stay untyped: they come out as an empty f32[0].
     Raises ShapeError where the inputs do not fit the operator, UnsupportedOpError for values that are no tensors.
     """
     if node.op == "c2c.Fused":
@@ -154,19 +156,23 @@ def infer_node(node: Node) -> list[TensorType]:
     }
     try:
         found = onnx.shape_inference.infer_node_outputs(schema, proto, types, data, None, [*_opset_imports()])
-        if any(name not in found or not _is_complete(found[name]) for name in proto.output) and has_function(node.op):
+        if not all(name in found and _is_complete(found[name]) for name in proto.output) and has_function(node.op):
             found = _infer_through_function(proto, types, data)
     except Exception as e:  # the C++ inference raises several unrelated classes
         raise ShapeError(f"inputs do not fit operator {node.op}: {_first_line(e)}", where=node.where) from e
     try:
-        named = zip(proto.output, node.outputs, strict=True)
-        return [tensor_type(found.get(name, TypeProto()), v.name) for name, v in named]
+        types = [found.get(name, TypeProto()) for name in proto.output]
+        return [
+            TensorType(DType.F32, (0,)) if k in unread and not _is_complete(t) else tensor_type(t, v.name)
+            for k, (t, v) in enumerate(zip(types, node.outputs, strict=True))
+        ]
     except C2CError as e:
         raise type(e)(e.what, where=e.where or node.where, remedy=e.remedy) from e
 
 
 def _is_complete(proto: TypeProto) -> bool:
-    return not proto.HasField("tensor_type") or proto.tensor_type.HasField("shape")
+    kind = proto.WhichOneof("value")
+    return kind is not None and (kind != "tensor_type" or proto.tensor_type.HasField("shape"))
 
 
 def _infer_through_function(
