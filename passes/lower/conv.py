@@ -1,0 +1,89 @@
+"""Conv: which of the forms computes a convolution."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...ir.types import DType
+from .context import Lowering, lowers
+from .conv_direct import lower_direct
+from .conv_kernel import Convolution
+from .conv_planar import PlanarConvolution, lower_planar
+from .depthwise import is_depthwise, lower_depthwise
+from .window import window
+
+MAX_WASTE = 4
+"""Groups merged into one with zero weights may cost this many times the multiply-adds."""
+
+
+@lowers("Conv")
+def lower_conv(ctx: Lowering) -> None:
+    """Conv in 1, 2 or 3 spatial dimensions."""
+    found = read_convolution(ctx)
+    if found is not None:
+        if is_depthwise(ctx, found):
+            return lower_depthwise(ctx, found)
+        merged = whole_blocks(ctx, found)
+        if merged is not None and not _is_planar(ctx, found):
+            return lower_direct(ctx, merged)
+    return lower_planar(ctx, _planar(ctx))
+
+
+def read_convolution(ctx: Lowering) -> Convolution | None:
+    """The node as a float32 convolution with constant weights and bias and layouts of the target's lanes, or None."""
+    node, out = ctx.node, ctx.output.type
+    x, w, b = node.input(0), node.input(1), node.input(2)
+    assert x is not None and w is not None
+    blocks = {x.type.layout.block, out.layout.block}
+    if x.type.dtype is not DType.F32 or w.data is None or not blocks <= {0, ctx.lanes()}:
+        return None
+    if b is not None and b.data is None:
+        return None
+    kernel = w.type.dims[2:]
+    view = window(node, x.type, node.output.type, kernel)
+    weights = w.data.reshape(*w.data.shape[:2], *(a.kernel for a in view.axes))
+    return Convolution(x, out, weights, None if b is None else b.data, node.attrs.get("group", 1), view)
+
+
+def whole_blocks(ctx: Lowering, conv: Convolution) -> Convolution | None:
+    """The convolution with groups merged until each one has whole blocks; None where that wastes too much."""
+    lanes, groups = ctx.lanes(), conv.groups
+    if groups == 1:
+        return conv
+
+    def is_whole(merge: int) -> bool:
+        cin, cout = conv.channels_in * merge, conv.channels_out * merge
+        fits_in = not conv.x.type.layout.block or cin % lanes == 0
+        return fits_in and (not conv.y.layout.block or cout % lanes == 0)
+
+    merge = next((m for m in range(1, groups) if groups % m == 0 and is_whole(m)), groups)
+    return merged_groups(conv, merge) if merge <= MAX_WASTE else None
+
+
+def merged_groups(conv: Convolution, merge: int) -> Convolution:
+    """`merge` neighbouring groups as one, with zero weights between them."""
+    if merge == 1:
+        return conv
+    cout, cin, groups = conv.channels_out, conv.channels_in, conv.groups // merge
+    w = conv.weights.reshape(groups, merge, cout, cin, *conv.weights.shape[2:])
+    full = np.zeros((groups, merge, cout, merge, cin, *conv.weights.shape[2:]), np.float32)
+    for i in range(merge):
+        full[:, i, :, i] = w[:, i]
+    weights = full.reshape(groups * merge * cout, merge * cin, *conv.weights.shape[2:])
+    return Convolution(conv.x, conv.y, weights, conv.bias, groups, conv.window)
+
+
+def _is_planar(ctx: Lowering, conv: Convolution) -> bool:
+    """Whether lanes along the width pay: plain tensors, rows of whole vectors, few output channels in a group."""
+    if conv.x.type.layout.block or conv.y.layout.block or conv.window.w.stride != 1:
+        return False
+    row = conv.window.pixels if conv.window.is_pointwise else conv.window.w.out
+    return conv.channels_out <= ctx.lanes() // 2 and row >= 2 * ctx.lanes()
+
+
+def _planar(ctx: Lowering) -> PlanarConvolution:
+    node = ctx.node
+    x, w = node.input(0), node.input(1)
+    assert x is not None and w is not None
+    view = window(node, x.type, node.output.type, w.type.dims[2:])
+    return PlanarConvolution(x, w, node.input(2), node.attrs.get("group", 1), view)

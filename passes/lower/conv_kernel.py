@@ -1,0 +1,180 @@
+"""What all convolution kernels share: the problem, its epilogue over blocks of channels, and its parallel tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...ir.graph import Node, Value, constant
+from ...ir.loops import Binary, Const, Expr, const, shuffle
+from ...ir.types import DType, TensorType
+from .context import INDEX, KernelBuilder, Lowering, Site, offset, strides
+from .tile import pieces
+from .window import Window
+
+PARALLEL_MACS = 1 << 17
+"""Convolutions with fewer multiply-adds stay on one thread: waking another costs as much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """y[n, k] = bias[k] + Σ x[n, c] * weights[k, c]: weights [K, C / groups, D, H, W], bias [K], float32."""
+
+    x: Value
+    y: TensorType
+    weights: np.ndarray
+    bias: np.ndarray | None
+    groups: int
+    window: Window
+
+    @property
+    def batch(self) -> int:
+        return self.x.type.dims[0]
+
+    @property
+    def channels_in(self) -> int:
+        """Input channels of one group."""
+        return int(self.weights.shape[1])
+
+    @property
+    def channels_out(self) -> int:
+        """Output channels of one group."""
+        return int(self.weights.shape[0]) // self.groups
+
+    @property
+    def macs(self) -> int:
+        return self.batch * self.window.pixels * self.weights.size
+
+
+class ConvKernel(KernelBuilder):
+    """A kernel builder that knows channels as multiples of the block, so that offsets need no division."""
+
+    def blocked_offset(self, type_: TensorType, coords: Sequence[Expr]) -> Expr:
+        block = type_.layout.block
+        known = _divide(coords[1], block) if block else None
+        if known is None:
+            return offset(type_, coords)
+        index, lane = known
+        steps = strides(type_)
+        total = coords[0] * steps[0] + index * steps[1]
+        for c, s in zip(coords[2:], steps[2:-1], strict=True):
+            total = total + c * s
+        return total + lane
+
+
+def _divide(channel: Expr, block: int) -> tuple[Expr, int] | None:
+    """(block index, lane) of a channel written as multiples of the block and a constant."""
+    match channel:
+        case Const():
+            index, lane = divmod(int(channel.value), block)
+            return const(index), lane
+        case Binary(op="mul", a=a, b=Const(value=value)) if int(value) % block == 0:
+            return a * (int(value) // block), 0
+        case Binary(op="add", a=a, b=b):
+            left, right = _divide(a, block), _divide(b, block)
+            if left is not None and right is not None and left[1] + right[1] < block:
+                return left[0] + right[0], left[1] + right[1]
+    return None
+
+
+def finish(k: KernelBuilder, coords: tuple[Expr, ...], valid: int, value: Expr) -> None:
+    """Apply the fused tail to a vector of channels and store its first `valid` lanes."""
+    ctx = k.ctx
+    if valid == value.lanes:
+        site = Site(coords, 1, valid)
+        k.write(ctx.output, site, ctx.epilogue(k, site, value))
+        return
+    value = k.let(value, "y")
+    for first, width in pieces(valid):
+        part = shuffle(value, None, tuple(range(first, first + width)))
+        site = Site((coords[0], coords[1] + first, *coords[2:]), 1, width)
+        k.write(ctx.output, site, ctx.epilogue(k, site, part))
+
+
+def pad_operands(ctx: Lowering, lanes: int) -> bool:
+    """Pad constants with one element a channel to whole vectors; whether whole vectors may then be stored.
+
+    They may not where the result is plain, or an operand of the tail that is not constant ends with the last channel.
+    """
+    channels = ctx.node.output.type.dims[1]
+    if channels % lanes == 0:
+        return True
+    safe = ctx.output.type.layout.block == lanes
+    made = {v for n in ctx.tail for v in n.outputs} | {ctx.node.output}
+    tail = []
+    for node in ctx.tail:
+        inputs = [v if v is None or v in made else _padded(ctx, v, lanes) for v in node.inputs]
+        safe = safe and all(v is None or v in made or not _has_channels(ctx, v) for v in inputs)
+        tail.append(Node(node.op, tuple(inputs), node.outputs, node.attrs, node.origin))
+    ctx.tail = tuple(tail)
+    return safe
+
+
+def _axis(ctx: Lowering, value: Value) -> int:
+    """The channel axis of an operand of the tail, negative where it has none."""
+    return 1 - (ctx.node.output.type.rank - value.type.rank)
+
+
+def _has_channels(ctx: Lowering, value: Value) -> bool:
+    """Whether a plain operand has exactly one element for each channel along its channel axis."""
+    axis = _axis(ctx, value)
+    channels = ctx.node.output.type.dims[1]
+    return axis >= 0 and not value.type.layout.block and value.type.dims[axis] == channels > 1
+
+
+def _padded(ctx: Lowering, value: Value, lanes: int) -> Value:
+    if value.data is None or not _has_channels(ctx, value):
+        return value
+    axis = _axis(ctx, value)
+    pad = [(0, 0)] * value.type.rank
+    pad[axis] = (0, -value.type.dims[axis] % lanes)
+    return constant(f"{value.name}.padded", np.pad(value.data, pad))
+
+
+def flattens(ctx: Lowering) -> bool:
+    """Whether the tail's operands span all spatial axes or none, so that these may be counted as one."""
+    spatial = ctx.node.output.type.dims[2:]
+    made = {v for n in ctx.tail for v in n.outputs} | {ctx.node.output}
+    for value in (v for n in ctx.tail for v in n.inputs if v is not None and v not in made):
+        mine = ((1,) * len(spatial) + value.type.dims)[-len(spatial) :]
+        if mine != spatial and any(d != 1 for d in mine):
+            return False
+    return True
+
+
+def padded_bias(ctx: Lowering, bias: np.ndarray | None, groups: int, lanes: int) -> Value | None:
+    """The bias of each group as whole vectors."""
+    if bias is None:
+        return None
+    out = bias.size // groups
+    padded = np.zeros((groups, -(-out // lanes) * lanes), np.float32)
+    padded[:, :out] = bias.reshape(groups, out)
+    return ctx.pack("bias", padded.reshape(-1))
+
+
+def start(k: KernelBuilder, bias: Value | None, at: Expr, lanes: int) -> Expr:
+    """First value of an accumulator."""
+    return const(0, DType.F32, lanes) if bias is None else k.load(k.tensor(bias), at, lanes)
+
+
+def tasks(ctx: Lowering, k: KernelBuilder, macs: int, count: int) -> Iterator[Expr]:
+    """The outermost loop: parallel where the work is worth it."""
+    spread = ctx.threads > 1 and count > 1 and macs >= PARALLEL_MACS
+    return k.parallel("t", count) if spread else k.loop("t", count)
+
+
+def unravel(k: KernelBuilder, index: Expr, dims: Sequence[int]) -> list[Expr]:
+    """Row-major coordinates of a linear index, each named."""
+    coords: list[Expr] = []
+    for position, d in enumerate(reversed(dims)):
+        last = position == len(dims) - 1
+        coords.append(INDEX if d == 1 else k.let(index if last else index % d, "i"))
+        index = index if d == 1 or last else k.let(index / d, "i")
+    return coords[::-1]
+
+
+def guarded(k: KernelBuilder, cond: Expr, needed: bool) -> Iterator[None]:
+    """An If where it is needed, nothing where the condition is known to hold."""
+    return k.when(cond) if needed else iter((None,))

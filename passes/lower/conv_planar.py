@@ -1,0 +1,142 @@
+"""Convolution with lanes along the width: any element type, layout, group count, weights known or not.
+
+The best form where a group has only a few output channels and tensors are plain (the last layer of an image network,
+depthwise audio filters); elsewhere the form that is always right. Tile: output channels × vectors of pixels. Pixels at
+the border of a row are computed singly, with the range of their taps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from ...ir.graph import Value
+from ...ir.loops import Buffer, Expr, broadcast, cast, const, fma, ramp
+from ...ir.types import DType
+from .context import INDEX, Lowering, Site, offset, strides
+from .conv_kernel import flattens, tasks, unravel
+from .tile import runs
+from .window import Window
+
+ACCUMULATORS = {DType.F16: DType.F32, DType.BF16: DType.F32}
+"""Types whose sums are kept in a wider one."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanarConvolution:
+    """y = bias + x * weights, all values; `weights` [K, C / groups, *spatial] in plain layout."""
+
+    x: Value
+    weights: Value
+    bias: Value | None
+    groups: int
+    window: Window
+
+    @property
+    def channels_in(self) -> int:
+        return self.weights.type.dims[1]
+
+    @property
+    def channels_out(self) -> int:
+        """Output channels of one group."""
+        return self.weights.type.dims[0] // self.groups
+
+
+def lower_planar(ctx: Lowering, conv: PlanarConvolution) -> None:
+    """Append the kernel of a convolution in planar form."""
+    _Writer(ctx, conv).write()
+
+
+class _Writer:
+    def __init__(self, ctx: Lowering, conv: PlanarConvolution) -> None:
+        self.ctx, self.conv, self.k = ctx, conv, ctx.kernel()
+        self.window = conv.window
+        if conv.window.is_pointwise and flattens(ctx) and not _is_blocked(ctx, conv):
+            self.window = conv.window.merged()
+        dtype = ctx.node.output.type.dtype
+        self.acc = ACCUMULATORS.get(dtype, dtype)
+        self.lanes = 1 if _is_blocked(ctx, conv) else ctx.lanes(self.acc)
+        self.channels = max(c for c in (1, 2, 3, 4) if conv.channels_out % c == 0)
+        self.vectors = max(1, min(8, (ctx.target.registers - 2 - self.channels) // self.channels))
+
+    def write(self) -> None:
+        k, conv, window = self.k, self.conv, self.window
+        batch = conv.x.type.dims[0]
+        dims = (batch, conv.groups, conv.channels_out // self.channels, window.d.out, window.h.out)
+        macs = batch * window.pixels * conv.weights.type.size
+        for t in tasks(self.ctx, k, macs, prod(dims)):
+            n, group, block, d, h = unravel(k, t, dims)
+            self._row(n, group, k.let(group * conv.channels_out + block * self.channels, "m"), d, h)
+        k.done("conv_planar")
+
+    def _row(self, n: Expr, group: Expr, first: Expr, d: Expr, h: Expr) -> None:
+        k, axis = self.k, self.window.w
+        at = (n, group, first, d, h)
+        for run in runs(axis, self.lanes, self.vectors):
+            for w in k.loop("w", run.end, run.begin, run.step):
+                taps = axis.tap_range(w) if run.border else (const(0), const(axis.kernel))
+                self._tile(at, w, run.vectors, run.lanes, taps)
+
+    def _tile(self, at: tuple[Expr, ...], w: Expr, vectors: int, lanes: int, taps: tuple[Expr, Expr]) -> None:
+        n, group, first, d, h = at
+        k, window = self.k, self.window
+        acc = k.registers("acc", self.acc, self.channels * vectors, lanes)
+        for m in range(self.channels):
+            value = k.let(self._start(first + m, lanes), "first")
+            for v in range(vectors):
+                k.store(acc, m * vectors + v, value)
+        ad, ah, aw = window.axes
+        d0, d1 = ad.tap_range(d)
+        h0, h1 = (k.let(e, "r") for e in ah.tap_range(h))
+        s0, s1 = (k.let(e, "s") for e in taps)
+        for c in k.loop("c", self.conv.channels_in):
+            for q in k.loop("q", d1, d0):
+                for r in k.loop("r", h1, h0):
+                    source = self._source(n, group, c, d * ad.stride - ad.pad + q * ad.dilation,
+                                          h * ah.stride - ah.pad + r * ah.dilation)  # fmt: skip
+                    source, row = k.let(source, "x"), k.let((q * ah.kernel + r) * aw.kernel, "row")
+                    for s in k.loop("s", s1, s0):
+                        self._tap(first, c, source, row + s, w * aw.stride - aw.pad + s * aw.dilation, vectors, acc)
+        for m in range(self.channels):
+            for v in range(vectors):
+                value = cast(k.load(acc, m * vectors + v), self.ctx.node.output.type.dtype)
+                spatial = window.spatial(d, h, k.let(w + v * lanes, "w"))
+                site = Site((n, first + m, *spatial), -1, lanes)
+                k.write(self.ctx.output, site, self.ctx.epilogue(k, site, value))
+
+    def _source(self, n: Expr, group: Expr, c: Expr, d: Expr, h: Expr) -> Expr:
+        """Element offset of column 0 of a row of the input; `d` and `h` may be merged axes."""
+        channel = group * self.conv.channels_in + c
+        rank = self.window.rank
+        return offset(self.conv.x.type, (n, channel, *(d, h, INDEX)[3 - rank :]))
+
+    def _tap(self, first: Expr, c: Expr, source: Expr, tap: Expr, column: Expr, vectors: int, acc: Buffer) -> None:
+        """Products of one input channel's tap with the tile."""
+        k, lanes, conv = self.k, acc.lanes, self.conv
+        x, w = k.tensor(conv.x, "x"), k.tensor(conv.weights, "w")
+        pixel = strides(conv.x.type)[conv.x.type.rank - 1]
+        step = self.window.w.stride * pixel
+        at, taps = k.let(source + column * pixel, "x"), self.window.taps
+        weights = []
+        for m in range(self.channels):
+            index = ((first + m) * conv.channels_in + c) * taps + tap
+            weights.append(k.let(broadcast(cast(k.load(w, index), self.acc), lanes), "f"))
+        for v in range(vectors):
+            index = at + v * lanes * step
+            loaded = k.load(x, index if step == 1 or lanes == 1 else ramp(index, step, lanes), lanes)
+            value = k.let(cast(loaded, self.acc), "p")
+            for m, weight in enumerate(weights):
+                i = m * vectors + v
+                old = k.load(acc, i)
+                k.store(acc, i, fma(value, weight, old) if self.acc.is_float else value * weight + old)
+
+    def _start(self, channel: Expr, lanes: int) -> Expr:
+        if self.conv.bias is None:
+            return const(0, self.acc, lanes)
+        bias = self.k.load(self.k.tensor(self.conv.bias, "bias"), channel)
+        return broadcast(cast(bias, self.acc), lanes)
+
+
+def _is_blocked(ctx: Lowering, conv: PlanarConvolution) -> bool:
+    operands = [v for n in ctx.tail for v in n.inputs if v is not None]
+    return any(v.type.layout.block for v in (conv.x, ctx.output, *operands))

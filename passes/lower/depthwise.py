@@ -1,0 +1,177 @@
+"""Depthwise convolution of blocked tensors: lanes are channels, a row of the filter stays in registers.
+
+A tile is a run of pixels of one row and one block of channels. For each row of the filter its weights are loaded once;
+each input vector is loaded once and feeds all its taps. Rows beyond the input are left out by the loop's bounds, taps
+beyond it by leaving out their products in the first and last tiles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from ...ir.graph import Value
+from ...ir.loops import Buffer, Expr, broadcast, const, fma, minimum, shuffle
+from ...ir.types import DType
+from .context import INDEX, Lowering, strides
+from .conv_kernel import ConvKernel, Convolution, finish, guarded, pad_operands, padded_bias, start, tasks, unravel
+from .tile import Segment, segments
+
+MAX_UNROLLED = 7
+"""Longest row of a filter whose weights are kept in registers."""
+
+
+def is_depthwise(ctx: Lowering, conv: Convolution) -> bool:
+    """One input channel a group, both tensors blocked, a channel multiplier that blocks divide or that divides them."""
+    lanes, multiplier = ctx.lanes(), conv.channels_out
+    if conv.channels_in != 1 or conv.groups == 1 or not (conv.x.type.layout.block == conv.y.layout.block == lanes):
+        return False
+    return lanes % multiplier == 0 or multiplier % lanes == 0
+
+
+def lower_depthwise(ctx: Lowering, conv: Convolution) -> None:
+    """Append the kernel of a depthwise convolution (see `is_depthwise`)."""
+    _Writer(ctx, conv, pad_operands(ctx, ctx.lanes())).write()
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Image, block of output channels, output row; element offsets of the input plane and of the weights."""
+
+    n: Expr
+    block: Expr
+    d: Expr
+    h: Expr
+    x: Expr
+    weights: Expr
+
+
+class _Writer:
+    def __init__(self, ctx: Lowering, conv: Convolution, whole_vectors: bool) -> None:
+        self.ctx, self.conv, self.k, self.lanes = ctx, conv, ConvKernel(ctx), ctx.lanes()
+        channels = conv.groups * conv.channels_out
+        self.blocks = -(-channels // self.lanes)
+        self.valid = self.lanes if whole_vectors else channels - (self.blocks - 1) * self.lanes
+        w = conv.window.w
+        self.unrolled = w.kernel <= MAX_UNROLLED
+        room = ctx.target.registers - 1 - (w.kernel if self.unrolled else 1)
+        self.segments = segments(w, max(4, min(room, 8 if ctx.target.registers <= 16 else 14)))
+        self.x: Buffer = self.k.tensor(conv.x, "x")
+        self.w: Buffer = self.k.tensor(ctx.pack("weights", self._pack(conv.weights)), "w")
+        self.bias: Value | None = padded_bias(ctx, conv.bias, 1, self.lanes)
+
+    def _pack(self, weights: np.ndarray) -> np.ndarray:
+        """[blocks, taps, lanes]."""
+        taps = self.conv.window.taps
+        padded = np.zeros((self.blocks * self.lanes, taps), np.float32)
+        padded[: weights.shape[0]] = weights.reshape(-1, taps)
+        return np.ascontiguousarray(padded.reshape(self.blocks, self.lanes, taps).transpose(0, 2, 1)).reshape(-1)
+
+    def write(self) -> None:
+        k, conv = self.k, self.conv
+        height = conv.window.h
+        total = conv.window.d.out * height.out
+        wanted = -(-4 * self.ctx.threads // (conv.batch * self.blocks)) if self.ctx.threads > 1 else 1
+        rows = -(-total // min(total, wanted))
+        dims = (conv.batch, self.blocks, -(-total // rows))
+        for t in tasks(self.ctx, k, conv.macs, prod(dims)):
+            n, block, chunk = unravel(k, t, dims)
+            begin = chunk * rows
+            end = begin + rows if total % rows == 0 else minimum(begin + rows, total)
+            x = k.let(n * strides(conv.x.type)[0] + self._source(block), "x")
+            w = k.let(block * (conv.window.taps * self.lanes), "w")
+            for row in k.loop("row", end, begin) if total > 1 else (INDEX,):
+                d, h = (
+                    (k.let(row / height.out, "d"), k.let(row % height.out, "h")) if total > height.out else (INDEX, row)
+                )
+                place = _Place(n, block, d, h, x, w)
+                for last in (False, True) if self.valid < self.lanes else (True,):
+                    cond = block >= self.blocks - 1 if last else block < self.blocks - 1
+                    for _ in guarded(k, cond, self.valid < self.lanes):
+                        self._row(place, self.valid if last else self.lanes)
+        k.done("conv_depthwise")
+
+    def _source(self, block: Expr) -> Expr:
+        """Element offset, in an image, of the first input channel of a block of output channels."""
+        plane, m, b = self.conv.window.pixels_in * self.lanes, self.conv.channels_out, self.lanes
+        if m == 1:
+            return block * plane
+        if m % b == 0:
+            channel = self.k.let(block / (m // b), "channel")
+            return channel / b * plane + channel % b
+        return block / m * plane + block % m * (b // m)
+
+    def _load(self, index: Expr) -> Expr:
+        """The inputs of a vector of output channels at one position."""
+        m, b = self.conv.channels_out, self.lanes
+        if m == 1:
+            return self.k.load(self.x, index, b)
+        if m % b == 0:
+            return broadcast(self.k.load(self.x, index), b)
+        return shuffle(self.k.load(self.x, index, b // m), None, tuple(i // m for i in range(b)))
+
+    def _row(self, place: _Place, valid: int) -> None:
+        k = self.k
+        for s in self.segments:
+            for i in k.loop("tile", s.count):
+                self._tile(place, s, k.let(i * s.pixels + s.start, "w"), valid)
+
+    def _tile(self, place: _Place, s: Segment, w: Expr, valid: int) -> None:
+        k, lanes = self.k, self.lanes
+        ad, ah, aw = self.conv.window.axes
+        acc = k.registers("acc", DType.F32, s.pixels, lanes)
+        first = k.let(start(k, self.bias, place.block * lanes, lanes), "first")
+        for p in range(s.pixels):
+            k.store(acc, p, first)
+        d0, d1 = ad.tap_range(place.d)
+        h0, h1 = (k.let(e, "r") for e in ah.tap_range(place.h))
+        row = aw.size * lanes
+        origin = (
+            place.x
+            + (place.d * ad.stride - ad.pad) * (ah.size * row)
+            + (place.h * ah.stride - ah.pad) * row
+            + (w * aw.stride - aw.pad) * lanes
+        )
+        origin = k.let(origin, "x")
+        for q in k.loop("q", d1, d0):
+            for r in k.loop("r", h1, h0):
+                x = k.let(origin + q * (ad.dilation * ah.size * row) + r * (ah.dilation * row), "x")
+                y = k.let(place.weights + (q * ah.kernel + r) * (aw.kernel * lanes), "w")
+                if self.unrolled and not s.dynamic:
+                    self._filter_row(s, x, y, acc)
+                else:
+                    self._filter_loop(s, w, x, y, acc)
+        for p in range(s.pixels):
+            spatial = self.conv.window.spatial(place.d, place.h, w + p)
+            finish(k, (place.n, place.block * lanes, *spatial), valid, k.load(acc, p))
+
+    def _filter_row(self, s: Segment, x: Expr, w: Expr, acc: Buffer) -> None:
+        """All taps of a filter's row at once."""
+        k, axis, lanes = self.k, self.conv.window.w, self.lanes
+        users: dict[int, list[tuple[int, int]]] = {}
+        for p in range(s.pixels):
+            for t in axis.taps(s.start + p) if s.taps is not None else range(axis.kernel):
+                users.setdefault(p * axis.stride + t * axis.dilation, []).append((p, t))
+        weights = [k.let(k.load(self.w, w + t * lanes, lanes), "f") for t in range(axis.kernel)]
+        for column in sorted(users):
+            value = k.let(self._load(x + column * lanes), "p")
+            for p, t in users[column]:
+                k.store(acc, p, fma(value, weights[t], k.load(acc, p)))
+
+    def _filter_loop(self, s: Segment, w: Expr, x: Expr, y: Expr, acc: Buffer) -> None:
+        """Tap by tap: for long filters and for pixels whose taps are known at run time only."""
+        k, axis, lanes = self.k, self.conv.window.w, self.lanes
+        if s.dynamic:
+            groups = [(*axis.tap_range(w), 0, 1)]
+        elif s.taps is None:
+            groups = [(const(0), const(axis.kernel), 0, s.pixels)]
+        else:
+            groups = [(const(g.begin), const(g.end), g.first, g.last) for g in s.taps]
+        for begin, end, first, last in groups:
+            for t in k.loop("s", end, begin):
+                weight = k.let(k.load(self.w, y + t * lanes, lanes), "f")
+                for p in range(first, last):
+                    value = self._load(x + t * (axis.dilation * lanes) + p * axis.stride * lanes)
+                    k.store(acc, p, fma(value, weight, k.load(acc, p)))

@@ -1,0 +1,192 @@
+"""Register tiles of convolutions: pixels × vectors accumulators, and how a row of pixels divides into tiles.
+
+A tile fits when pixels·vectors + vectors + 1 <= registers: the accumulators, one weight vector for each output vector
+and one broadcast input element. Where multiply-adds take a lane of a vector (`splats_lanes`), the pixels' channels are
+held as vectors instead, so pixels·vectors + vectors + pixels <= registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ...codegen.target import Target
+from ...ir.types import DType
+from .window import Axis
+
+LATENCY = 4
+"""Cycles from a multiply-add to the use of its result, on every core of interest."""
+
+MAX_BORDER_TILES = 12
+"""Border tiles of a row that get code of their own; rows with more fall back to single pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Accumulators of the innermost loop."""
+
+    pixels: int
+    vectors: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taps:
+    """Taps [begin, end) along a row that pixels [first, last) of a tile have inside the input."""
+
+    begin: int
+    end: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """`count` equal tiles of `pixels` output pixels from `start` on; `taps` where they read beyond the input.
+
+    `dynamic`: single pixels whose tap range is computed at run time.
+    """
+
+    start: int
+    count: int
+    pixels: int
+    taps: tuple[Taps, ...] | None = None
+    dynamic: bool = False
+
+    @property
+    def end(self) -> int:
+        return self.start + self.count * self.pixels
+
+
+def splats_lanes(target: Target) -> bool:
+    """Whether multiply-adds take a lane of a vector as a factor."""
+    return target.arch.startswith(("aarch64", "arm64"))
+
+
+def fma_per_cycle(target: Target) -> int:
+    return 1 if target.vector_bits >= 512 else 2
+
+
+def step_cycles(target: Target, pixels: int, vectors: int) -> float:
+    """Estimated cycles of one input channel of one tap: bound by multiply-adds, loads or latency."""
+    return max(pixels * vectors / fma_per_cycle(target), (pixels + vectors) / 2, float(LATENCY)) + 0.25
+
+
+def fits(target: Target, pixels: int, vectors: int, splat: bool) -> bool:
+    spare = pixels if splat else 1
+    return pixels * vectors + vectors + spare <= target.registers
+
+
+def choose_tile(target: Target, dtype: DType, pixels: int, channels: int, *, splat: bool = False) -> Tile:
+    """The tile with the least estimated time for a row of `pixels` and `channels` output channels."""
+    vectors = -(-channels // target.lanes(dtype))
+    found = [
+        Tile(p, v)
+        for v in range(1, min(vectors, 6) + 1)
+        for p in range(1, min(pixels, target.registers) + 1)
+        if fits(target, p, v, splat)
+    ]
+
+    def cycles(t: Tile) -> float:
+        parts = [(t.vectors, vectors // t.vectors), (vectors % t.vectors, 1)]
+        row = split(pixels, t.pixels)
+        return sum(n * sum(m * step_cycles(target, p, v) for m, p in row) for v, n in parts if v)
+
+    return min(found, key=lambda t: (round(cycles(t), 3), len(split(pixels, t.pixels)), -t.pixels * t.vectors))
+
+
+def split(total: int, size: int) -> list[tuple[int, int]]:
+    """`total` as (count, size) of nearly equal parts of at most `size`, larger ones first."""
+    parts = -(-total // size)
+    small, larger = divmod(total, parts)
+    return [(n, s) for n, s in ((larger, small + 1), (parts - larger, small)) if n]
+
+
+def segments(axis: Axis, pixels: int) -> tuple[Segment, ...]:
+    """A row of output pixels as tiles: runs of interior tiles as one segment, each border tile as its own."""
+    inside = axis.interior()
+    tiles: list[tuple[int, int]] = []
+    for count, size in split(axis.out, pixels):
+        at = sum(tiles[-1]) if tiles else 0
+        tiles += [(at + i * size, size) for i in range(count)]
+    border = [t for t in tiles if t[0] not in inside or sum(t) - 1 not in inside]
+    if len(border) > MAX_BORDER_TILES:
+        return _dynamic_segments(axis, pixels)
+    out: list[Segment] = []
+    for start, size in tiles:
+        if (start, size) in border:
+            out.append(Segment(start, 1, size, tap_groups(axis, start, size)))
+        elif out and out[-1].taps is None and out[-1].pixels == size:
+            out[-1] = Segment(out[-1].start, out[-1].count + 1, size)
+        else:
+            out.append(Segment(start, 1, size))
+    return tuple(out)
+
+
+def _dynamic_segments(axis: Axis, pixels: int) -> tuple[Segment, ...]:
+    inside = axis.interior()
+    out = [Segment(0, inside.start, 1, dynamic=True)] if inside.start else []
+    at = inside.start
+    for count, size in split(len(inside), pixels) if inside else ():
+        out.append(Segment(at, count, size))
+        at += count * size
+    return tuple([*out, Segment(at, axis.out - at, 1, dynamic=True)] if at < axis.out else out)
+
+
+def tap_groups(axis: Axis, start: int, size: int) -> tuple[Taps, ...]:
+    """Taps grouped by the pixels of a tile that have them; the pixels are contiguous for every tap."""
+    ranges = [axis.taps(o) for o in range(start, start + size)]
+    groups: list[Taps] = []
+    for t in range(axis.kernel):
+        mine = [p for p, r in enumerate(ranges) if t in r]
+        if not mine:
+            continue
+        first, last = mine[0], mine[-1] + 1
+        if groups and groups[-1].end == t and (groups[-1].first, groups[-1].last) == (first, last):
+            groups[-1] = Taps(groups[-1].begin, t + 1, first, last)
+        else:
+            groups.append(Taps(t, t + 1, first, last))
+    return tuple(groups)
+
+
+def pieces(count: int) -> Iterator[tuple[int, int]]:
+    """`count` lanes as (first lane, lanes) of powers of two, largest first."""
+    at = 0
+    while at < count:
+        width = 1 << ((count - at).bit_length() - 1)
+        yield at, width
+        at += width
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Pixels [begin, end) of a row in steps of vectors · lanes; `border`: their taps are known at run time only."""
+
+    begin: int
+    end: int
+    vectors: int
+    lanes: int
+    border: bool = False
+
+    @property
+    def step(self) -> int:
+        return self.vectors * self.lanes
+
+
+def runs(axis: Axis, lanes: int, vectors: int) -> Iterator[Run]:
+    """A row with lanes along it: interior pixels as vectors, `vectors` at a time, border pixels singly."""
+    inside = axis.interior()
+    if not inside:
+        yield Run(0, axis.out, 1, 1, True)
+        return
+    if inside.start:
+        yield Run(0, inside.start, 1, 1, True)
+    at, left = inside.start, len(inside)
+    for v in dict.fromkeys((vectors, 1)):
+        whole = left // (v * lanes) * v * lanes
+        if whole:
+            yield Run(at, at + whole, v, lanes)
+        at, left = at + whole, left - whole
+    for skip, width in pieces(left):
+        yield Run(at + skip, at + skip + width, 1, width)
+    if inside.stop < axis.out:
+        yield Run(inside.stop, axis.out, 1, 1, True)
