@@ -47,7 +47,7 @@ OPS: dict[str, OpDef] = {
         "Sub Div Pow Mod Less LessOrEqual Greater GreaterOrEqual Where Clip PRelu BitShift "
         "Abs Neg Sqrt Exp Log Erf Sigmoid Tanh Relu LeakyRelu Elu Selu Celu HardSigmoid HardSwish Softplus Softsign Gelu "
         "Mish Swish Floor Ceil Round Sign Reciprocal Not BitwiseNot Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh Acosh "
-        "Atanh IsNaN IsInf Cast CastLike ThresholdedRelu Shrink QuantizeLinear DequantizeLinear",
+        "Atanh IsNaN IsInf Cast CastLike BitCast ThresholdedRelu Shrink SwiGLU QuantizeLinear DequantizeLinear",
     ),
     **_rows(Kind.INJECTIVE, "Reshape Flatten Squeeze Unsqueeze Identity Dropout", view=True),
     **_rows(

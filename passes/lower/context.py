@@ -82,12 +82,19 @@ class KernelBuilder(Builder):
             self.bound[value] = self.param(hint or "p", value.type.dtype, size)
         return self.bound[value]
 
-    def read(self, value: Value, site: Site) -> Expr:
-        """`value` at a site of a result to which it broadcasts (numpy rules), as a vector of `site.lanes`."""
-        buffer, type_ = self.tensor(value), value.type
+    def read(self, value: Value, site: Site, type_: TensorType | None = None) -> Expr:
+        """`value` at a site of a result to which it broadcasts (numpy rules), as a vector of `site.lanes`.
+
+        `type_` reads it as if it had that type (the same bytes under another shape).
+        """
+        type_ = type_ or value.type
         skip = len(site.coords) - type_.rank
         axis = (site.axis if site.axis >= 0 else len(site.coords) - 1) - skip
-        dims = type_.dims
+        if site.lanes > 1 and axis + skip == 1 and self.ctx.output.type.layout.block:
+            from .channels import whole_blocks  # it imports this module
+
+            value, type_ = whole_blocks(self.ctx, value, type_)
+        buffer, dims = self.tensor(value), type_.dims
         coords = [INDEX if dims[i] == 1 else c for i, c in enumerate(site.coords[skip:])]
         at = self.blocked_offset(type_, coords) if type_.layout.block and axis == 1 else offset(type_, coords)
         if site.lanes == 1:
@@ -129,6 +136,8 @@ class Lowering:
     result: Value | None = None
     group: Node | None = None
     serial: int = 0
+    memo: dict[tuple[object, ...], Value] = field(default_factory=dict)
+    """Constants and copies made once for several readers."""
 
     @property
     def output(self) -> Value:
