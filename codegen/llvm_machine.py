@@ -1,0 +1,58 @@
+"""LLVM as a library: text to verified, optimised module to object or assembly. Raises CodegenError."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import llvmlite.binding as llvm
+
+from ..ir.errors import CodegenError
+from .target import Target
+
+
+@cache
+def _initialise() -> None:
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+
+
+def target_machine(target: Target) -> llvm.TargetMachine:
+    """Position-independent code in the small code model."""
+    _initialise()
+    made = llvm.Target.from_triple(target.triple)
+    return made.create_target_machine(
+        cpu=target.cpu, features=",".join(target.features), opt=2, reloc="pic", codemodel="small"
+    )
+
+
+def optimised(text: str, target: Target, level: int = 2) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
+    """Parse, verify, and run LLVM's passes: loop vectoriser on (kernels switch it off by metadata), SLP off."""
+    machine = target_machine(target)
+    try:
+        module = llvm.parse_assembly(text)
+        module.triple = target.triple
+        module.data_layout = str(machine.target_data)
+        module.verify()
+    except RuntimeError as e:
+        raise CodegenError(
+            f"generated LLVM IR is not valid: {e}", remedy="this is a bug of c2c: please report it"
+        ) from e
+    if level:
+        options = llvm.create_pipeline_tuning_options(speed_level=level)
+        options.loop_vectorization = True
+        options.slp_vectorization = False
+        options.loop_interleaving = True
+        options.loop_unrolling = True
+        builder = llvm.create_pass_builder(machine, options)
+        builder.getModulePassManager().run(module, builder)
+    return module, machine
+
+
+def object_bytes(text: str, target: Target) -> bytes:
+    module, machine = optimised(text, target)
+    return bytes(machine.emit_object(module))
+
+
+def assembly_text(text: str, target: Target) -> str:
+    module, machine = optimised(text, target)
+    return str(machine.emit_assembly(module))

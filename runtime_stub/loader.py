@@ -1,0 +1,83 @@
+"""Loads a generated object into this process and runs it on numpy arrays; needs llvmlite, but no C toolchain."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+LINE = 64
+
+
+def aligned_bytes(size: int, alignment: int = LINE) -> np.ndarray:
+    """`size` bytes that begin at a multiple of `alignment`."""
+    raw = np.zeros(size + alignment, np.uint8)
+    skip = -raw.ctypes.data % alignment
+    return raw[skip : skip + size]
+
+
+_serial = itertools.count()
+
+
+class Loaded:
+    """NAME_run of an object in this process, with an arena and, where they are not embedded, the weights.
+
+    obj: bytes of an object file for this machine. weights: bytes, None where the object holds them. Not for two
+    threads at once: there is one arena.
+    """
+
+    def __init__(
+        self,
+        obj: bytes,
+        name: str,
+        *,
+        arena_bytes: int,
+        weights: bytes | bytearray | np.ndarray | None = None,
+        threads: int = 1,
+    ) -> None:
+        self.name, self.threads = name, threads
+        self._arena = aligned_bytes(max(arena_bytes, LINE))
+        self._weights = _aligned(weights)
+        self._obj = obj
+        self._run: ctypes._FuncPointer | None = None
+
+    def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> int:
+        """Run on C-contiguous arrays in the model's order; returns NAME_run's code (0: done)."""
+        if self._run is None:
+            self._link()
+        assert self._run is not None
+        for a in (*inputs, *outputs):
+            if not a.flags.c_contiguous:
+                raise ValueError(f"{self.name}: arrays must be C-contiguous")
+        weights = None if self._weights is None else self._weights.ctypes.data
+        pointers = [a.ctypes.data for a in (*inputs, *outputs)] + [self._arena.ctypes.data, weights, None]
+        return int(self._run((ctypes.c_void_p * len(pointers))(*pointers)))
+
+    def _link(self) -> None:
+        """Resolve libm and memcpy from the process and find NAME_run."""
+        import llvmlite.binding as llvm
+
+        if not self._obj:
+            raise RuntimeError(f"{self.name}: there is no object for this machine")
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        self._jit = llvm.create_lljit_compiler()
+        symbol = f"{self.name}_run"
+        library = llvm.JITLibraryBuilder().add_object_img(self._obj).add_current_process().export_symbol(symbol)
+        self._library = library.link(self._jit, f"{self.name}.{next(_serial)}")
+        self._run = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self._library[symbol])
+        self._obj = b""
+
+
+def _aligned(data: bytes | bytearray | np.ndarray | None) -> np.ndarray | None:
+    """The bytes at a 64-byte boundary, copied only where they do not lie at one."""
+    if data is None:
+        return None
+    array = np.frombuffer(data, np.uint8) if len(data) else np.zeros(0, np.uint8)
+    if array.ctypes.data % LINE == 0:
+        return array
+    copy = aligned_bytes(array.size)
+    copy[:] = array
+    return copy
