@@ -207,7 +207,8 @@ class _Checker:
         names, ranges, unrolled = dict(self.names), dict(self.ranges), set(self.unrolled)
         lo, hi = self.range(loop.begin), self.range(loop.end)
         self.names[loop.var] = (DType.I64, 1)
-        self.ranges[loop.var] = (lo[0], _last(lo[0], hi[1], loop.step, lo[0] == lo[1])) if lo and hi else None
+        exact = lo is not None and hi is not None and lo[0] == lo[1] and hi[0] == hi[1]  # else bounds depend on names
+        self.ranges[loop.var] = (lo[0], _last(lo[0], hi[1], loop.step, True)) if lo and hi and exact else None
         if loop.kind == "unroll":
             if not (isinstance(loop.begin, Const) and isinstance(loop.end, Const)):
                 self.fail("an unrolled loop needs constant bounds")
