@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..passes import (  # noqa: F401  (each registers its pass)
     canonicalize,
+    choose_layout,
     eliminate_common_subexpressions,
     eliminate_dead_code,
     fold_batch_norm,
@@ -17,7 +18,7 @@ _CLEAN = ("fold-constants", "canonicalize", "eliminate-common-subexpressions")
 LEVELS: dict[int, tuple[str, ...]] = {
     0: ("eliminate-dead-code", "own-outputs"),
     1: (*_CLEAN, "own-outputs"),
-    2: (*_CLEAN, "fold-batch-norm", *_CLEAN, "fuse", "own-outputs"),
+    2: (*_CLEAN, "fold-batch-norm", *_CLEAN, "choose-layout", "fuse", "own-outputs"),
 }
 
 

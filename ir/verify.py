@@ -1,7 +1,7 @@
 """The rules of the graph IR, checked.
 
 1. Single assignment: every value read is a graph input, a constant, or made by an earlier node; names are unique.
-2. Constants hold data of their type, in plain layout.
+2. Constants hold data of their type, in logical order of axes whatever their layout.
 3. Operators exist, take as many inputs and outputs as their schema says, and know their attributes.
 4. Result types are those that ONNX's inference gives for the inputs (so broadcasting and element types agree).
 5. Layouts: inputs and outputs of the graph are plain; only `c2c.Reorder` changes a layout between equal shapes;
@@ -75,7 +75,7 @@ def _check_read(value: Value, made: set[Value], where: str) -> None:
         if value not in made:
             what = "read before it is made" if value.producer is not None else "read, but no input and never made"
             raise VerifyError(f"'{value.name}' is {what}", where=where)
-    elif data.shape != value.type.shape or data.dtype != value.type.dtype.numpy or value.type.layout != PLAIN:
+    elif data.shape != value.type.shape or data.dtype != value.type.dtype.numpy:
         raise VerifyError(
             f"constant '{value.name}' holds {data.dtype}{list(data.shape)}, not {value.type}", where=where
         )

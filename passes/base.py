@@ -123,6 +123,12 @@ class GraphRewriter(Rewriter):
         self.graph.nodes.pop()
         self.graph.nodes.insert(self.graph.nodes.index(anchor) + 1, node)
 
+    def place_before(self, anchor: Node, node: Node) -> None:
+        """Move the node emitted last before a node that reads it."""
+        assert self.graph.nodes[-1] is node
+        self.graph.nodes.pop()
+        self.graph.nodes.insert(self.graph.nodes.index(anchor), node)
+
     def emit_like(self, old: Node, op: str, inputs: Sequence[Value | None], **attrs: object) -> Value:
         """A single-output node in place of `old`: the same result type and origin."""
         return self.emit(op, inputs, [old.output.type], attrs, origin=old.origin, hint=old.output.name).output

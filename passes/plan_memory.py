@@ -101,7 +101,7 @@ def _lay_weights(constants: Sequence[Value], slots: dict[Value, Slot], release: 
     top = 0
     for value in constants:
         assert value.data is not None
-        data = _bytes(value.data)
+        data = _bytes(value)
         key = (data.size, hashlib.blake2b(data.data, digest_size=20).digest())
         if key not in known:
             known[key] = top
@@ -112,14 +112,22 @@ def _lay_weights(constants: Sequence[Value], slots: dict[Value, Slot], release: 
     view = np.frombuffer(image, np.uint8) if top else np.empty(0, np.uint8)
     for at, value in order:
         assert value.data is not None
-        data = _bytes(value.data)
+        data = _bytes(value)
         view[at : at + data.size] = data
         if release:
             value.data = np.broadcast_to(np.zeros((), value.data.dtype), value.data.shape)
     return image
 
 
-def _bytes(data: np.ndarray) -> np.ndarray:
+def _bytes(value: Value) -> np.ndarray:
+    """A constant's bytes as they lie in memory: its data is in logical order, whatever its layout."""
+    data, block = value.data, value.type.layout.block
+    assert data is not None
+    if block:
+        n, blocks, *spatial = value.type.physical[:-1]
+        channels = np.zeros((n, blocks * block, *spatial), data.dtype)
+        channels[:, : data.shape[1]] = data
+        data = np.moveaxis(channels.reshape(n, blocks, block, *spatial), 2, -1)
     return np.ascontiguousarray(data).reshape(-1).view(np.uint8)
 
 

@@ -1,0 +1,158 @@
+"""What each operator demands of the layout of its float32 tensors, and what a layout costs it.
+
+Costs are in bytes of memory traffic, as whole numbers: a cut has to be exact.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from math import prod
+
+from ..ir.graph import Node, Value
+from ..ir.ops import Kind
+from ..ir.ops import op as row
+from ..ir.types import DType, TensorType
+from .pattern import int_list, required
+from .rules_windows import kernel_shape, spatial_pads
+
+BYTES_PER_FLOP = 0.4
+"""Memory traffic that takes the time of one operation of a kernel at its peak (118 GF/s against 50 GB/s)."""
+
+CALL = 2000
+"""Bytes that one more kernel call is worth."""
+
+
+class Role(enum.Enum):
+    """PLAIN: row-major tensors only. SAME: any layout, one for operands and results. EITHER: each side chooses."""
+
+    PLAIN = 0
+    SAME = 1
+    EITHER = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """tensors: operands whose layout the role speaks of. Costs of a blocked or plain operand side and result side."""
+
+    role: Role
+    tensors: tuple[Value, ...] = ()
+    blocked: int = 0
+    plain: int = 0
+    plain_in: int = 0
+    plain_out: int = 0
+
+
+_PLAIN = Demand(Role.PLAIN)
+
+
+def demand(node: Node, block: int) -> Demand:
+    """What `node` demands when channels may be split into blocks of `block`."""
+    if not node.outputs or not all(_is_candidate(v.type) for v in node.outputs) or node.input(0) is None:
+        return _PLAIN
+    kind = row(node.op).kind
+    if kind is Kind.ELEMENTWISE:
+        return _elementwise(node, block)
+    if not _is_candidate(required(node).type):
+        return _PLAIN
+    if node.op in ("Conv", "c2c.WinogradConv"):
+        return _convolution(node, block)
+    form = _FORMS.get(node.op)
+    return form(node, block) if form is not None else _PLAIN
+
+
+def _is_candidate(type_: TensorType) -> bool:
+    return type_.is_static and type_.rank >= 3 and type_.dtype is DType.F32 and type_.size > 0
+
+
+def _waste(type_: TensorType, block: int) -> int:
+    """Bytes of the lanes beyond the last channel."""
+    channels = type_.dims[1]
+    return type_.nbytes * (-channels % block) // channels
+
+
+def _elementwise(node: Node, block: int) -> Demand:
+    result = node.outputs[0].type
+    tensors: list[Value] = []
+    for value in node.inputs:
+        if value is None or value.type.size == 1:
+            continue
+        channel = 1 - (result.rank - value.type.rank)
+        if value.type.dtype is not DType.F32:
+            return _PLAIN
+        if channel < 0 or value.type.dims[channel] == 1:
+            continue
+        if not value.is_constant and value.type.rank != result.rank:
+            return _PLAIN
+        tensors.append(value)
+    if not any(not v.is_constant for v in tensors) or len(node.outputs) > 1:
+        return _PLAIN
+    return Demand(Role.SAME, tuple(tensors), blocked=_waste(result, block))
+
+
+def _convolution(node: Node, block: int) -> Demand:
+    x, y, weights = required(node), node.output.type, required(node, 1)
+    if weights.data is None or (node.input(2) is not None and node.constant(2) is None):
+        return _PLAIN
+    flops = int(2 * y.size * prod(weights.type.dims[1:]) * BYTES_PER_FLOP)
+    channels, group = x.type.dims[1], node.attrs.get("group", 1)
+    if group > 1 and weights.type.dims[1] == 1:
+        return Demand(Role.SAME, (x,), blocked=_waste(y, block), plain=flops + 2 * y.nbytes)
+    outputs = y.dims[1] // group
+    pixels = y.dims[-1] if any(k != 1 for k in weights.type.dims[2:]) else prod(y.dims[2:])
+    stride = int_list(node.attrs.get("strides", (1,)))[-1]
+    if outputs <= block // 2 and pixels >= 2 * block and stride == 1:
+        # Lanes along the width: all of them work, where lanes along channels leave most idle.
+        return Demand(Role.SAME, (x,), blocked=flops * block // outputs - flops + _waste(y, block))
+    plain_in = flops // 20 if channels >= block else 0
+    return Demand(Role.EITHER, (x,), blocked=_waste(y, block), plain_in=plain_in, plain_out=y.nbytes)
+
+
+def _pool(node: Node, block: int) -> Demand:
+    if len(node.outputs) > 1 or node.attrs.get("storage_order", 0):
+        return _PLAIN
+    taps = prod(kernel_shape(node)) if not node.op.startswith("Global") else 1
+    size = max(node.output.type.nbytes, required(node).type.nbytes if taps == 1 else 0)
+    return Demand(Role.SAME, (required(node),), blocked=_waste(required(node).type, block), plain=size * taps)
+
+
+def _concat(node: Node, block: int) -> Demand:
+    axis = node.attrs["axis"] % node.output.type.rank
+    parts = tuple(v for v in node.inputs if v is not None)
+    if any(v.is_constant for v in parts):
+        return _PLAIN
+    ragged = axis == 1 and any(v.type.dims[1] % block for v in parts[:-1])
+    return Demand(Role.SAME, parts, blocked=2 * node.output.type.nbytes if ragged else 0)
+
+
+def _split(node: Node, block: int) -> Demand:
+    axis = node.attrs.get("axis", 0) % required(node).type.rank
+    if axis == 1 and any(v.type.dims[1] % block for v in node.outputs[:-1]):
+        return _PLAIN
+    return Demand(Role.SAME, (required(node),), blocked=_waste(required(node).type, block))
+
+
+def _spatial_only(node: Node, block: int) -> Demand:
+    """Operators that leave batch and channels alone."""
+    x, y = required(node).type, node.output.type
+    if x.dims[:2] != y.dims[:2] or (node.op == "Pad" and spatial_pads(node) is None):
+        return _PLAIN
+    traffic = 2 * y.nbytes if node.op == "Resize" else 0
+    return Demand(Role.SAME, (required(node),), blocked=_waste(y, block), plain=traffic)
+
+
+def _normalization(node: Node, block: int) -> Demand:
+    return Demand(Role.SAME, (required(node),), blocked=_waste(node.output.type, block))
+
+
+_FORMS = {
+    "MaxPool": _pool,
+    "AveragePool": _pool,
+    "GlobalAveragePool": _pool,
+    "GlobalMaxPool": _pool,
+    "Concat": _concat,
+    "Split": _split,
+    "Resize": _spatial_only,
+    "Pad": _spatial_only,
+    "InstanceNormalization": _normalization,
+}
