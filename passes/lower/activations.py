@@ -5,18 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
-from ...ir.loops import Expr, call, maximum, minimum, select, unary
+from ...ir.loops import Expr, maximum, minimum, select, unary
 from .context import KernelBuilder, Lowering
+from .math_functions import exp, sigmoid, softplus, tanh
 
 Activation: TypeAlias = Callable[[KernelBuilder, Expr], Expr]
-
-
-def sigmoid(k: KernelBuilder, x: Expr) -> Expr:
-    return 1.0 / (1.0 + call("exp", -x))
-
-
-def tanh(k: KernelBuilder, x: Expr) -> Expr:
-    return call("tanh", x)
 
 
 def activations(ctx: Lowering, defaults: tuple[str, ...]) -> tuple[tuple[Activation, ...], ...]:
@@ -51,7 +44,7 @@ def _affine(alpha: float, beta: float) -> Activation:
 
 
 def _scaled_tanh(alpha: float, beta: float) -> Activation:
-    return lambda k, x: tanh(k, x * beta) * alpha
+    return lambda k, x: tanh(k, k.let(x * beta, "x")) * alpha
 
 
 def _hard_sigmoid(alpha: float, beta: float) -> Activation:
@@ -67,7 +60,16 @@ def _thresholded_relu(alpha: float) -> Activation:
 
 
 def _elu(alpha: float) -> Activation:
-    return _shared(lambda x: select(x < 0.0, (call("exp", x) - 1.0) * alpha, x))
+    def elu(k: KernelBuilder, x: Expr) -> Expr:
+        x = k.let(x, "x")
+        return select(x < 0.0, (exp(k, x) - 1.0) * alpha, x)
+
+    return elu
+
+
+def _named(function: Activation) -> Activation:
+    """A mathematical function, of a named argument."""
+    return lambda k, x: function(k, k.let(x, "x"))
 
 
 def _shared(function: Callable[[Expr], Expr]) -> Activation:
@@ -75,15 +77,10 @@ def _shared(function: Callable[[Expr], Expr]) -> Activation:
     return lambda k, x: function(k.let(x, "x"))
 
 
-def _softplus(x: Expr) -> Expr:
-    """log(1 + exp x) without overflow."""
-    return maximum(x, 0.0) + call("log1p", call("exp", -unary("abs", x)))
-
-
 _FUNCTIONS: dict[str, tuple[Callable[..., Activation], float | None, float | None]] = {
     "relu": (_plain(lambda k, x: maximum(x, 0.0)), None, None),
-    "tanh": (_plain(tanh), None, None),
-    "sigmoid": (_plain(sigmoid), None, None),
+    "tanh": (_plain(_named(tanh)), None, None),
+    "sigmoid": (_plain(_named(sigmoid)), None, None),
     "affine": (_affine, 1.0, 0.0),
     "leakyrelu": (_leaky_relu, 0.01, None),
     "thresholdedrelu": (_thresholded_relu, 1.0, None),
@@ -91,6 +88,6 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Activation], float | None, float | Non
     "hardsigmoid": (_hard_sigmoid, 0.2, 0.5),
     "elu": (_elu, 1.0, None),
     "softsign": (_plain(_shared(lambda x: x / (1.0 + unary("abs", x)))), None, None),
-    "softplus": (_plain(_shared(_softplus)), None, None),
+    "softplus": (_plain(_named(softplus)), None, None),
 }
 """Lower-case name -> (maker, default alpha, default beta); None where the function takes no such argument."""
