@@ -151,7 +151,10 @@ def lower_reverse_sequence(ctx: Lowering) -> None:
         source = k.let(select(binary("lt", t, length), length - 1 - t, t), "t")
         row = [source, b] if time == 0 else [b, source]
         copy_row(
-            k, (out, (index[0] * sizes[1] + index[1]) * inner, 1), (data, (row[0] * sizes[1] + row[1]) * inner, 1), inner
+            k,
+            (out, (index[0] * sizes[1] + index[1]) * inner, 1),
+            (data, (row[0] * sizes[1] + row[1]) * inner, 1),
+            inner,
         )
 
     nest(k, sizes, body, parallel=is_large(ctx, y.type.size))

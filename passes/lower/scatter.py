@@ -107,9 +107,7 @@ def lower_max_unpool(ctx: Lowering) -> None:
     kernel = ctx.node.attrs["kernel_shape"]
     steps = ctx.node.attrs.get("strides") or (1,) * spatial
     pads = ctx.node.attrs.get("pads") or (0,) * (2 * spatial)
-    natural = [
-        (source_shape[2 + i] - 1) * steps[i] + kernel[i] - pads[i] - pads[spatial + i] for i in range(spatial)
-    ]
+    natural = [(source_shape[2 + i] - 1) * steps[i] + kernel[i] - pads[i] - pads[spatial + i] for i in range(spatial)]
     k = ctx.kernel()
     source, table, out = raw(k, x), k.tensor(indices), raw(k, y)
     for i in k.loop("i", x.type.size):
