@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..ir.errors import CodegenError
-from ..ir.loops import Alloc, Barrier, Block, Buffer, Const, Expr, For, If, Kernel, Let, Stmt, Store, Var
+from ..ir.loops import Alloc, Barrier, Block, Buffer, Const, Expr, For, If, Kernel, Let, Store
 from ..ir.types import DType
 from .llvm_types import memory_type, value_type
 from .llvm_values import Values, affine, vector_align
@@ -61,7 +61,7 @@ class KernelPrinter:
         else:
             self.block(kernel.body)
         params = [f"ptr {self._attributes(p)} %p{i}" for i, p in enumerate(kernel.params)]
-        count = _count(kernel) + 1
+        count = iterations(kernel) + 1
         params += [f"i64 range(i64 0, {count}) %begin", f"i64 range(i64 0, {count}) %end", "i64 %worker"]
         head = f"define internal void @{name}({', '.join(params)}) #0 {{"
         return "\n".join([head, "entry:", *self.w.entry, *self.w.lines, "  ret void", "}", ""])
@@ -190,7 +190,7 @@ class KernelPrinter:
     }  # fmt: skip
 
 
-def _count(kernel: Kernel) -> int:
+def iterations(kernel: Kernel) -> int:
     """Iterations of the parallel loop, 1 without one."""
     loop = kernel.parallel
     if loop is None:
@@ -201,6 +201,3 @@ def _count(kernel: Kernel) -> int:
 
 def _runs(begin: Expr, end: Expr) -> bool:
     return isinstance(begin, Const) and isinstance(end, Const) and begin.value < end.value
-
-
-__all__ = ["KernelPrinter", "Loops", "Stmt", "Var", "kernel_text"]

@@ -1,15 +1,19 @@
 """A whole Program as one LLVM module, and as object, assembly or IR text.
 
 The module: every kernel once, a thunk for each step (named after its node), NAME_run. See docs/architecture.md for the
-interface of the object. Weights never pass through LLVM: see `llvm_weights`.
+interface of the object. Weights never pass through LLVM: see `object_weights`.
 """
 
 from __future__ import annotations
 
+from math import prod
+from pathlib import Path
+
 from ..ir.loops import Program, Slot, Step
-from ..ir.types import DType
-from .llvm_kernel import Loops, _count, kernel_text
+from .llvm_kernel import Loops, iterations, kernel_text
 from .llvm_machine import assembly_text, object_bytes
+from .object_file import WEIGHTS_SECTIONS
+from .object_weights import reserve
 from .target import Target
 
 MAGIC = bytes.fromhex("c2c05eed7ab1e5ffd00dfeed0ddba110") * 4
@@ -37,7 +41,24 @@ def emit_llvm(program: Program, target: Target, *, embed_weights: bool = True) -
 
 def emit_object(program: Program, target: Target, *, embed_weights: bool = True) -> bytes:
     """The object file's bytes."""
-    return object_bytes(emit_llvm(program, target, embed_weights=embed_weights), target)
+    head, weights = _object(program, target, embed_weights)
+    return bytes(head) + bytes(weights)
+
+
+def write_object(program: Program, target: Target, path: Path | str, *, embed_weights: bool = True) -> None:
+    """The object file; weights go from the program to the file without a copy."""
+    head, weights = _object(program, target, embed_weights)
+    with open(path, "wb") as stream:
+        stream.write(head)
+        stream.write(weights)
+
+
+def _object(program: Program, target: Target, embed_weights: bool) -> tuple[bytes | bytearray, bytearray]:
+    """The object up to its weights, and the weights."""
+    obj = object_bytes(emit_llvm(program, target, embed_weights=embed_weights), target)
+    if not embed_weights or not program.weights:
+        return obj, bytearray()
+    return reserve(obj, len(program.weights)), program.weights
 
 
 def emit_asm(program: Program, target: Target, *, embed_weights: bool = True) -> str:
@@ -58,14 +79,13 @@ def _attributes(target: Target) -> list[str]:
 
 
 def _placeholder(program: Program, target: Target) -> str:
+    segment = "__TEXT," if target.object_format == "macho" else ""
+    section = segment + WEIGHTS_SECTIONS[target.object_format]
     escaped = "".join(f"\\{b:02X}" for b in MAGIC)
     return (
         f"@{program.name}_weights = hidden externally_initialized constant [{len(MAGIC)} x i8] "
-        f'c"{escaped}", section "{SECTIONS[target.object_format]}", align 64'
+        f'c"{escaped}", section "{section}", align 64'
     )
-
-
-SECTIONS = {"elf": ".rodata.weights", "macho": "__TEXT,__weights", "coff": ".rdata$w"}
 
 
 def _base(program: Program, slot: Slot) -> int:
@@ -93,7 +113,8 @@ def _thunk(program: Program, step: Step) -> str:
 
 def _serial(program: Program) -> str:
     """What runs tasks where the caller gives no `parallel`."""
-    return f"""define internal void @{program.name}__serial(ptr %self, ptr %task, ptr %frame, i64 %count, i32 %workers) #1 {{
+    parameters = "ptr %self, ptr %task, ptr %frame, i64 %count, i32 %workers"
+    return f"""define internal void @{program.name}__serial({parameters}) #1 {{
 entry:
   call void %task(ptr %frame, i64 0, i64 %count, i32 0)
   ret void
@@ -110,7 +131,7 @@ def _run(program: Program, embed_weights: bool) -> str:
     lines += ["  %none = icmp eq ptr %args, null", "  br i1 %none, label %missing, label %read", "read:"]
     lines += [f"  %v{i} = load ptr, ptr %arg{i}, align 8" for i in range(n + 3)]
     arena, weights = f"%v{n}", f"%v{n + 1}"
-    needed = [f"%v{i}" for i, p in enumerate(ports) if _size(p.shape)] + [arena] * (program.arena_bytes > 0)
+    needed = [f"%v{i}" for i, p in enumerate(ports) if prod(p.shape)] + [arena] * (program.arena_bytes > 0)
     aligned = [arena]
     if program.weights and embed_weights:
         weights = f"@{name}_weights"
@@ -160,16 +181,6 @@ def _calls(program: Program, parallel: str) -> list[str]:
         "  %workers = phi i32 [ 1, %start ], [ %limited, %threads ]",
     ]
     for step in program.steps:
-        count = _count(program.kernels[step.kernel])
+        count = iterations(program.kernels[step.kernel])
         lines.append(f"  call void %run(ptr %self, ptr @{step.symbol}, ptr %frame, i64 {count}, i32 %workers)")
     return lines
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for d in shape:
-        size *= d
-    return size
-
-
-__all__ = ["DType", "MAGIC", "emit_asm", "emit_llvm", "emit_object"]

@@ -29,7 +29,7 @@ from ..ir.loops import (
 from ..ir.types import DType
 from .llvm_convert import HALVES, convert, from_f32, to_f32
 from .llvm_rounding import rounded
-from .llvm_types import constant, memory_type, scalar_constant, value_type, vector
+from .llvm_types import constant, memory_type, value_type, vector
 from .llvm_writer import Writer
 from .target import Target
 
@@ -389,6 +389,3 @@ def mangled(type_: str) -> str:
     """An intrinsic's suffix for a floating-point type: float → f32, <8 x double> → v8f64."""
     lanes, _, scalar = type_.strip("<>").rpartition(" x ")
     return (f"v{lanes}" if lanes else "") + {"float": "f32", "double": "f64", "half": "f16"}[scalar]
-
-
-__all__ = ["LIBM", "Values", "affine", "mangled", "scalar_constant", "vector_align"]

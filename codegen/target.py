@@ -258,7 +258,7 @@ TARGETS: dict[str, Target] = {
     for t in (
         _X86,
         _V3,
-        replace(_V3, name="x86-64-v4", cpu="x86-64-v4", has=V4, l2_bytes=1 << 20, about="AVX-512: since Skylake-X, Zen 4"),
+        replace(_V3, name="x86-64-v4", cpu="x86-64-v4", has=V4, l2_bytes=1 << 20, about="AVX-512: Skylake-X, Zen 4"),
         Target("native", "x86_64", "", about="this machine, all its features"),
         _NEON,
         replace(
