@@ -5,6 +5,7 @@ ONNX leaves an index outside of the axis undefined; here it is clamped, so that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
@@ -56,7 +57,7 @@ def lower_gather(ctx: Lowering) -> None:
     k = ctx.kernel()
     data, table, out = raw(k, x), k.tensor(indices), raw(k, y)
 
-    def body(index: list[Expr]) -> None:
+    def body(index: Sequence[Expr]) -> None:
         o, i = index
         row = index_at(k, table, i, size)
         copy_row(k, (out, (o * count + i) * inner, 1), (data, (o * size + row) * inner, 1), inner)
@@ -76,7 +77,7 @@ def lower_gather_elements(ctx: Lowering) -> None:
     data, table, out = raw(k, x), k.tensor(indices), raw(k, y)
     of, to = strides(x.type), strides(y.type)
 
-    def body(index: list[Expr]) -> None:
+    def body(index: Sequence[Expr]) -> None:
         at = k.let(dot(index, to), "at")
         row = index_at(k, table, at, x.type.dims[axis])
         k.store(out, at, k.load(data, dot([row if a == axis else i for a, i in enumerate(index)], of)))
@@ -99,7 +100,7 @@ def lower_gather_nd(ctx: Lowering) -> None:
     k = ctx.kernel()
     data, table, out = raw(k, x), k.tensor(indices), raw(k, y)
 
-    def body(index: list[Expr]) -> None:
+    def body(index: Sequence[Expr]) -> None:
         b, i = index
         row = k.let(b * outer + i, "row")
         begin = b * prod(x.type.dims[batch:])
@@ -122,7 +123,7 @@ def lower_one_hot(ctx: Lowering) -> None:
     k = ctx.kernel()
     table, pair, out = k.tensor(indices), raw(k, values), raw(k, y)
 
-    def body(index: list[Expr]) -> None:
+    def body(index: Sequence[Expr]) -> None:
         o, d = index
         off, on = k.let(k.load(pair, 0), "off"), k.let(k.load(pair, 1), "on")
         for i in k.loop("i", inner):
@@ -145,7 +146,7 @@ def lower_reverse_sequence(ctx: Lowering) -> None:
     k = ctx.kernel()
     data, table, out = raw(k, x), k.tensor(lengths), raw(k, y)
 
-    def body(index: list[Expr]) -> None:
+    def body(index: Sequence[Expr]) -> None:
         t, b = index[time], index[1 - time]
         length = k.let(minimum(cast(k.load(table, b), DType.I64), sizes[time]), "length")
         source = k.let(select(binary("lt", t, length), length - 1 - t, t), "t")
@@ -161,7 +162,7 @@ def lower_reverse_sequence(ctx: Lowering) -> None:
     k.done("reverse_sequence")
 
 
-def dot(index: list[Expr], steps: tuple[int, ...]) -> Expr:
+def dot(index: Sequence[Expr], steps: tuple[int, ...]) -> Expr:
     at: Expr = const(0)
     for i, step in zip(index, steps, strict=True):
         at = at + i * step

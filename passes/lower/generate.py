@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
@@ -75,7 +76,7 @@ def lower_trilu(ctx: Lowering) -> None:
     known = 0 if diagonal is None else None if diagonal.data is None else int(diagonal.data.reshape(-1)[0])
     shift = k.tensor(diagonal) if known is None and diagonal is not None else None
 
-    def body(index: list[Expr]) -> None:
+    def body(index: Sequence[Expr]) -> None:
         b, i = index
         edge = i + known if known is not None else i + cast(k.load(shift, 0), DType.I64) if shift else i
         edge = k.let(edge, "edge")

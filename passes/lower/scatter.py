@@ -5,6 +5,7 @@ An index outside of its axis is clamped (see `gather`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 from ...ir.graph import Value
@@ -32,7 +33,7 @@ def lower_scatter_elements(ctx: Lowering) -> None:
     source, out = _operands(k, updates, y, reduction)
     of, to = strides(indices.type), strides(y.type)
 
-    def body(index: list[Expr]) -> None:
+    def body(index: Sequence[Expr]) -> None:
         at = k.let(dot(index, of), "at")
         row = index_at(k, table, at, y.type.dims[axis])
         place = k.let(dot([row if a == axis else i for a, i in enumerate(index)], to), "place")
@@ -85,7 +86,7 @@ def lower_tensor_scatter(ctx: Lowering) -> None:
     table = None if places is None else k.tensor(places)
     source, out = raw(k, updates), raw(k, y)
 
-    def body(index: list[Expr]) -> None:
+    def body(index: Sequence[Expr]) -> None:
         b, o, i = index
         start: Expr = const(0) if table is None else cast(k.load(table, b), DType.I64)
         place = (start + i) % length if circular else minimum(start + i, length - 1)
