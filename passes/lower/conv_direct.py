@@ -82,7 +82,7 @@ def lower_direct(ctx: Lowering, conv: Convolution) -> None:
 
     Input and output are plain or blocked by the target's lanes; blocked ones hold whole blocks in every group.
     """
-    whole = pad_operands(ctx, ctx.lanes())
+    whole = pad_operands(ctx, ctx.lanes()) and (conv.groups == 1 or conv.channels_out % ctx.lanes() == 0)
     if conv.window.is_pointwise and flattens(ctx):
         conv = replace(conv, window=conv.window.merged())
     plan = make_plan(ctx, conv, whole)
