@@ -7,18 +7,30 @@ from ..passes import (  # noqa: F401  (each registers its pass)
     choose_layout,
     eliminate_common_subexpressions,
     eliminate_dead_code,
+    eliminate_transposes,
     fold_batch_norm,
     fold_constants,
     fuse,
     own_outputs,
+    place_concats,
+    select_winograd,
 )
 
 _CLEAN = ("fold-constants", "canonicalize", "eliminate-common-subexpressions")
 
 LEVELS: dict[int, tuple[str, ...]] = {
     0: ("eliminate-dead-code", "own-outputs"),
-    1: (*_CLEAN, "own-outputs"),
-    2: (*_CLEAN, "fold-batch-norm", *_CLEAN, "choose-layout", "fuse", "own-outputs"),
+    1: (*_CLEAN, "fold-batch-norm", "fuse", "place-concats", "own-outputs"),
+    2: (
+        *_CLEAN,
+        "eliminate-transposes",
+        "fold-batch-norm",
+        *_CLEAN,
+        "choose-layout",
+        "fuse",
+        "place-concats",
+        "own-outputs",
+    ),
 }
 
 
