@@ -10,6 +10,7 @@ from onnx.defs import OpSchema
 
 from ..ir.errors import OnnxImportError, UnsupportedOpError
 from .onnx_tensor import TensorReader
+from .onnx_wire import text
 
 Arguments = Mapping[str, AttributeProto]
 """Attributes of a function call, which nodes of the body refer to by name."""
@@ -19,6 +20,7 @@ def resolve_attributes(proto: NodeProto, arguments: Arguments | None) -> dict[st
     """A node's attributes by name, references to the enclosing function's attributes followed."""
     found: dict[str, AttributeProto] = {}
     for a in proto.attribute:
+        text(a.name, a.ref_attr_name)
         if a.name in found:
             raise OnnxImportError(f"attribute '{a.name}' is given twice")
         if not a.ref_attr_name:

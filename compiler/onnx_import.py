@@ -45,7 +45,7 @@ from .onnx_inline import CONTROL_FLOW, expand_function, inline_call, inline_cont
 from .onnx_inputs import Pins, pinned_type, unknown_dims
 from .onnx_tensor import TensorReader
 from .onnx_upgrade import OldNode, upgrade
-from .onnx_wire import Stripped, map_file, strip
+from .onnx_wire import Stripped, map_file, strip, text
 
 OLDEST = 7
 """Opsets before it broadcast by attributes; onnx.version_converter brings such models up."""
@@ -154,6 +154,7 @@ class Importer:
         self.results: tuple[str, ...] = ()
         self.depth = 0
         self._fresh: set[Value] = set()
+        self._counts: dict[str, int] = {}
 
     # ---- the sweep ----
 
@@ -161,6 +162,7 @@ class Importer:
         proto = self.model.graph
         if not self.model.HasField("graph") or not (proto.node or proto.output):
             raise OnnxImportError("the file holds no graph", remedy="is it an ONNX model?")
+        text(proto.name, *(v.name for v in (*proto.input, *proto.output, *proto.value_info)))
         scope = Scope(self._opsets())
         self.names |= {v.name for v in proto.input} | {o for n in proto.node for o in n.output}
         self.constants(proto, scope)
@@ -286,6 +288,7 @@ class Importer:
 
     def node(self, proto: NodeProto, scope: Scope) -> None:
         """Import one node and bind its outputs; a problem is reported with the node's name."""
+        text(proto.name, proto.op_type, proto.domain, *proto.input, *proto.output, *(a.name for a in proto.attribute))
         name = scope.prefix + (proto.name or next((o for o in proto.output if o), proto.op_type))
         where = f"node '{name}' ({proto.op_type})"
         saved = self.origin, self.hint, self.results, self.depth
@@ -326,9 +329,11 @@ class Importer:
         op = f"{domain}.{proto.op_type}" if domain else proto.op_type
         version = scope.opsets.get(domain)
         if version is None or not opset_version(domain):
+            missing = (
+                "does not import its opset" if opset_version(domain) else "uses an operator that ONNX does not have"
+            )
             raise UnsupportedOpError(
-                f"operator {op} is not an ONNX operator",
-                remedy="export the model with standard operators" if domain else "the model imports no opset",
+                f"operator {op} is not known: the model {missing}", remedy="export the model with standard operators"
             )
         schema = schema_of(op, version)
         if schema is None:
@@ -388,17 +393,19 @@ class Importer:
         return Scope(opsets, **fields)
 
     @staticmethod
-    def opsets_of(imports: Iterable[OperatorSetIdProto]) -> dict[str, int]:
+    def opsets_of(imports: Sequence[OperatorSetIdProto]) -> dict[str, int]:
         """Version by domain, the default domain as ''."""
+        text(*(o.domain for o in imports))
         return {"" if o.domain == "ai.onnx" else o.domain: int(o.version) for o in imports}
 
     # ---- adding nodes (Emit) ----
 
     def name(self, hint: str) -> str:
         """A name no value of the graph has."""
-        name, k = hint, 1
+        name = hint
         while name in self.names or not name:
-            name, k = f"{hint}.{k}", k + 1
+            self._counts[hint] = k = self._counts.get(hint, 0) + 1
+            name = f"{hint}.{k}"
         self.names.add(name)
         return name
 

@@ -12,6 +12,7 @@ from ..ir.errors import C2CError, ConstantNeededError, OnnxImportError, Unsuppor
 from ..ir.graph import Node, Value
 from ..ir.reference import OPSET, node_proto, schema_of, type_proto
 from .onnx_attributes import Arguments, resolve_attributes
+from .onnx_wire import text
 
 if TYPE_CHECKING:
     from .onnx_import import Importer, Scope
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 
 _DEEPEST = 50
-_UNROLL = 4096
+_UNROLL = 1024
 
 
 def inline_call(imp: Importer, function: FunctionProto, proto: NodeProto, scope: Scope) -> list[Value | None]:
@@ -92,6 +93,7 @@ def _inline(
     results: Sequence[str],
 ) -> list[Value | None]:
     """Import a function's nodes and give its results, None for those that have no name in `results`."""
+    text(*function.input, *function.output)
     if len(inputs) > len(function.input):
         raise OnnxImportError(f"function {function.name} takes {len(function.input)} inputs, not {len(inputs)}")
     opsets = scope.opsets | imp.opsets_of(function.opset_import)
@@ -183,6 +185,7 @@ def _body(
     imp: Importer, body: GraphProto, inputs: Sequence[Value | None], scope: Scope, name: str
 ) -> list[Value | None]:
     """Import a subgraph, which sees the names around it, and give its results."""
+    text(*(v.name for v in (*body.input, *body.output)))
     if len(inputs) != len(body.input):
         raise OnnxImportError(f"the subgraph '{body.name}' takes {len(body.input)} inputs, not {len(inputs)}")
     inner = imp.new_scope(

@@ -12,7 +12,7 @@ from onnx import SparseTensorProto, TensorProto, numpy_helper
 from ..ir.errors import C2CError, OnnxImportError, ShapeError
 from ..ir.reference import MAX_ELEMENTS, dtype_of
 from ..ir.types import DType
-from .onnx_wire import MARK, map_file
+from .onnx_wire import MARK, map_file, text
 
 
 @dataclass(eq=False, slots=True)
@@ -26,6 +26,7 @@ class TensorReader:
     def read(self, tensor: TensorProto) -> np.ndarray:
         """The tensor's elements, read-only where they are a view; raises C2CError naming the tensor."""
         where = f"tensor '{tensor.name}'"
+        text(tensor.name)
         try:
             dtype = dtype_of(tensor.data_type)
             shape = tuple(tensor.dims)
@@ -67,6 +68,7 @@ class TensorReader:
         """The raw bytes, None where the elements stand in typed fields."""
         if tensor.data_location == TensorProto.EXTERNAL:
             entries = {e.key: e.value for e in tensor.external_data}
+            text(*entries, *entries.values())
             if entries.get("location") == MARK:
                 return self._cut(tensor, entries)
             return self._external(entries, expected)

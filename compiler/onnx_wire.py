@@ -44,6 +44,13 @@ class Stripped:
     spans: list[memoryview] = field(default_factory=list)
 
 
+def text(*names: str | bytes) -> None:
+    """Raises OnnxImportError for a name that is no UTF-8, which protobuf gives as bytes."""
+    for name in names:
+        if not isinstance(name, str):
+            raise OnnxImportError(f"a name is not UTF-8 text: {name[:40]!r}", remedy="is the file damaged?")
+
+
 def map_file(path: Path) -> memoryview:
     """The bytes of a file, mapped read-only; raises OnnxImportError."""
     try:

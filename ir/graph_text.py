@@ -152,7 +152,7 @@ def _digest(data: np.ndarray) -> str:
     found = _digests.get(key)
     if found is None or found[0]() is not data:
         digest = hashlib.sha256(f"{data.dtype.name}{list(data.shape)}".encode())
-        digest.update(memoryview(np.ascontiguousarray(data).reshape(-1).view(np.uint8)))
+        digest.update(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)
         found = _digests[key] = (weakref.ref(data, lambda _: _digests.pop(key, None)), digest.hexdigest()[:32])
     return found[1]
 

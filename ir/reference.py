@@ -121,7 +121,8 @@ def tensor_type(proto: TypeProto, name: str) -> TensorType:
     dims: list[int | str] = []
     for axis, d in enumerate(tensor.shape.dim):
         known = d.HasField("dim_value") and d.dim_value >= 0
-        dims.append(d.dim_value if known else d.dim_param.strip("?") or f"{name}.{axis}")
+        named = isinstance(d.dim_param, str) and d.dim_param.strip("?")  # bytes where it is no UTF-8
+        dims.append(d.dim_value if known else d.dim_param if named else f"{name}.{axis}")
     return checked_type(TensorType(dtype, tuple(dims)), name)
 
 
@@ -161,10 +162,10 @@ def infer_node(node: Node, unread: Collection[int] = ()) -> list[TensorType]:
     except Exception as e:  # the C++ inference raises several unrelated classes
         raise ShapeError(f"inputs do not fit operator {node.op}: {_first_line(e)}", where=node.where) from e
     try:
-        types = [found.get(name, TypeProto()) for name in proto.output]
+        results = [found.get(name, TypeProto()) for name in proto.output]
         return [
             TensorType(DType.F32, (0,)) if k in unread and not _is_complete(t) else tensor_type(t, v.name)
-            for k, (t, v) in enumerate(zip(types, node.outputs, strict=True))
+            for k, (t, v) in enumerate(zip(results, node.outputs, strict=True))
         ]
     except C2CError as e:
         raise type(e)(e.what, where=e.where or node.where, remedy=e.remedy) from e
