@@ -19,10 +19,10 @@ def _initialise() -> None:
 def target_machine(target: Target) -> llvm.TargetMachine:
     """Position-independent code in the small code model."""
     _initialise()
-    made = llvm.Target.from_triple(target.triple)
-    return made.create_target_machine(
+    made: llvm.TargetMachine = llvm.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu, features=",".join(target.features), opt=2, reloc="pic", codemodel="small"
     )
+    return made
 
 
 def optimised(text: str, target: Target, level: int = 2) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .pool import Parallel, has_threads, pool, tracer
+
 LINE = 64
 
 
@@ -45,14 +47,29 @@ class Loaded:
 
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> int:
         """Run on C-contiguous arrays in the model's order; returns NAME_run's code (0: done)."""
+        return self._call(inputs, outputs, pool(self.threads))
+
+    def trace(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], steps: int) -> np.ndarray:
+        """Run on this thread; nanoseconds [steps] of each of the program's `steps`, in order."""
+        times = np.zeros(steps, np.int64)
+        if has_threads():
+            parallel, _state = tracer(times)
+            code = self._call(inputs, outputs, parallel)
+            if code:
+                raise RuntimeError(f"{self.name}_run returned {code}")
+        return times
+
+    def _call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], parallel: Parallel | None) -> int:
         if self._run is None:
             self._link()
         assert self._run is not None
         for a in (*inputs, *outputs):
             if not a.flags.c_contiguous:
                 raise ValueError(f"{self.name}: arrays must be C-contiguous")
-        weights = None if self._weights is None else self._weights.ctypes.data
-        pointers = [a.ctypes.data for a in (*inputs, *outputs)] + [self._arena.ctypes.data, weights, None]
+        pointers: list[int | None] = [a.ctypes.data for a in (*inputs, *outputs)]
+        pointers.append(self._arena.ctypes.data)
+        pointers.append(None if self._weights is None else self._weights.ctypes.data)
+        pointers.append(None if parallel is None else ctypes.addressof(parallel))
         return int(self._run((ctypes.c_void_p * len(pointers))(*pointers)))
 
     def _link(self) -> None:
