@@ -47,6 +47,7 @@ from .loops import (
     Unary,
     Var,
 )  # fmt: skip
+from .loops_ranges import Interval, interval, loop_interval
 from .loops_visit import operands, statements
 from .types import DType
 
@@ -56,9 +57,6 @@ STACK_BYTES = 1 << 16
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _INT_ONLY = ("and", "or", "xor", "shl", "shr")
-
-Range = tuple[int, int]
-"""Least and greatest value, both inclusive."""
 
 
 def verify_program(program: Program) -> None:
@@ -131,7 +129,7 @@ class _Checker:
     threads: int
     buffers: dict[str, Buffer] = field(default_factory=dict)
     names: dict[str, tuple[DType, int]] = field(default_factory=dict)
-    ranges: dict[str, Range | None] = field(default_factory=dict)
+    ranges: dict[str, Interval] = field(default_factory=dict)
     unrolled: set[str] = field(default_factory=set)
     used: set[str] = field(default_factory=set)
     local_bytes: int = 0
@@ -145,7 +143,8 @@ class _Checker:
                 self.fail(f"parameter '{p.name}' is in {p.space} space with {p.lanes} lanes")
             self.buffers[p.name] = p
         self.define("worker")
-        self.names["worker"], self.ranges["worker"] = (DType.I64, 1), (0, self.threads - 1)
+        self.names["worker"] = (DType.I64, 1)
+        self.ranges["worker"] = Interval(0, self.threads - 1, True, frozenset(("worker",)))
         self.block(self.kernel.body, outermost=True)
 
     def fail(self, what: str) -> None:
@@ -182,7 +181,9 @@ class _Checker:
                 self.expr(stmt.value)
                 self.define(stmt.name)
                 self.names[stmt.name] = (stmt.value.dtype, stmt.value.lanes)
-                self.ranges[stmt.name] = self.range(stmt.value)
+                known = interval(stmt.value, self.ranges)
+                if known is not None:
+                    self.ranges[stmt.name] = known
             case Alloc():
                 self.alloc(stmt.buffer)
             case Store():
@@ -205,16 +206,19 @@ class _Checker:
                 self.fail("a parallel loop runs from 0 to a constant by 1")
         self.define(loop.var)
         names, ranges, unrolled = dict(self.names), dict(self.ranges), set(self.unrolled)
-        lo, hi = self.range(loop.begin), self.range(loop.end)
         self.names[loop.var] = (DType.I64, 1)
-        exact = lo is not None and hi is not None and lo[0] == lo[1] and hi[0] == hi[1]  # else bounds depend on names
-        self.ranges[loop.var] = (lo[0], _last(lo[0], hi[1], loop.step, True)) if lo and hi and exact else None
+        known = loop_interval(loop, self.ranges)
+        if known is not None:
+            self.ranges[loop.var] = known
         if loop.kind == "unroll":
             if not (isinstance(loop.begin, Const) and isinstance(loop.end, Const)):
                 self.fail("an unrolled loop needs constant bounds")
             self.unrolled.add(loop.var)
-        if not (lo and hi and hi[1] <= lo[0]):  # a loop that never runs has no indices to check
+        may_not_run = known is None or not known.exact
+        self.guards += may_not_run
+        if known is None or known.lo <= known.hi:  # a loop that never runs has no indices to check
             self.block(loop.body)
+        self.guards -= may_not_run
         self.names, self.ranges, self.unrolled = names, ranges, unrolled
 
     def alloc(self, buffer: Buffer) -> None:
@@ -254,10 +258,10 @@ class _Checker:
             self.fail(f"index of '{buffer.name}' has {index.lanes} lanes, the value {lanes}")
         if buffer.space == "register" and not self.is_static(index):
             self.fail(f"register buffer '{buffer.name}' needs an index that is constant once unrolled")
-        known = None if self.guards else self.range(index)
-        span = 1 if index.lanes > 1 or buffer.lanes > 1 else lanes
-        if known is not None and not (known[0] >= 0 and known[1] + span <= buffer.size):
-            self.fail(f"index {known[0]}..{known[1] + span - 1} is outside '{buffer.name}' of {buffer.size} elements")
+        known = None if self.guards else interval(index, self.ranges)
+        last = 0 if index.lanes > 1 or buffer.lanes > 1 else lanes - 1
+        if known is not None and known.exact and (known.lo < 0 or known.hi + last >= buffer.size):
+            self.fail(f"index {known.lo}..{known.hi + last} is outside '{buffer.name}' of {buffer.size} elements")
 
     def is_static(self, e: Expr) -> bool:
         match e:
@@ -293,52 +297,6 @@ class _Checker:
                 self.access(e.buffer, e.index, e.lanes)
                 return "" if e.dtype is e.buffer.dtype else f"{e.dtype} from {e.buffer.dtype} '{e.buffer.name}'"
         return _node_problem(e)
-
-    def range(self, e: Expr) -> Range | None:
-        """Least and greatest value of an i64 expression where loop bounds give them."""
-        if e.dtype is not DType.I64:
-            return None
-        match e:
-            case Const():
-                return (int(e.value), int(e.value))
-            case Var():
-                return self.ranges.get(e.name)
-            case Broadcast():
-                return self.range(e.a)
-            case Ramp():
-                r = self.range(e.base)
-                last = e.stride * (e.lanes - 1)
-                return (r[0] + min(0, last), r[1] + max(0, last)) if r else None
-            case Binary():
-                a, b = self.range(e.a), self.range(e.b)
-                return _binary_range(e.op, a, b) if a and b else None
-        return None
-
-
-def _last(first: int, end: int, step: int, exact: bool) -> int:
-    """Greatest value of a loop variable; the first value is only known exactly where `exact`."""
-    return first + (end - 1 - first) // step * step if exact else end - 1
-
-
-def _binary_range(op: str, a: Range, b: Range) -> Range | None:
-    """Interval arithmetic on index expressions."""
-    match op:
-        case "add":
-            return (a[0] + b[0], a[1] + b[1])
-        case "sub":
-            return (a[0] - b[1], a[1] - b[0])
-        case "mul":
-            products = [x * y for x in a for y in b]
-            return (min(products), max(products))
-        case "div" if b[0] == b[1] and b[0] > 0 and a[0] >= 0:
-            return (a[0] // b[0], a[1] // b[0])
-        case "mod" if b[0] == b[1] and b[0] > 0 and a[0] >= 0:
-            return a if a[1] < b[0] else (0, b[0] - 1)
-        case "min":
-            return (min(a[0], b[0]), min(a[1], b[1]))
-        case "max":
-            return (max(a[0], b[0]), max(a[1], b[1]))
-    return None
 
 
 def _const_problem(e: Const) -> str:
