@@ -1,0 +1,82 @@
+"""Winograd's minimal filtering F(m×m, 3×3): Y = Aᵀ [(G g Gᵀ) ∘ (Bᵀ d B)] A for a tile of m×m results.
+
+Lavin, Gray: Fast Algorithms for Convolutional Neural Networks, CVPR 2016, arXiv:1509.09308. Points 0, ±1 (and ±2), ∞.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from math import sqrt
+
+import numpy as np
+
+_B = {
+    2: ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
+    4: (
+        (4, 0, -5, 0, 1, 0),
+        (0, -4, -4, 1, 1, 0),
+        (0, 4, -4, -1, 1, 0),
+        (0, -2, -1, 2, 1, 0),
+        (0, 2, -1, -2, 1, 0),
+        (0, 4, 0, -5, 0, 1),
+    ),
+}
+_G = {
+    2: ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)),
+    4: (
+        (1 / 4, 0, 0),
+        (-1 / 6, -1 / 6, -1 / 6),
+        (-1 / 6, 1 / 6, -1 / 6),
+        (1 / 24, 1 / 12, 1 / 6),
+        (1 / 24, -1 / 12, 1 / 6),
+        (0, 0, 1),
+    ),
+}
+_A = {
+    2: ((1, 1, 1, 0), (0, 1, -1, -1)),
+    4: ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
+}
+
+SIZES = tuple(_A)
+"""The m for which there are matrices."""
+
+
+@cache
+def input_matrix(m: int) -> np.ndarray:
+    """Bᵀ [m + 2, m + 2], exact."""
+    return np.array(_B[m], np.float64)
+
+
+@cache
+def weight_matrix(m: int) -> np.ndarray:
+    """G [m + 2, 3], to float64 rounding."""
+    return np.array(_G[m], np.float64)
+
+
+@cache
+def output_matrix(m: int) -> np.ndarray:
+    """Aᵀ [m, m + 2], exact."""
+    return np.array(_A[m], np.float64)
+
+
+def transform_weights(weights: np.ndarray, m: int) -> np.ndarray:
+    """U [(m + 2)², K, C] in float64 of weights [K, C, 3, 3]."""
+    g = weight_matrix(m)
+    u = np.einsum("ir,kcrs,js->ijkc", g, weights.astype(np.float64), g, optimize=True)
+    return np.ascontiguousarray(u.reshape((m + 2) ** 2, *weights.shape[:2]))
+
+
+def winograd_error(m: int, channels: int) -> float:
+    """Expected rms error of float32 relative to the rms of the result, for independent random inputs and weights.
+
+    Every rounding adds an independent error of unit / sqrt(3) of its result, which later steps amplify. Steps: the two
+    sides of the input transform, the weights, the sums over channels (whose partial sums grow), the output transform.
+    """
+    unit = 2.0**-24 / sqrt(3)
+    a, b, g = (f(m) ** 2 for f in (output_matrix, input_matrix, weight_matrix))
+    v = np.outer(b.sum(1), b.sum(1))
+    u = np.outer(g.sum(1), g.sum(1))
+    steps = 3.0 * 2 + 1 + channels / 2
+    products = a @ (u * v * (channels * steps)) @ a.T
+    outputs = a @ (u * v * channels) @ a.T * 6
+    return float(unit * np.sqrt(np.mean(products + outputs) / (9 * channels)))
