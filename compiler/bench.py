@@ -1,7 +1,7 @@
 """Times a compiled model on this machine, whole and node by node.
 
-Node times come from a `c2c_parallel` of our own: the model hands every step to it, so that the shipped code is measured
-as it is. A step's own time is its task's; the calls in between cost about two microseconds and are not counted.
+Node times come from a `c2c_parallel` that is a timer: the model hands every step to it, so that the shipped code is
+measured as it is, on one thread.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _node_times(
     samples: list[list[int]] = [[] for _ in steps]
     end = time.perf_counter() + seconds
     while len(samples[0]) < MIN_RUNS or time.perf_counter() < end:
-        for sample, nanoseconds in zip(samples, model.trace(feeds), strict=True):
+        for sample, nanoseconds in zip(samples, model.trace(feeds, len(steps)), strict=True):
             sample.append(nanoseconds)
     medians = [statistics.median(s) / 1e6 for s in samples]
     total = sum(medians) or 1.0

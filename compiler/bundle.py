@@ -16,7 +16,8 @@ from typing import Any
 import llvmlite.binding
 
 from ..codegen.c_source import emit_c
-from ..codegen.llvm_program import emit_asm, emit_llvm
+from ..codegen.llvm_program import emit_asm, emit_llvm, write_object
+from ..codegen.object_file import read_object
 from ..ir.errors import CodegenError
 from ..ir.loops import Port, Program
 from ..ir.loops_text import print_program
@@ -67,8 +68,6 @@ def write_bundle(
 
 
 def _emit(kind: str, program: Program, options: CompileOptions, out: Path, embed: bool) -> None:
-    from ..codegen.llvm_program import write_object
-
     name, target = program.name, options.target
     if kind in ("obj", "shared"):
         write_object(program, target, out / f"{name}.o", embed_weights=embed)
@@ -120,8 +119,6 @@ def _manifest(
 
 
 def _sections(path: Path) -> dict[str, int]:
-    from ..codegen.object_file import read_object
-
     sizes = asdict(read_object(path).sizes)
     return {k: int(v) for k, v in sizes.items()}
 

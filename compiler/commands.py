@@ -17,7 +17,7 @@ from rich.table import Table
 
 from ..codegen.c_source import emit_c
 from ..codegen.llvm_program import emit_asm, emit_llvm
-from ..codegen.target import TARGETS, Target
+from ..codegen.target import OSES, TARGETS, Target
 from ..ir.errors import C2CError, OnnxImportError
 from ..ir.graph_text import parse_graph, print_graph
 from ..ir.loops_text import print_program
@@ -166,17 +166,24 @@ def verify_command(a: argparse.Namespace) -> int:
 
 
 def targets_command(a: argparse.Namespace) -> int:
-    rows = [t.describe() for t in TARGETS.values()]
+    rows = [_target_row(t) for t in (Target.parse("native"), *TARGETS.values())]
     if a.json:
         print(json.dumps(rows))
         return 0
-    table = Table(title="targets (any may be followed by +feature, -feature and an OS)")
+    table = Table(title="targets; any may be followed by +feature, -feature and an OS: " + ", ".join(OSES))
     for column in rows[0]:
         table.add_column(column)
     for row in rows:
         table.add_row(*map(str, row.values()))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Console(width=None if sys.stdout.isatty() else 180).print(table)
     return 0
+
+
+def _target_row(t: Target) -> dict[str, Any]:
+    return {
+        "name": t.name, "cpu": t.cpu, "vector bits": t.vector_bits, "registers": t.registers,
+        "features": " ".join(t.has), "about": t.about,
+    }  # fmt: skip
 
 
 def dump_command(a: argparse.Namespace) -> int:
