@@ -80,10 +80,11 @@ def measure(path: Path, threads: int, seconds: float) -> dict[str, object]:
         theirs += burst(lambda: session.run(None, feeds))
     a, b = statistics.median(ours) * 1e3, statistics.median(theirs) * 1e3
     plan = compiled.plan
+    over = plan.arena_bytes / max(1, plan.lower_bound)
     return {
         "model": name_of(path), "threads": threads, "c2c_ms": round(a, 3), "onnxruntime_ms": round(b, 3),
         "ratio": round(a / b, 3), "error": float(f"{error:.1e}"), "compile_s": round(compile_seconds, 2),
-        "arena_mb": round(plan.arena_bytes / 1e6, 2), "arena_over_bound": round(plan.arena_bytes / max(1, plan.lower_bound), 3),
+        "arena_mb": round(plan.arena_bytes / 1e6, 2), "arena_over_bound": round(over, 3),
         "weights_mb": round(len(compiled.program.weights) / 1e6, 2), "kernels": len(compiled.program.kernels),
     }  # fmt: skip
 
@@ -100,9 +101,10 @@ def compile_only(path: Path) -> dict[str, object]:
     seconds = time.perf_counter() - start
     subprocess.run(["rm", "-rf", str(out)], check=True)
     if done.returncode:
-        return {"error": done.stderr[-300:]}
+        return {"model": name_of(path), "error": done.stderr[-300:]}
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return {"cli_s": round(seconds, 2), "peak_mb": round(peak), **json.loads(done.stdout)["bytes"]}
+    sizes = json.loads(done.stdout)["bytes"]
+    return {"model": name_of(path), "compile_s": round(seconds, 2), "peak_mb": round(peak), **sizes}
 
 
 def main() -> None:

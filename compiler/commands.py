@@ -166,7 +166,7 @@ def verify_command(a: argparse.Namespace) -> int:
 
 
 def targets_command(a: argparse.Namespace) -> int:
-    rows = [_target_row(t) for t in (Target.parse("native"), *TARGETS.values())]
+    rows = [_target_row(t) for t in (Target.parse(name) for name in TARGETS)]
     if a.json:
         print(json.dumps(rows))
         return 0
