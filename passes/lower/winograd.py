@@ -1,0 +1,371 @@
+"""c2c.WinogradConv: 3×3 convolution of stride 1 by F(m×m, 3×3), n = m + 2, in three phases over a block of tiles.
+
+1. Input transform of all channels into V[n²][C/b][tiles][b].
+2. n² matrix products M[p] = U[p] V[p], with register tiles of tiles × output vectors; U is read once, in order.
+3. Output transform, bias and fused tail into the result; what edge tiles have beyond it is left out.
+
+Matrices p lie one cache line more than their size apart, so that the n² streams of the transforms fall into different
+sets of the first cache. With several threads and few tiles each phase is a kernel of its own, parallel over its own
+work; else a task is a block of tiles with V and M of its worker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+
+from ...ir.graph import Value
+from ...ir.loops import Buffer, Expr, broadcast, const, fma, maximum, minimum, shuffle
+from ...ir.types import DType
+from ..winograd_math import input_matrix, output_matrix, transform_weights
+from .context import Lowering, lowers, strides
+from .conv import lower_conv, read_convolution
+from .conv_kernel import ConvKernel, Convolution, finish, guarded, pad_operands, padded_bias, start, tasks, unravel
+from .tile import Tile, choose_tile, splats_lanes, split
+from .winograd_transform import apply
+
+LINE = 16
+"""Elements of a cache line."""
+
+MAX_SCRATCH = 4 << 20
+"""Bytes of V and M of one block of tiles at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`block`: tiles of a task; `tile`: register tile of the products; `phased`: each phase is a kernel."""
+
+    conv: Convolution
+    m: int
+    lanes: int
+    tile: Tile
+    block: int
+    phased: bool
+    valid: int
+
+    @property
+    def n(self) -> int:
+        return self.m + 2
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Images, rows and columns of tiles."""
+        w = self.conv.window
+        return self.conv.batch, -(-w.h.out // self.m), -(-w.w.out // self.m)
+
+    @property
+    def tiles(self) -> int:
+        return prod(self.grid)
+
+    @property
+    def blocks_in(self) -> int:
+        return -(-self.conv.channels_in // self.lanes)
+
+    @property
+    def blocks_out(self) -> int:
+        return -(-self.conv.channels_out // self.lanes)
+
+    @property
+    def stride_v(self) -> int:
+        return self.blocks_in * self.block * self.lanes + LINE
+
+    @property
+    def stride_m(self) -> int:
+        return self.blocks_out * self.block * self.lanes + LINE
+
+
+@lowers("c2c.WinogradConv")
+def lower_winograd(ctx: Lowering) -> None:
+    """Winograd where the input is blocked, else as Conv."""
+    conv, m = read_convolution(ctx), ctx.node.attrs["m"]
+    if conv is None or conv.x.type.layout.block != ctx.lanes() or conv.groups > 1 or not _is_fit(conv):
+        return lower_conv(ctx)
+    lanes = ctx.lanes()
+    whole = pad_operands(ctx, lanes)
+    plan = make_plan(ctx, conv, m)
+    if not whole:
+        plan = replace(plan, valid=conv.channels_out - (plan.blocks_out - 1) * lanes)
+    bias = padded_bias(ctx, conv.bias, 1, lanes)
+    weights = ctx.pack("winograd", pack_weights(plan))
+    copies = 1 if plan.phased else ctx.threads
+    v = ctx.scratch("v", DType.F32, plan.n**2 * plan.stride_v * copies)
+    m_ = ctx.scratch("m", DType.F32, plan.n**2 * plan.stride_m * copies)
+    if plan.phased:
+        for phase in range(3):
+            _Phases(ctx, plan, weights, bias, v, m_).write_phase(phase)
+    else:
+        _Phases(ctx, plan, weights, bias, v, m_).write_blocks()
+
+
+def _is_fit(conv: Convolution) -> bool:
+    w = conv.window
+    plain = all(a.stride == a.dilation == 1 for a in w.axes)
+    return plain and w.rank == 2 and w.h.kernel == w.w.kernel == 3
+
+
+def make_plan(ctx: Lowering, conv: Convolution, m: int) -> Plan:
+    """Tiles of a task so that weights are read seldom and V and M stay small."""
+    lanes, n = ctx.lanes(), m + 2
+    plan = Plan(conv, m, lanes, Tile(1, 1), 1, False, lanes)
+    per_tile = n * n * (plan.blocks_in + plan.blocks_out) * lanes * 4
+    weights = n * n * plan.blocks_in * plan.blocks_out * lanes * lanes * 4
+    near = ctx.target.l2_bytes * 3 // 4
+
+    def traffic(block: int) -> float:
+        buffers = 2 * plan.tiles * per_tile
+        reads = -(-plan.tiles // block) * weights
+        return (buffers if block * per_tile > near else buffers / 4) + (reads if weights > near else reads / 4)
+
+    few = ctx.threads > 1 and plan.tiles < 8 * ctx.threads and plan.tiles * per_tile <= MAX_SCRATCH
+    if few:
+        block = plan.tiles
+    else:
+        most = max(1, min(-(-plan.tiles // ctx.threads), MAX_SCRATCH // per_tile))
+        sizes = {-(-plan.tiles // count) for count in range(-(-plan.tiles // most), plan.tiles + 1)}
+        block = min((b for b in sizes if b >= min(12, most)), key=lambda b: (traffic(b), b))
+    splat = splats_lanes(ctx.target)
+    tile = choose_tile(ctx.target, DType.F32, block, conv.channels_out, splat=splat)
+    return replace(plan, block=block, tile=tile, phased=few)
+
+
+def _groups(plan: Plan) -> list[tuple[int, int, int]]:
+    """Output vectors as (first group, groups, vectors of each)."""
+    count, rest = divmod(plan.blocks_out, plan.tile.vectors)
+    found = [(0, count, plan.tile.vectors)] if count else []
+    return [*found, (count, 1, rest)] if rest else found
+
+
+def pack_weights(plan: Plan) -> np.ndarray:
+    """U[n²][K / (V·b)][C][V·b], zero beyond the last output channel."""
+    conv, lanes = plan.conv, plan.lanes
+    u = transform_weights(conv.weights[:, :, 0], plan.m).astype(np.float32)
+    padded = np.zeros((plan.n**2, plan.blocks_out * lanes, conv.channels_in), np.float32)
+    padded[:, : conv.channels_out] = u
+    parts = []
+    for first, count, vectors in _groups(plan):
+        width, at = vectors * lanes, first * plan.tile.vectors * lanes
+        part = padded[:, at : at + count * width].reshape(plan.n**2, count, width, conv.channels_in)
+        parts.append(part.transpose(0, 1, 3, 2).reshape(plan.n**2, -1))
+    return np.ascontiguousarray(np.concatenate(parts, axis=1)).reshape(-1)
+
+
+class _Phases:
+    """Writes the phases into one kernel or three."""
+
+    def __init__(self, ctx: Lowering, plan: Plan, weights: Value, bias: Value | None, v: Value, m: Value) -> None:
+        self.ctx, self.plan, self.k = ctx, plan, ConvKernel(ctx)
+        self.weights, self.bias, self.v_value, self.m_value = weights, bias, v, m
+        self.v_base: Expr = const(0)
+        self.m_base: Expr = const(0)
+
+    @property
+    def v(self) -> Buffer:
+        return self.k.tensor(self.v_value, "v")
+
+    @property
+    def m(self) -> Buffer:
+        return self.k.tensor(self.m_value, "m")
+
+    def write_phase(self, phase: int) -> None:
+        """One phase over all tiles."""
+        plan, k = self.plan, self.k
+        macs = plan.n**2 * plan.tiles * plan.conv.channels_in * plan.conv.channels_out
+        if phase == 0:
+            for t in tasks(self.ctx, k, macs, plan.blocks_in):
+                self._inputs(t, const(0), const(plan.tiles))
+        elif phase == 1:
+            groups = sum(count for _, count, _ in _groups(plan))
+            for t in tasks(self.ctx, k, macs, plan.n**2 * groups):
+                p, group = unravel(k, t, (plan.n**2, groups))
+                self._products(p, group)
+        else:
+            for t in tasks(self.ctx, k, macs, plan.blocks_out):
+                self._outputs(t, const(0), const(plan.tiles))
+        k.done(("winograd_input", "winograd_product", "winograd_output")[phase])
+
+    def write_blocks(self) -> None:
+        """All phases, block of tiles by block of tiles."""
+        plan, k = self.plan, self.k
+        blocks = -(-plan.tiles // plan.block)
+        for t in tasks(self.ctx, k, plan.conv.macs, blocks):
+            if self.ctx.threads > 1 and blocks > 1:
+                self.v_base = k.let(k.worker * (plan.n**2 * plan.stride_v), "v0")
+                self.m_base = k.let(k.worker * (plan.n**2 * plan.stride_m), "m0")
+            first = k.let(t * plan.block, "first")
+            last = k.let(minimum(first + plan.block, plan.tiles), "last")
+            for c in k.loop("c", plan.blocks_in):
+                self._inputs(c, first, last)
+            for p in k.loop("p", plan.n**2):
+                for group in k.loop("g", sum(count for _, count, _ in _groups(plan))):
+                    self._products(p, group)
+            for o in k.loop("o", plan.blocks_out):
+                self._outputs(o, first, last)
+        k.done("winograd")
+
+    # --- input transform
+
+    def _inputs(self, c: Expr, first: Expr, last: Expr) -> None:
+        k, plan = self.k, self.plan
+        _, rows, columns = plan.grid
+        h, w = plan.conv.window.h, plan.conv.window.w
+        whole = h.is_inside and w.is_inside and h.out % plan.m == 0 and w.out % plan.m == 0
+        for t in k.loop("t", last, first):
+            image, row, column = unravel(k, t, (plan.conv.batch, rows, columns))
+            top, left = k.let(row * plan.m - h.pad, "top"), k.let(column * plan.m - w.pad, "left")
+            steps = strides(plan.conv.x.type)
+            source = k.let(image * steps[0] + c * steps[1], "x")
+            target = k.let(self.v_base + (c * plan.block + (t - first)) * plan.lanes, "to")
+            inside = (top >= 0) & (left >= 0) & (top <= h.size - plan.n) & (left <= w.size - plan.n)
+            inside = k.let(inside, "inside")
+            for _ in guarded(k, inside, not whole):
+                self._transform_input(source + (top * w.size + left) * plan.lanes, w.size * plan.lanes, None, target)
+            if not whole:
+                for _ in k.when(~inside):
+                    patch = self._patch(source, top, left)
+                    self._transform_input(const(0), plan.n * plan.lanes, patch, target)
+
+    def _patch(self, source: Expr, top: Expr, left: Expr) -> Buffer:
+        """The tile's input with zeros beyond the image."""
+        k, plan, n, lanes = self.k, self.plan, self.plan.n, self.plan.lanes
+        h, w = plan.conv.window.h, plan.conv.window.w
+        x, patch = k.tensor(plan.conv.x, "x"), k.alloc("patch", DType.F32, n * n * lanes)
+        for i in range(n * n):
+            k.store(patch, i * lanes, const(0, DType.F32, lanes))
+        i0, i1 = k.let(maximum(-top, 0), "i"), k.let(minimum(h.size - top, n), "i")
+        j0, j1 = k.let(maximum(-left, 0), "j"), k.let(minimum(w.size - left, n), "j")
+        for y in k.loop("row", i1, i0):
+            for z in k.loop("column", j1, j0):
+                value = k.load(x, source + ((top + y) * w.size + left + z) * lanes, lanes)
+                k.store(patch, (y * n + z) * lanes, value)
+        return patch
+
+    def _transform_input(self, at: Expr, row: int, patch: Buffer | None, target: Expr) -> None:
+        k, plan, n, lanes = self.k, self.plan, self.plan.n, self.plan.lanes
+        buffer = patch or k.tensor(plan.conv.x, "x")
+        at = k.let(at, "x")
+        matrix = input_matrix(plan.m)
+        columns = []
+        for j in range(n):
+            values = [k.let(k.load(buffer, at + (i * row + j * lanes), lanes), "d") for i in range(n)]
+            columns.append(apply(k, matrix, values))
+        for i in range(n):
+            for j, value in enumerate(apply(k, matrix, [columns[j][i] for j in range(n)])):
+                k.store(self.v, target + (i * n + j) * plan.stride_v, value)
+
+    # --- products
+
+    def _products(self, p: Expr, group: Expr) -> None:
+        k, plan = self.k, self.plan
+        groups = _groups(plan)
+        per_vector = plan.conv.channels_in * plan.lanes
+        for i, (first, count, vectors) in enumerate(groups):
+            cond = group < first + count if i == 0 else group >= first
+            for _ in guarded(k, cond, len(groups) > 1):
+                at = p * (plan.blocks_out * per_vector) + group * (plan.tile.vectors * per_vector)
+                weights = k.let(at, "u")
+                v = k.let(self.v_base + p * plan.stride_v, "v")
+                to = group * (plan.tile.vectors * plan.block * plan.lanes)
+                to = k.let(self.m_base + p * plan.stride_m + to, "m")
+                begin = 0
+                for tiles, pixels in split(plan.block, plan.tile.pixels):
+                    for t in k.loop("t", begin + tiles * pixels, begin, pixels):
+                        self._product_tile(Tile(pixels, vectors), weights, v + t * plan.lanes, to + t * plan.lanes)
+                    begin += tiles * pixels
+
+    def _product_tile(self, tile: Tile, weights: Expr, v: Expr, to: Expr) -> None:
+        k, plan, lanes = self.k, self.plan, self.plan.lanes
+        acc = k.registers("acc", DType.F32, tile.pixels * tile.vectors, lanes)
+        for i in range(tile.pixels * tile.vectors):
+            k.store(acc, i, const(0, DType.F32, lanes))
+        v, to = k.let(v, "v"), k.let(to, "to")
+        whole, rest = divmod(plan.conv.channels_in, lanes)
+        width, step = tile.vectors * lanes, plan.block * lanes
+        for c in k.loop("cb", whole) if whole else ():
+            x, u = k.let(v + c * step, "x"), k.let(weights + c * (lanes * width), "u")
+            if splats_lanes(self.ctx.target):
+                pixels = [k.let(k.load(self.v, x + i * lanes, lanes), "x") for i in range(tile.pixels)]
+                for j in range(lanes):
+                    self._multiply(tile, [shuffle(y, None, (j,) * lanes) for y in pixels], u + j * width, acc)
+            else:
+                self._channels(tile, lanes, x, u, acc)
+        if rest:
+            self._channels(tile, rest, v + whole * step, weights + whole * lanes * width, acc)
+        for i in range(tile.pixels):
+            for j in range(tile.vectors):
+                at = to + (j * step + i * lanes)
+                k.store(self.m, at, k.load(acc, i * tile.vectors + j))
+
+    def _channels(self, tile: Tile, count: int, x: Expr, u: Expr, acc: Buffer) -> None:
+        k, lanes = self.k, self.plan.lanes
+        x, u = k.let(x, "x"), k.let(u, "u")
+        for c in k.loop("c", count):
+            pixels = [broadcast(k.load(self.v, x + c + i * lanes), lanes) for i in range(tile.pixels)]
+            self._multiply(tile, pixels, u + c * (tile.vectors * lanes), acc)
+
+    def _multiply(self, tile: Tile, pixels: list[Expr], u: Expr, acc: Buffer) -> None:
+        k, lanes = self.k, self.plan.lanes
+        w = k.tensor(self.weights, "w")
+        vectors = [k.let(k.load(w, u + j * lanes, lanes), "w") for j in range(tile.vectors)]
+        for i, pixel in enumerate(pixels):
+            x = k.let(pixel, "x") if tile.vectors > 1 else pixel
+            for j, vector in enumerate(vectors):
+                at = i * tile.vectors + j
+                k.store(acc, at, fma(x, vector, k.load(acc, at)))
+
+    # --- output transform
+
+    def _outputs(self, o: Expr, first: Expr, last: Expr) -> None:
+        k, plan, m = self.k, self.plan, self.plan.m
+        _, rows, columns = plan.grid
+        h, w = plan.conv.window.h, plan.conv.window.w
+        ragged = h.out % m != 0 or w.out % m != 0
+        bias = k.let(start(k, self.bias, o * plan.lanes, plan.lanes), "bias")
+        for t in k.loop("t", last, first):
+            image, row, column = unravel(k, t, (plan.conv.batch, rows, columns))
+            top, left = k.let(row * m, "top"), k.let(column * m, "left")
+            values = self._transform_output(o, t - first, bias)
+            whole = k.let((top <= h.out - m) & (left <= w.out - m), "whole")
+            for _ in guarded(k, whole, ragged):
+                for i in range(m):
+                    for j in range(m):
+                        self._finish(o, (image, o * plan.lanes, top + i, left + j), values[i][j])
+            if ragged:
+                for _ in k.when(~whole):
+                    self._cropped(o, image, top, left, values)
+
+    def _transform_output(self, o: Expr, t: Expr, bias: Expr) -> list[list[Expr]]:
+        k, plan, n, lanes = self.k, self.plan, self.plan.n, self.plan.lanes
+        at = k.let(self.m_base + (o * plan.block + t) * lanes, "m")
+        matrix = output_matrix(plan.m)
+        columns = []
+        for j in range(n):
+            values = [k.let(k.load(self.m, at + (i * n + j) * plan.stride_m, lanes), "y") for i in range(n)]
+            columns.append(apply(k, matrix, values))
+        rows = [apply(k, matrix, [columns[j][i] for j in range(n)]) for i in range(plan.m)]
+        return [[k.let(value + bias, "y") for value in row] for row in rows] if self.bias is not None else rows
+
+    def _cropped(self, o: Expr, image: Expr, top: Expr, left: Expr, values: list[list[Expr]]) -> None:
+        """The results of a tile that lie inside the image."""
+        k, m, lanes = self.k, self.plan.m, self.plan.lanes
+        h, w = self.plan.conv.window.h, self.plan.conv.window.w
+        kept = k.alloc("kept", DType.F32, m * m * lanes)
+        for i, row in enumerate(values):
+            for j, value in enumerate(row):
+                k.store(kept, (i * m + j) * lanes, value)
+        for y in k.loop("i", k.let(minimum(h.out - top, m), "end")):
+            for z in k.loop("j", k.let(minimum(w.out - left, m), "end")):
+                value = k.load(kept, (y * m + z) * lanes, lanes)
+                self._finish(o, (image, o * lanes, k.let(top + y, "h"), k.let(left + z, "w")), value)
+
+    def _finish(self, o: Expr, coords: tuple[Expr, ...], value: Expr) -> None:
+        k, plan = self.k, self.plan
+        if plan.valid == plan.lanes:
+            finish(k, coords, plan.lanes, value)
+            return
+        value = k.let(value, "y")
+        for last in (False, True) if plan.blocks_out > 1 else (True,):
+            cond = o >= plan.blocks_out - 1 if last else o < plan.blocks_out - 1
+            for _ in guarded(k, cond, plan.blocks_out > 1):
+                finish(k, coords, plan.valid if last else plan.lanes, value)
