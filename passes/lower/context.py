@@ -42,7 +42,7 @@ def strides(type_: TensorType) -> tuple[int, ...]:
 class Site:
     """Where a vector of results stands: logical coordinates of lane 0; lanes run along `axis`.
 
-    In a blocked layout lanes may run along axis 1 only, from a channel that is a multiple of `lanes`.
+    In a blocked layout lanes along axis 1 begin at a channel that is a multiple of `lanes`.
     """
 
     coords: tuple[Expr, ...]
@@ -101,8 +101,7 @@ class KernelBuilder(Builder):
             return self.load(buffer, at)
         if axis < 0 or dims[axis] == 1:
             return broadcast(self.load(buffer, at), site.lanes)
-        stride = 1 if type_.layout.block else strides(type_)[axis]
-        assert not type_.layout.block or axis == 1, "lanes must run along channels in a blocked layout"
+        stride = 1 if type_.layout.block and axis == 1 else strides(type_)[axis]
         return self.load(buffer, at if stride == 1 else ramp(at, stride, site.lanes), site.lanes)
 
     def write(self, value: Value, site: Site, result: Expr) -> None:
