@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ...ir.graph import Node, Value
@@ -110,22 +112,29 @@ def _is_half(dtype: DType) -> bool:
 @lowers(*(name for name, row in OPS.items() if row.kind is Kind.ELEMENTWISE))
 def lower_elementwise(ctx: Lowering) -> None:
     """One pass over the result: merged dimensions, vectors along the innermost one."""
-    nodes = (ctx.node, *ctx.tail)
-    inner = {v for node in nodes for v in node.outputs}
-    types: list[TensorType] = []
-    dtypes = [ctx.output.type.dtype]
-    for node in nodes:
-        for index, value in enumerate(node.inputs):
-            if value is not None and value not in inner:
-                dtypes.append(value.type.dtype)
-                types.append(_broadcast_type(ctx, node, index))
     if not ctx.output.type.size:
         return
-    k = StridedKernel(ctx, types, min(64, ctx.lanes(widest(dtypes))))
+    nodes = (ctx.node, *ctx.tail)
+    types = operand_types(ctx, nodes)
+    k = StridedKernel(ctx, types, min(64, ctx.lanes(widest((ctx.output.type.dtype, *(t.dtype for t in types))))))
     cost = sum(COSTS.get(node.op, 1) for node in nodes)
     for site in strided_loops(k, cost):
         k.write(ctx.output, site, ctx.epilogue(k, site, evaluate(k, ctx.node, site, {})))
     k.done(ctx.node.op.lower())
+
+
+def operand_types(ctx: Lowering, nodes: Sequence[Node]) -> list[TensorType]:
+    """Types by which the operands that `evaluate` reads from memory broadcast to the result, for a chain of nodes.
+
+    The first node's own result counts as computed where the chain is a fused tail.
+    """
+    inner = {v for node in (ctx.node, *nodes) for v in node.outputs}
+    return [
+        _broadcast_type(ctx, node, index)
+        for node in nodes
+        for index, value in enumerate(node.inputs)
+        if value is not None and value not in inner
+    ]
 
 
 _COSTLY = (

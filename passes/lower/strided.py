@@ -24,40 +24,44 @@ CHUNK = 4 << 10
 class StridedKernel(KernelBuilder):
     """A kernel whose sites have merged coordinates (`sizes`), lanes along the last; it knows the strides of values.
 
-    `operands` are the values that will be read, with the types by which they broadcast to the result.
+    `operands` are the types by which the values that will be read broadcast to the result; `steps` are the strides of
+    further buffers along the axes of the result's bytes, which the caller indexes by `offset_of`.
     """
 
-    def __init__(self, ctx: Lowering, operands: Iterable[TensorType], lanes: int) -> None:
+    def __init__(
+        self, ctx: Lowering, operands: Iterable[TensorType], lanes: int, steps: Sequence[Sequence[int]] = ()
+    ) -> None:
         super().__init__(ctx)
         self.result = ctx.output.type
         self.lanes = lanes
         physical = self.result.physical
-        steps = [strides(self.result), *(operand_strides(t, self.result) for t in operands)]
-        self.groups = merged_axes(physical, steps)
+        every = [strides(self.result), *(operand_strides(t, self.result) for t in operands), *steps]
+        self.groups = merged_axes(physical, every)
         self.sizes = tuple(prod(physical[i] for i in group) for group in self.groups)
 
     def read(self, value: Value, site: Site, type_: TensorType | None = None) -> Expr:
         value, type_ = whole_blocks(self.ctx, value, type_ or value.type)
         steps = operand_strides(type_, self.result)
-        at = self._offset(site, steps)
-        step = self._step(steps, self.groups[-1])
+        at = self.offset_of(site, steps)
+        step = self.row_step(steps)
         buffer = self.tensor(value)
         if site.lanes == 1 or step == 0:
             return broadcast(self.load(buffer, at), site.lanes)
         return self.load(buffer, at if step == 1 else ramp(at, step, site.lanes), site.lanes)
 
     def write(self, value: Value, site: Site, result: Expr) -> None:
-        self.store(self.tensor(value, "y"), self._offset(site, strides(self.result)), result)
+        self.store(self.tensor(value, "y"), self.offset_of(site, strides(self.result)), result)
 
-    def _offset(self, site: Site, steps: Sequence[int]) -> Expr:
+    def offset_of(self, site: Site, steps: Sequence[int]) -> Expr:
+        """Element offset of a site in a buffer with strides `steps` along the axes of the result's bytes."""
         at: Expr = const(0)
         for coord, group in zip(site.coords, self.groups, strict=True):
-            at = at + coord * self._step(steps, group)
+            at = at + coord * (steps[group[-1]] if group else 0)
         return at
 
-    def _step(self, steps: Sequence[int], group: Sequence[int]) -> int:
-        """Stride of a merged axis: that of its innermost member, which is not of size 1."""
-        return steps[group[-1]] if group else 0
+    def row_step(self, steps: Sequence[int]) -> int:
+        """Stride from lane to lane of such a buffer."""
+        return steps[self.groups[-1][-1]] if self.groups[-1] else 0
 
 
 def operand_strides(type_: TensorType, result: TensorType) -> tuple[int, ...]:
@@ -105,7 +109,7 @@ def strided_loops(k: StridedKernel, cost: int = 1) -> Iterator[Site]:
         yield from _nest(k, (), outer, row, unroll)
         return
     many = 4 * k.ctx.threads
-    lead = next((i for i in range(len(outer) + 1) if prod(outer[:i]) >= many), len(outer))
+    lead = leading(outer, many)
     count = prod(outer[:lead])
     parts = max(1, min(-(-many // count), row // CHUNK)) if lead == len(outer) else 1
     share = -(-row // (parts * k.lanes * unroll)) * k.lanes * unroll
@@ -116,6 +120,27 @@ def strided_loops(k: StridedKernel, cost: int = 1) -> Iterator[Site]:
             yield from _nest(k, coords, outer[lead:], row, unroll)
         else:
             yield from _part(k, coords, k.let(i % parts, "part"), (parts, share, row), unroll)
+
+
+def leading(sizes: Sequence[int], many: int) -> int:
+    """How many leading axes make at least `many` iterations (all of them where that is not enough)."""
+    return next((i for i in range(len(sizes) + 1) if prod(sizes[:i]) >= many), len(sizes))
+
+
+def outer_loops(k: KernelBuilder, sizes: Sequence[int], work: int) -> Iterator[tuple[Expr, ...]]:
+    """Coordinates over `sizes`, in parallel along leading axes where all iterations together do enough `work`."""
+    lead = leading(sizes, 4 * k.ctx.threads) if k.ctx.threads > 1 and work >= PARALLEL_WORK else 0
+    count = prod(sizes[:lead])
+    for i in k.parallel("i", count) if count > 1 else k.loop("i", 1):
+        yield from _serial(k, coordinates(k, i, sizes[:lead]), sizes[lead:])
+
+
+def _serial(k: KernelBuilder, coords: tuple[Expr, ...], sizes: Sequence[int]) -> Iterator[tuple[Expr, ...]]:
+    if not sizes:
+        yield coords
+        return
+    for i in k.loop("i", sizes[0]):
+        yield from _serial(k, (*coords, i), sizes[1:])
 
 
 def coordinates(k: KernelBuilder, index: Expr, sizes: Sequence[int]) -> tuple[Expr, ...]:
