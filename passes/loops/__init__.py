@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from ...ir.loops import Kernel
+from .simplify import simplify
+from .unroll import unroll
 
 
 def optimise_kernel(kernel: Kernel) -> Kernel:
     """All loop passes in order."""
-    return kernel
+    return simplify(unroll(kernel))
