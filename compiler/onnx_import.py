@@ -425,6 +425,7 @@ class Importer:
         if op in ("Shape", "Size") and (data := _from_type(node)) is not None:
             return (self.constant(data),)
         self._infer(node)
+        _check_axis(node)
         if _folds(node):
             results = evaluate_node(node, [None if v is None else v.data for v in node.inputs])
             return tuple(self.constant(r) for r in results)
@@ -513,6 +514,19 @@ def _check_arity(inputs: Sequence[Value | None], outputs: int, schema: OpSchema)
     for k, value in enumerate(inputs[: len(schema.inputs)]):
         if value is None and schema.inputs[k].option == OpSchema.FormalParameterOption.Single:
             raise OnnxImportError(f"input '{schema.inputs[k].name}' of operator {schema.name} is left out")
+
+
+_OWN_AXIS = frozenset({"OneHot", "Flatten", "QuantizeLinear", "DequantizeLinear"})
+"""Operators whose axis may lie outside of the first input's rank."""
+
+
+def _check_axis(node: Node) -> None:
+    """Raises ShapeError for an axis out of range, which inference lets pass for some operators."""
+    axis, value = node.attrs.get("axis"), node.input(0)
+    if isinstance(axis, int) and value is not None and node.op not in _OWN_AXIS:
+        rank = max(value.type.rank, 1)
+        if not -rank <= axis < rank:
+            raise ShapeError(f"axis {axis} of a tensor of rank {value.type.rank}", where=node.where)
 
 
 def _constant_data(attrs: Mapping[str, Any]) -> np.ndarray:

@@ -30,6 +30,9 @@ MAX_ELEMENTS = 1 << 40
 _INFERENCE_DATA = 4096
 """Constants up to this many elements are shown to shape inference (shapes, axes, pads, scales)."""
 
+_LIKE_FIRST_INPUT = frozenset({"GroupNormalization"})
+"""Operators for which onnx has no inference and its function body tells no shape."""
+
 _ALIASES = {"c2c.Reorder": "Identity", "c2c.Copy": "Identity", "c2c.WinogradConv": "Conv"}
 
 _TO_ONNX = {
@@ -163,6 +166,8 @@ def infer_node(node: Node, unread: Collection[int] = ()) -> list[TensorType]:
         raise ShapeError(f"inputs do not fit operator {node.op}: {_first_line(e)}", where=node.where) from e
     try:
         results = [found.get(name, TypeProto()) for name in proto.output]
+        if node.op in _LIKE_FIRST_INPUT:
+            results = [types["i0"]]
         return [
             TensorType(DType.F32, (0,)) if k in unread and not _is_complete(t) else tensor_type(t, v.name)
             for k, (t, v) in enumerate(zip(results, node.outputs, strict=True))
