@@ -1,0 +1,216 @@
+"""Runs loop IR on numpy arrays, one statement after the other: the definition of its semantics, and slow.
+
+Vector values are arrays of `lanes` elements, scalars arrays of one. `Fma` rounds twice. Workers run one after another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .errors import RunError
+from .loops import (
+    Alloc,
+    Barrier,
+    Binary,
+    Bitcast,
+    Block,
+    Broadcast,
+    Buffer,
+    Call,
+    Cast,
+    Const,
+    Expr,
+    Fma,
+    For,
+    If,
+    Kernel,
+    Let,
+    Load,
+    Program,
+    Ramp,
+    Reduce,
+    Select,
+    Shuffle,
+    Stmt,
+    Store,
+    Unary,
+    Var,
+)  # fmt: skip
+from .loops_visit import operands
+from .types import DType
+
+Array = np.ndarray[Any, Any]
+
+_SMALL = (DType.F16, DType.BF16)
+
+
+def run_program(program: Program, inputs: Sequence[Array]) -> list[Array]:
+    """Outputs of a whole program for inputs in the order of its ports; raises RunError on an index out of bounds."""
+    arena = np.zeros(program.arena_bytes, np.uint8)
+    weights = np.frombuffer(bytes(program.weights), np.uint8)
+    given = [np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in inputs]
+    results = [np.zeros(p.shape, p.dtype.numpy) for p in program.outputs]
+    made = [r.reshape(-1).view(np.uint8) for r in results]
+    for step in program.steps:
+        kernel = program.kernels[step.kernel]
+        args = []
+        for slot, p in zip(step.args, kernel.params, strict=True):
+            memory = {"arena": [arena], "weights": [weights], "input": given, "output": made}[slot.base][slot.index]
+            window = memory[slot.offset : slot.offset + p.size * p.dtype.nbytes]
+            args.append(window.view(p.dtype.numpy))
+        run_kernel(kernel, args)
+    return results
+
+
+def run_kernel(kernel: Kernel, args: Sequence[Array]) -> None:
+    """Run one kernel on flat arrays, one a parameter, which it changes; raises RunError on an index out of bounds."""
+    memory = {p.name: a for p, a in zip(kernel.params, args, strict=True)}
+    with np.errstate(all="ignore"):
+        _Run(kernel.name, memory).block(kernel.body)
+
+
+class _Run:
+    """Memory of buffers and values of names."""
+
+    def __init__(self, name: str, memory: Mapping[str, Array]) -> None:
+        self.name = name
+        self.memory = dict(memory)
+        self.values: dict[str, Array] = {"worker": np.zeros(1, np.int64)}
+
+    def block(self, block: Block) -> None:
+        for stmt in block.body:
+            self.statement(stmt)
+
+    def statement(self, stmt: Stmt) -> None:
+        match stmt:
+            case For():
+                for i in range(int(self.value(stmt.begin)[0]), int(self.value(stmt.end)[0]), stmt.step):
+                    self.values[stmt.var] = np.array([i], np.int64)
+                    self.block(stmt.body)
+            case If():
+                if self.value(stmt.cond)[0]:
+                    self.block(stmt.then)
+                elif stmt.other is not None:
+                    self.block(stmt.other)
+            case Let():
+                self.values[stmt.name] = self.value(stmt.value)
+            case Alloc():
+                b = stmt.buffer
+                self.memory[b.name] = np.full(b.size * b.lanes, 77).astype(b.dtype.numpy)  # undefined, but the same
+            case Store():
+                where = self.where(stmt.buffer, self.value(stmt.index), stmt.value.lanes)
+                value = self.value(stmt.value)
+                for at, x in zip(where, value, strict=True):  # one by one: a scatter may hit an element twice
+                    self.memory[stmt.buffer.name][at] = x
+            case Block():
+                self.block(stmt)
+            case Barrier():
+                pass
+
+    def where(self, buffer: Buffer, index: Array, lanes: int) -> Array:
+        """Scalar element numbers of an access, in the flat memory of the buffer."""
+        if buffer.lanes > 1:
+            found = int(index[0]) * buffer.lanes + np.arange(lanes)
+        else:
+            found = index if len(index) == lanes and lanes > 1 else int(index[0]) + np.arange(lanes)
+        if found.min() < 0 or found.max() >= len(self.memory[buffer.name]):
+            raise RunError(f"index {index.tolist()} is outside '{buffer.name}'", where=f"kernel {self.name}")
+        return found
+
+    def value(self, e: Expr) -> Array:
+        match e:
+            case Const():
+                return np.full(e.lanes, e.value).astype(e.dtype.numpy)
+            case Var():
+                return self.values[e.name]
+            case Load():
+                return self.memory[e.buffer.name][self.where(e.buffer, self.value(e.index), e.lanes)].copy()
+            case Ramp():
+                return self.value(e.base) + np.arange(e.lanes) * e.stride
+            case Call():
+                return call(e.name, e.dtype, [self.value(a) for a in e.args])
+        return combine(e, [self.value(x) for x in operands(e)])
+
+
+def combine(e: Expr, x: list[Array]) -> Array:
+    """The value of a node from the values of its operands."""
+    match e:
+        case Binary():
+            return binary(e.op, e.a.dtype, x[0], x[1])
+        case Unary():
+            return unary(e.op, e.dtype, x[0])
+        case Fma():
+            wide = [_widen(e.dtype, v) for v in x]
+            return (wide[0] * wide[1] + wide[2]).astype(e.dtype.numpy)
+        case Cast():
+            return x[0] != 0 if e.dtype is DType.BOOL else x[0].astype(e.dtype.numpy)
+        case Bitcast():
+            return x[0].view(e.dtype.numpy)
+        case Select():
+            return np.where(x[0], x[1], x[2])
+        case Broadcast():
+            return np.repeat(x[0], e.lanes)
+        case Shuffle():
+            return np.concatenate(x)[list(e.lanes_of)]
+        case Reduce():
+            found = x[0]
+            while len(found) > 1:
+                half = len(found) // 2
+                found = binary(e.op, e.dtype, found[:half], found[half:])
+            return found
+    raise AssertionError(f"{type(e).__name__} cannot be evaluated")
+
+
+def _widen(dtype: DType, a: Array) -> Array:
+    return a.astype(np.float32) if dtype in _SMALL else a
+
+
+_COMPARE: dict[str, Callable[..., Any]] = {
+    "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
+}  # fmt: skip
+_ARITHMETIC: dict[str, Callable[..., Any]] = {
+    "add": np.add, "sub": np.subtract, "mul": np.multiply, "mod": np.fmod, "and": np.bitwise_and, "or": np.bitwise_or,
+    "xor": np.bitwise_xor, "shl": np.left_shift, "shr": np.right_shift,
+}  # fmt: skip
+
+
+def binary(op: str, dtype: DType, a: Array, b: Array) -> Array:
+    """a op b on elements of `dtype`."""
+    x, y = _widen(dtype, a), _widen(dtype, b)
+    if op in _COMPARE:
+        found: Array = _COMPARE[op](x, y)
+        return found
+    if op in ("min", "max"):
+        return np.where(x < y if op == "min" else x > y, a, b)
+    if op == "div" and not dtype.is_float:
+        return (a - np.fmod(a, b)) // b
+    result: Array = x / y if op == "div" else _ARITHMETIC[op](x, y)
+    return result.astype(dtype.numpy)
+
+
+_FLOAT_UNARY: dict[str, Callable[..., Any]] = {
+    "neg": np.negative, "abs": np.abs, "sqrt": np.sqrt, "floor": np.floor, "ceil": np.ceil, "round": np.rint,
+    "trunc": np.trunc,
+}  # fmt: skip
+
+
+def unary(op: str, dtype: DType, a: Array) -> Array:
+    """op of elements of `dtype`."""
+    if op == "not":
+        return ~a
+    if dtype.is_float:
+        found: Array = _FLOAT_UNARY[op](_widen(dtype, a)).astype(dtype.numpy)
+        return found
+    return -a if op == "neg" else abs(a) if op == "abs" else a
+
+
+def call(name: str, dtype: DType, args: list[Array]) -> Array:
+    """A function of CALLS, computed in double and rounded to `dtype`."""
+    if name == "erf":
+        return np.array([math.erf(float(v)) for v in args[0]], dtype.numpy)
+    found: Array = getattr(np, {"pow": "power"}.get(name, name))(*(a.astype(np.float64) for a in args))
+    return found.astype(dtype.numpy)
