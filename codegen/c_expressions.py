@@ -122,6 +122,8 @@ class Operators:
             return self.help(f"{op}_{dtype}", a, b)
         if op in _WRAPPING and (c != u or op == "shl"):
             return cast_to(c, infix(op, cast_to(u, a), b if op == "shl" else cast_to(u, b)))
+        if op == "shr" and dtype is DType.I64:  # a small literal is an int
+            a = cast_to(c, a)
         return infix(op, a, b) if dtype.bits >= 32 else cast_to(c, infix(op, a, b))
 
     def fma(self, dtype: DType, a: Code, b: Code, c: Code) -> Code:

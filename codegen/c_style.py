@@ -56,6 +56,26 @@ RESERVED = frozenset(
 _INDEX_OPS = ("add", "sub", "mul", "div", "mod", "min", "max")
 
 
+def _used(kernel: Kernel) -> tuple[set[str], set[str]]:
+    """Names of variables and of buffers that what is stored or decided depends on."""
+    lets: dict[str, Expr] = {}
+    work: list[Expr] = []
+    variables, buffers = set(), stored_buffers(kernel)
+    for stmt in statements(kernel.body):
+        if isinstance(stmt, Let):
+            lets[stmt.name] = stmt.value
+        else:
+            work.extend(expressions(stmt))
+    while work:
+        for x in walk(work.pop()):
+            if isinstance(x, Load):
+                buffers.add(x.buffer.name)
+            elif isinstance(x, Var) and x.name not in variables:
+                variables.add(x.name)
+                work.extend([lets[x.name]] if x.name in lets else [])
+    return variables, buffers
+
+
 class CStyle:
     """Writes one kernel; `text()` is its definition, `operators` collects the helpers of all kernels."""
 
@@ -70,7 +90,7 @@ class CStyle:
         self.lines: list[str] = []
         self.depth = 1
         self.written = stored_buffers(kernel)
-        self.used: set[str] = set()
+        self.used, self.touched = _used(kernel)
         self.taken: set[str] = set()
         self.names: dict[str, str] = {"worker": "worker"}
         self.indices: set[str] = {"worker"}
@@ -87,8 +107,6 @@ class CStyle:
                     defined.append(stmt.name)
                 case Alloc():
                     defined.append(stmt.buffer.name)
-            for e in expressions(stmt):
-                self.used.update(x.name for x in walk(e) if isinstance(x, Var))
         self.taken = {*defined, *RESERVED}
         for name in defined:
             clash = name in RESERVED or name.startswith("c2c_") or f"{name}_t" in C_TYPES.values() or name[0] == "_"
@@ -112,7 +130,7 @@ class CStyle:
         ignored = [] if "worker" in self.used else ["worker"]
         if parallel is None:
             ignored += ["begin", "end"]
-        ignored += [self.names[p.name] for p in k.params if p.name not in self._touched()]
+        ignored += [self.names[p.name] for p in k.params if p.name not in self.touched]
         if ignored:
             self.line(" ".join(f"(void){name};" for name in ignored))
         if parallel is None:
@@ -122,13 +140,6 @@ class CStyle:
             self.indices.add(parallel.var)
             self.loop(f"int64_t {var} = begin; {var} < end; {var}++", parallel.body)
         return "\n".join([head, "{", *self.lines, "}", ""])
-
-    def _touched(self) -> set[str]:
-        found = set(self.written)
-        for stmt in statements(self.kernel.body):
-            for e in expressions(stmt):
-                found.update(x.buffer.name for x in walk(e) if isinstance(x, Load))
-        return found
 
     def parameter(self, p: Buffer) -> str:
         const = "" if p.name in self.written else "const "
