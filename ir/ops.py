@@ -49,11 +49,11 @@ OPS: dict[str, OpDef] = {
         "Mish Swish Floor Ceil Round Sign Reciprocal Not BitwiseNot Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh Acosh "
         "Atanh IsNaN IsInf Cast CastLike BitCast ThresholdedRelu Shrink SwiGLU QuantizeLinear DequantizeLinear",
     ),
-    **_rows(Kind.INJECTIVE, "Reshape Flatten Squeeze Unsqueeze Identity Dropout", view=True),
+    **_rows(Kind.INJECTIVE, "Reshape Flatten Squeeze Unsqueeze Identity", view=True),
     **_rows(
         Kind.INJECTIVE,
         "Transpose Slice Concat Split Expand Tile Pad Gather GatherElements GatherND DepthToSpace SpaceToDepth "
-        "c2c.Reorder Trilu ReverseSequence Resize Upsample",
+        "c2c.Reorder Trilu ReverseSequence Resize Upsample Dropout",
     ),
     **_rows(
         Kind.REDUCTION,

@@ -20,11 +20,12 @@ def is_lowered(op: str) -> bool:
 
 
 def lower_graph(graph: Graph, target: Target, threads: int, placed: frozenset[Value] = frozenset()) -> list[Call]:
-    """Kernel calls of every node in order. Nodes all of whose outputs are `placed` (views) need none."""
+    """Kernel calls of every node in order. Results that are `placed` (views) need none."""
     calls: list[Call] = []
     for node in graph.nodes:
-        if not all(v in placed for v in node.outputs):
-            calls += lower_node(node, target, threads)
+        there = [v for v in node.outputs if v in placed]
+        if len(there) < len(node.outputs):
+            calls += [c for c in lower_node(node, target, threads) if not any(v in there for v in c.args)]
     return calls
 
 
