@@ -1,0 +1,105 @@
+"""One node test as compiled native code: passed, refused with a clear error, wrong, or crashed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, numpy_helper
+
+import c2c
+from c2c.ir.errors import C2CError
+
+from .cases import NodeTest
+
+PASSED, REFUSED, WRONG, CRASHED = "passed", "refused", "wrong", "crashed"
+
+_PIN = re.compile(r"--value (\S+?)=")
+
+
+@dataclass(frozen=True)
+class Result:
+    """outcome, the first line of the error or difference, and the inputs whose values were made constants."""
+
+    outcome: str
+    detail: str = ""
+    pinned: tuple[str, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def execute(test: NodeTest, target: str = "native") -> Result:
+    """Compile and run every data set of a test; inputs that must be constants are pinned to the test's values."""
+    result = Result(REFUSED, "the test has no data")
+    for inputs, outputs in test.data:
+        result = _run(test, list(inputs), list(outputs), target)
+        if result.outcome != PASSED:
+            break
+    return result
+
+
+def _run(test: NodeTest, inputs: list[Any], expected: list[Any], target: str) -> Result:
+    feeds = {n: _array(a) for n, a in zip(test.inputs, inputs, strict=False) if a is not None}
+    pinned: list[str] = []
+    while True:
+        try:
+            values = {n: feeds[n] for n in pinned}
+            model = c2c.compile(test.model, target, values=values, name="m")
+            got = model.run({n: a for n, a in feeds.items() if n not in pinned})
+            break
+        except C2CError as e:
+            more = [n for n in to_pin(test, e, feeds) if n not in pinned]
+            if not more:
+                return Result(REFUSED, _line(e), tuple(pinned))
+            pinned += more
+        except Exception as e:  # anything else is a defect, whatever its class
+            return Result(CRASHED, f"{type(e).__name__}: {_line(e)}", tuple(pinned))
+    difference = compare(list(got.values()), expected, test.rtol, test.atol)
+    return Result(WRONG, difference, tuple(pinned)) if difference else Result(PASSED, "", tuple(pinned))
+
+
+def to_pin(test: NodeTest, error: C2CError, feeds: dict[str, Any]) -> list[str]:
+    """Inputs that a refusal asks to be pinned: those it names, or the short integer ones where a shape is unknown."""
+    named = [n for n in _PIN.findall(str(error)) if n in feeds]
+    if named or "--dim" not in str(error) and "--value" not in str(error) and "--shape" not in str(error):
+        return named
+    return [n for n, a in feeds.items() if isinstance(a, np.ndarray) and a.ndim <= 1 and a.dtype.kind in "iub"]
+
+
+def _array(value: Any) -> Any:
+    """A tensor as an array; sequences and optional values as they are."""
+    if isinstance(value, TensorProto):
+        return numpy_helper.to_array(value)
+    return value if isinstance(value, list | tuple | dict) else np.asarray(value)
+
+
+def compare(got: list[np.ndarray], expected: list[Any], rtol: float, atol: float) -> str:
+    """What differs first, "" for nothing."""
+    if len(got) != len(expected):
+        return f"{len(got)} outputs, not {len(expected)}"
+    for index, (a, b) in enumerate(zip(got, expected, strict=True)):
+        want = _array(b)
+        if a.dtype != want.dtype or a.shape != want.shape:
+            return f"output {index} is {a.dtype}{list(a.shape)}, not {want.dtype}{list(want.shape)}"
+        if want.dtype.kind in "biu":
+            same = bool(
+                np.all(np.abs(a.astype(object) - want.astype(object)) <= atol + rtol * abs(want.astype(object)))
+            )
+        else:
+            wide = np.float64 if want.dtype.kind in "fV" else want.dtype
+            same = bool(np.allclose(a.astype(wide), want.astype(wide), rtol=rtol, atol=atol, equal_nan=True))
+        if not same:
+            return f"output {index} differs: {_sample(a)}, not {_sample(want)}"
+    return ""
+
+
+def _sample(a: np.ndarray) -> str:
+    return ", ".join(str(x) for x in a.reshape(-1)[:4]) or "nothing"
+
+
+def _line(e: BaseException) -> str:
+    lines = [line.strip() for line in str(e).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(e).__name__
