@@ -2,20 +2,6 @@
 
 from __future__ import annotations
 
-from ..passes import (  # noqa: F401  (each registers its pass)
-    canonicalize,
-    choose_layout,
-    eliminate_common_subexpressions,
-    eliminate_dead_code,
-    eliminate_transposes,
-    fold_batch_norm,
-    fold_constants,
-    fuse,
-    own_outputs,
-    place_concats,
-    select_winograd,
-)
-
 _CLEAN = ("fold-constants", "canonicalize", "eliminate-common-subexpressions")
 
 LEVELS: dict[int, tuple[str, ...]] = {
@@ -26,6 +12,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "eliminate-transposes",
         "fold-batch-norm",
         *_CLEAN,
+        "select-winograd",
         "choose-layout",
         "fuse",
         "place-concats",
