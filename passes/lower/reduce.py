@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -13,20 +13,24 @@ from ...ir.types import DType, TensorType
 from . import math_functions as mathf
 from .context import KernelBuilder, Lowering, Site, lowers
 from .elementwise_convert import convert
-from .reduction import State, reduce_into, reduction
+from .reduction import Item, State, reduce_into, reduction
 
-Prepare: TypeAlias = Callable[[KernelBuilder, Expr, int], Expr]
-"""What joins the sum for an operand, given the number of the site's vector."""
+Prepare: TypeAlias = Callable[[KernelBuilder, Item], Expr]
+"""What joins the accumulator for an operand."""
 
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """One accumulator joined by a binary operation: add, mul, max, min, or, and."""
+    """One accumulator joined by a binary operation: add, mul, max, min, or, and.
+
+    max and min give NaN where there is one, unless `plain`.
+    """
 
     op: str
     operand: DType
     neutral: float
-    prepare: Prepare = field(default=lambda k, x, v: x)
+    prepare: Prepare = lambda k, item: item.x
+    plain: bool = False
 
     @property
     def types(self) -> tuple[DType, ...]:
@@ -40,8 +44,8 @@ class Total:
     def _logical(self) -> bool:
         return self.operand is DType.BOOL
 
-    def step(self, k: KernelBuilder, state: State, x: Expr, index: Expr, vector: int) -> State:
-        return (self._join(k, state[0], self.prepare(k, x, vector)),)
+    def step(self, k: KernelBuilder, state: State, item: Item) -> State:
+        return (self._join(k, state[0], self.prepare(k, item)),)
 
     def merge(self, k: KernelBuilder, a: State, b: State) -> State:
         return (self._join(k, a[0], b[0]),)
@@ -59,10 +63,22 @@ class Total:
         return (x,)
 
     def _join(self, k: KernelBuilder, a: Expr, b: Expr) -> Expr:
-        if self.op in ("max", "min") and a.dtype.is_float:
+        if self.op in ("max", "min") and a.dtype.is_float and not self.plain:
             better = binary("gt" if self.op == "max" else "lt", b, a)
             return select(better | binary("ne", b, b), b, a)
         return binary(self.op, a, b)
+
+
+def itself(k: KernelBuilder, item: Item) -> Expr:
+    return item.x
+
+
+def square(k: KernelBuilder, item: Item) -> Expr:
+    return item.x * item.x
+
+
+def magnitude(k: KernelBuilder, item: Item) -> Expr:
+    return item.x if item.x.dtype.is_unsigned else unary("abs", item.x)
 
 
 def reduced_axes(ctx: Lowering, index: int = 1) -> tuple[int, ...]:
@@ -107,15 +123,11 @@ def lower_sums(ctx: Lowering) -> None:
         return convert(k, total, out)
 
     op, neutral = ("mul", 1.0) if name == "ReduceProd" else ("add", 0.0)
-    reducer = Total(op, operand, neutral, _PREPARE.get(name, lambda k, x, v: x))
+    reducer = Total(op, operand, neutral, _PREPARE.get(name, itself))
     reduce_into(reduction(ctx, x, axes, operand), reducer, finish, name.lower())
 
 
-_PREPARE: dict[str, Prepare] = {
-    "ReduceL1": lambda k, x, v: x if x.dtype.is_unsigned else unary("abs", x),
-    "ReduceL2": lambda k, x, v: x * x,
-    "ReduceSumSquare": lambda k, x, v: x * x,
-}
+_PREPARE: dict[str, Prepare] = {"ReduceL1": magnitude, "ReduceL2": square, "ReduceSumSquare": square}
 
 
 def accumulator(dtype: DType, *, exact: bool = True) -> DType:
@@ -158,16 +170,18 @@ def lower_log_sum_exp(ctx: Lowering) -> None:
     def second(k: KernelBuilder, states: list[State]) -> Total:
         shifts[:] = [k.let(_finite(state[0])) for state in states]
 
-        def shifted(k: KernelBuilder, x: Expr, v: int) -> Expr:
-            return mathf.exp(k, k.let(x - broadcast(shifts[v], x.lanes)))
-
-        return Total("add", operand, 0.0, shifted)
+        return Total("add", operand, 0.0, shifted_exp(shifts))
 
     def finish(k: KernelBuilder, site: Site, state: State) -> Expr:
         return convert(k, _finite(state[-1]) + mathf.log(k, k.let(state[0])), out)
 
     plan = reduction(ctx, x, reduced_axes(ctx), operand)
     reduce_into(plan, extreme("max", operand), finish, "reducelogsumexp", second)
+
+
+def shifted_exp(shifts: Sequence[Expr]) -> Prepare:
+    """exp(x - m) with m the shift of each vector of results, at most 1."""
+    return lambda k, item: mathf.exp(k, k.let(item.x - broadcast(shifts[item.vector], item.x.lanes)))
 
 
 def _finite(x: Expr) -> Expr:
@@ -191,11 +205,13 @@ class Place:
         worst = extreme(self.op, value).start(lanes)[0]
         return (worst, const(-1, index, lanes))
 
-    def step(self, k: KernelBuilder, state: State, x: Expr, index: Expr, vector: int) -> State:
+    def step(self, k: KernelBuilder, state: State, item: Item) -> State:
         """Positions come in rising order; the first operand always joins."""
-        better = binary(("ge" if self.last else "gt") if self.op == "max" else "le" if self.last else "lt", x, state[0])
+        better = binary(
+            ("ge" if self.last else "gt") if self.op == "max" else "le" if self.last else "lt", item.x, state[0]
+        )
         better = k.let(better | binary("lt", state[1], 0))
-        return (select(better, x, state[0]), select(better, cast(index, state[1].dtype), state[1]))
+        return (select(better, item.x, state[0]), select(better, cast(item.position, state[1].dtype), state[1]))
 
     def merge(self, k: KernelBuilder, a: State, b: State) -> State:
         """Of equal operands the one with the wanted position; a state without position loses."""

@@ -24,6 +24,19 @@ State: TypeAlias = tuple[Expr, ...]
 """Accumulated vectors, one a component (a maximum and its index, for instance)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Operands that join: `x`, at `position` along the innermost reduced axis (i64) and at element `at` of the input.
+
+    `vector` counts the vectors of results that are made together.
+    """
+
+    x: Expr
+    position: Expr
+    at: Expr
+    vector: int
+
+
 class Reducer(Protocol):
     """What is accumulated. `types`: element types of the components; operands come widened to `operand`."""
 
@@ -36,8 +49,7 @@ class Reducer(Protocol):
     def start(self, lanes: int) -> State:
         """The neutral state."""
 
-    def step(self, k: KernelBuilder, state: State, x: Expr, index: Expr, vector: int) -> State:
-        """`x` at positions `index` (i64 vector) of the reduced axis joins; `vector` counts a site's vectors."""
+    def step(self, k: KernelBuilder, state: State, item: Item) -> State: ...
 
     def merge(self, k: KernelBuilder, a: State, b: State) -> State: ...
 
@@ -65,6 +77,8 @@ class Reduction:
     k: StridedKernel
     along: bool
     """Lanes run along the innermost reduced axis."""
+    overlap: bool = True
+    """Neighbouring vectors of results may overlap."""
 
     @property
     def lanes(self) -> int:
@@ -121,28 +135,28 @@ def reduce_into(plan: Reduction, reducer: Reducer, finish: Finish, family: str, 
         for site, state in zip(sites, states, strict=True):
             k.write(ctx.output, site, ctx.epilogue(k, site, finish(k, site, state)))
 
-    if plan.along:
-        for coords in outer_loops(k, k.sizes, size):
-            results([Site(coords)])
-    else:
-        _tiles(plan, size, results)
+    each_site(plan, k.sizes, size, results)
     k.done(family)
 
 
-def _tiles(plan: Reduction, size: int, results: Callable[[list[Site]], None]) -> None:
-    """Tiles of neighbouring vectors along the innermost kept axis."""
+def each_site(plan: Reduction, sizes: Sequence[int], work: int, results: Callable[[list[Site]], None]) -> None:
+    """Loops over the kept axes (`sizes` is 1 for others): one site, or neighbouring vectors, at a time."""
     k, lanes = plan.k, plan.k.lanes
-    *outer, row = k.sizes
+    if plan.along:
+        for at in outer_loops(k, sizes, work):
+            results([Site(at)])
+        return
+    *outer, row = sizes
     width = lanes * ACCUMULATORS
     whole = row // width
-    rest = list(rest_spans(whole * width, row, lanes))
-    for *coords, t in outer_loops(k, [*outer, whole + bool(rest)], size):
+    rest = list(rest_spans(whole * width, row, lanes, plan.overlap))
+    for *coords, t in outer_loops(k, [*outer, whole + bool(rest)], work):
         begin = k.let(t * width, "begin")
         for _ in k.when(t < whole) if rest and whole else range(min(whole, 1)):
             results([Site((*coords, begin + u * lanes), -1, lanes) for u in range(ACCUMULATORS)])
         for _ in k.when(t >= whole) if rest and whole else range(bool(rest)):
             for n in sorted({n for _, n in rest}, reverse=True):
-                results([Site((*coords, const(at)), -1, n) for at, m in rest if m == n])
+                results([Site((*coords, const(first)), -1, n) for first, m in rest if m == n])
 
 
 def accumulate(plan: Reduction, reducer: Reducer, sites: list[Site]) -> list[State]:
@@ -161,10 +175,11 @@ def accumulate(plan: Reduction, reducer: Reducer, sites: list[Site]) -> list[Sta
     def join(at: Expr, position: Expr, split: int, mask: Expr | None = None) -> None:
         for v, base in enumerate(bases):
             i = v * splits + split
-            index = base + at
+            index = k.let(base + at, "at")
             x = k.load(k.tensor(plan.value, "x"), index if stride == 1 else ramp(index, stride, lanes), lanes)
+            item = Item(k.let(cast(x, reducer.operand), "x"), position, index, v)
             state = tuple(k.let(k.load(t, i)) for t in tiles)
-            new = reducer.step(k, state, k.let(cast(x, reducer.operand), "x"), position, v)
+            new = reducer.step(k, state, item)
             if mask is not None:
                 new = tuple(select(mask, a, b) for a, b in zip(new, state, strict=True))
             _keep(k, tiles, i, new)
@@ -209,8 +224,8 @@ def _step_by_step(k: KernelBuilder, size: int, splits: int, join: Callable[[Expr
     for r in k.loop("r", whole, step=splits) if whole else ():
         for s in range(splits):
             join(r + s, s)
-    for r in range(whole, size):
-        join(const(r), r - whole)
+    for last in range(whole, size):
+        join(const(last), last - whole)
 
 
 def _keep(k: KernelBuilder, tiles: Sequence[Buffer], index: int, state: State) -> None:

@@ -188,24 +188,24 @@ def _part(
                 yield Site((*coords, const(at)), -1, lanes)
 
 
-def spans(k: KernelBuilder, size: int, lanes: int, unroll: int = 1) -> Iterator[tuple[Expr, int]]:
-    """(first index, lanes) covering [0, size) by vectors; the last may overlap the one before it."""
+def spans(k: KernelBuilder, size: int, lanes: int, unroll: int = 1, overlap: bool = True) -> Iterator[tuple[Expr, int]]:
+    """(first index, lanes) covering [0, size) by vectors; with `overlap` the last may overlap the one before it."""
     step = lanes * unroll
     whole = size // step * step
     if whole:
         for j in k.loop("j", whole, step=step):
             for u in range(unroll):
                 yield j + u * lanes, lanes
-    for at, n in rest_spans(whole, size, lanes):
+    for at, n in rest_spans(whole, size, lanes, overlap):
         yield const(at), n
 
 
-def rest_spans(begin: int, size: int, lanes: int) -> Iterator[tuple[int, int]]:
-    """Vectors over [begin, size), `begin` being a multiple of the lanes; the last one may overlap."""
+def rest_spans(begin: int, size: int, lanes: int, overlap: bool = True) -> Iterator[tuple[int, int]]:
+    """Vectors over [begin, size), `begin` being a multiple of the lanes; with `overlap` the last may begin earlier."""
     while begin + lanes <= size:
         yield begin, lanes
         begin += lanes
-    if begin < size and size >= lanes:
+    if begin < size and size >= lanes and overlap:
         yield size - lanes, lanes
         return
     while begin < size:
