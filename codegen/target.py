@@ -194,20 +194,25 @@ def _needed(name: str, table: dict[str, Feature]) -> list[str]:
 
 def _split_suffix(suffix: str, text: str, arch: str) -> tuple[list[str], str | None]:
     """`+a-b-macos` → ([+a, -b], macos); the operating system stands last."""
-    parts = re.findall(r"[+-][^+-]*", suffix)
+    if not re.fullmatch(r"([+-][^+-]+)*", suffix):
+        raise _unknown("target", text, TARGETS)
+    parts = re.findall(r"[+-][^+-]+", suffix)
     os_name = None
     if parts and parts[-1][0] == "-" and parts[-1][1:] in OSES:
         os_name = parts.pop()[1:]
     for part in parts:
         if part[1:] not in FEATURES[arch]:
-            names = [*FEATURES[arch], *(OSES if part[0] == "-" else ())]
-            raise _unknown("feature or operating system" if part[0] == "-" else "feature", part[1:], names, text)
+            taken_away = part[0] == "-"
+            kind = "feature or operating system" if taken_away else "feature"
+            raise _unknown(kind, part[1:], [*FEATURES[arch], *(OSES if taken_away else ())], text)
     return parts, os_name
 
 
 def _unknown(kind: str, given: str, names: Iterable[str], where: str = "") -> TargetError:
     known = list(names)
     near = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
+    if not near and kind != "feature":
+        near = difflib.get_close_matches(where, TARGETS, n=3, cutoff=0.8)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
     return TargetError(f"unknown {kind} '{given}'", where=f"target '{where}'" if where else "", remedy=hint)
 

@@ -60,9 +60,6 @@ class Loaded:
         return times
 
     def _call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], parallel: Parallel | None) -> int:
-        if self._run is None:
-            self._link()
-        assert self._run is not None
         for a in (*inputs, *outputs):
             if not a.flags.c_contiguous:
                 raise ValueError(f"{self.name}: arrays must be C-contiguous")
@@ -70,7 +67,14 @@ class Loaded:
         pointers.append(self._arena.ctypes.data)
         pointers.append(None if self._weights is None else self._weights.ctypes.data)
         pointers.append(None if parallel is None else ctypes.addressof(parallel))
-        return int(self._run((ctypes.c_void_p * len(pointers))(*pointers)))
+        return self.call(pointers)
+
+    def call(self, pointers: Sequence[int | None] | None) -> int:
+        """NAME_run on an argument struct of these addresses (None: no struct at all)."""
+        if self._run is None:
+            self._link()
+        assert self._run is not None
+        return int(self._run(None if pointers is None else (ctypes.c_void_p * len(pointers))(*pointers)))
 
     def _link(self) -> None:
         """Resolve libm and memcpy from the process and find NAME_run."""

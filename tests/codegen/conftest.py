@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from c2c.codegen.llvm_program import emit_object
 from c2c.codegen.target import Target
 from c2c.ir.loops import Program

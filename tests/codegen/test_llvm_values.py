@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
+
 from c2c.codegen.target import Target
 from c2c.ir.loops import (
     CALLS,
@@ -50,6 +52,7 @@ SEED = 20240607
 TYPES = [d for d in DType if d is not DType.STRING]
 FLOATS = [d for d in TYPES if d.is_float]
 INTS = [d for d in TYPES if d.is_int]
+Array: TypeAlias = np.ndarray[Any, Any]
 HERE = ["native", "x86-64", "x86-64-v3"]
 ARM = pytest.param(
     "arm64-neon", marks=[pytest.mark.needs("qemu-aarch64"), pytest.mark.needs("aarch64-linux-gnu-gcc")]
@@ -58,7 +61,7 @@ ARM_FP16 = pytest.param("arm64-neon+fp16", marks=ARM.marks)
 SIZE = 64
 
 
-def data(dtype: DType, rng: np.random.Generator) -> np.ndarray:
+def data(dtype: DType, rng: np.random.Generator) -> Array:
     """SIZE values with the awkward ones among them."""
     if dtype is DType.BOOL:
         return rng.integers(0, 2, SIZE).astype(np.bool_)
@@ -73,14 +76,14 @@ def data(dtype: DType, rng: np.random.Generator) -> np.ndarray:
     return values
 
 
-def evaluate(e: Expr, memory: dict[str, np.ndarray]) -> np.ndarray:
+def evaluate(e: Expr, memory: dict[str, Array]) -> Array:
     """The lanes of an expression, by numpy, as the docstring of ir/loops.py defines them."""
     if isinstance(e, Const):
         return np.full(e.lanes, e.value).astype(e.dtype.numpy)
     parts = [evaluate(c, memory) for c in children(e)]
     if isinstance(e, Load):
         at = parts[0] if e.index.lanes > 1 else int(parts[0][0]) + np.arange(e.lanes)
-        return memory[e.buffer.name][at]
+        return np.asarray(memory[e.buffer.name][at])
     return EVALUATE[type(e)](e, *parts)
 
 
@@ -89,20 +92,20 @@ def children(e: Expr) -> list[Expr]:
     return [f for f in fields if isinstance(f, Expr)] + list(getattr(e, "args", ()))
 
 
-def binary_by_numpy(e: Binary, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def binary_by_numpy(e: Binary, a: Array, b: Array) -> Array:
     if e.op in ("min", "max"):
         return np.where(a < b if e.op == "min" else a > b, a, b)
     if e.op in ("div", "mod") and e.a.dtype.is_int:
         quotient = [truncated(int(x), int(y)) for x, y in zip(a, b, strict=True)]
         rest = [int(x) - q * int(y) for x, y, q in zip(a, b, quotient, strict=True)]
         return np.array(quotient if e.op == "div" else rest, dtype=a.dtype)
-    table: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    table: dict[str, Callable[[Array, Array], Array]] = {
         "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "mod": np.fmod,
         "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "shl": np.left_shift,
         "shr": np.right_shift, "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal,
         "gt": np.greater, "ge": np.greater_equal,
     }  # fmt: skip
-    return table[e.op](a, b).astype(e.dtype.numpy)
+    return np.asarray(table[e.op](a, b), e.dtype.numpy)
 
 
 def truncated(x: int, y: int) -> int:
@@ -110,23 +113,23 @@ def truncated(x: int, y: int) -> int:
     return abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1)
 
 
-def unary_by_numpy(e: Unary, a: np.ndarray) -> np.ndarray:
+def unary_by_numpy(e: Unary, a: Array) -> Array:
     if e.op == "not":
         return np.logical_not(a) if e.dtype is DType.BOOL else np.invert(a)
     if not e.dtype.is_float and e.op in ("floor", "ceil", "round", "trunc"):
         return a
     table = {"neg": np.negative, "abs": np.abs, "sqrt": np.sqrt, "floor": np.floor, "ceil": np.ceil,
              "round": np.rint, "trunc": np.trunc}  # fmt: skip
-    return table[e.op](a).astype(e.dtype.numpy)
+    return np.asarray(table[e.op](a), e.dtype.numpy)
 
 
-def cast_by_numpy(e: Cast, a: np.ndarray) -> np.ndarray:
+def cast_by_numpy(e: Cast, a: Array) -> Array:
     if e.dtype in (DType.F16, DType.BF16) and e.a.dtype.is_int:
         a = a.astype(np.float32)
-    return (a != 0) if e.dtype is DType.BOOL else a.astype(e.dtype.numpy)
+    return np.asarray(a != 0) if e.dtype is DType.BOOL else a.astype(e.dtype.numpy)
 
 
-def reduce_by_numpy(e: Reduce, a: np.ndarray) -> np.ndarray:
+def reduce_by_numpy(e: Reduce, a: Array) -> Array:
     while len(a) > 1:
         half, rest = (len(a) + 1) // 2, len(a) // 2
         low, high = a[:rest], a[half:]
@@ -135,16 +138,17 @@ def reduce_by_numpy(e: Reduce, a: np.ndarray) -> np.ndarray:
     return a
 
 
-BY_NUMPY: dict[str, Callable[..., np.ndarray]] = {"asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "asinh": np.arcsinh, "acosh": np.arccosh,
-            "atanh": np.arctanh, "erf": lambda x: np.vectorize(math.erf)(x).astype(x.dtype),
-            "pow": np.power}  # fmt: skip
+BY_NUMPY: dict[str, Callable[..., Array]] = {
+    "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "asinh": np.arcsinh, "acosh": np.arccosh,
+    "atanh": np.arctanh, "pow": np.power, "erf": lambda x: np.vectorize(math.erf)(x).astype(x.dtype),
+}  # fmt: skip
 
-EVALUATE: dict[type[Expr], Callable[..., np.ndarray]] = {
+EVALUATE: dict[type[Expr], Callable[..., Array]] = {
     Binary: binary_by_numpy, Unary: unary_by_numpy, Cast: cast_by_numpy, Reduce: reduce_by_numpy,
     Call: lambda e, *args: (BY_NUMPY.get(e.name) or getattr(np, e.name))(*args),
     Fma: lambda e, a, b, c: a * b + c,
     Bitcast: lambda e, a: a.view(e.dtype.numpy),
-    Select: lambda e, cond, a, b: np.where(cond, a, b),
+    Select: lambda e, cond, a, b: np.asarray(np.where(cond, a, b)),
     Broadcast: lambda e, a: np.repeat(a, e.lanes),
     Ramp: lambda e, base: base + e.stride * np.arange(e.lanes),
     Shuffle: lambda e, a, b=None: np.concatenate([a] if b is None else [a, b])[list(e.lanes_of)],
@@ -172,7 +176,7 @@ class Cases:
         self.exprs.append(e)
         k.store(k.param("out", e.dtype, e.lanes), 0, e)
 
-    def check(self, target: str, run: Callable[..., list[np.ndarray]], ulps: int = 0) -> None:
+    def check(self, target: str, run: Callable[..., list[Array]], ulps: int = 0) -> None:
         kernels = {f"model__k{i}": k.kernel(f"model__k{i}") for i, k in enumerate(self.builders)}
         args = tuple(Slot("input", 0, i) for i in range(len(TYPES)))
         program = Program(
@@ -245,7 +249,7 @@ def tree(k: Builder, dtype: DType, lanes: int, depth: int, pick: random.Random) 
 
 
 @pytest.mark.parametrize("target", [*HERE, ARM, ARM_FP16])
-def test_random_expressions(target: str, run_program: Callable[..., list[np.ndarray]]) -> None:
+def test_random_expressions(target: str, run_program: Callable[..., list[Array]]) -> None:
     pick = random.Random(SEED)
     cases = Cases()
     for i in range(110):
@@ -255,7 +259,7 @@ def test_random_expressions(target: str, run_program: Callable[..., list[np.ndar
 
 
 @pytest.mark.parametrize("target", [*HERE, ARM])
-def test_casts_between_all_types(target: str, run_program: Callable[..., list[np.ndarray]]) -> None:
+def test_casts_between_all_types(target: str, run_program: Callable[..., list[Array]]) -> None:
     cases = Cases()
     for a in TYPES:
         for b in TYPES:
@@ -267,8 +271,18 @@ def test_casts_between_all_types(target: str, run_program: Callable[..., list[np
     cases.check(target, run_program)
 
 
+REDUCTIONS = (
+    (DType.F32, "add"), (DType.I32, "add"), (DType.F64, "max"), (DType.BF16, "min"), (DType.U8, "max"),
+)  # fmt: skip
+
+SHUFFLES: tuple[tuple[int, int | None, tuple[int, ...]], ...] = (
+    (8, 8, (0, 8, 1, 9)), (8, None, (7,)), (4, 8, (11, 3, 0, 4)), (1, 4, (0, 4, 2)), (8, 8, (9,)),
+    (1, None, (0, 0, 0)), (16, None, tuple(reversed(range(16)))),
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("target", [*HERE, ARM])
-def test_vector_forms(target: str, run_program: Callable[..., list[np.ndarray]]) -> None:
+def test_vector_forms(target: str, run_program: Callable[..., list[Array]]) -> None:
     """Loads along lines of every stride and through indices, ramps, shuffles, reductions of any width."""
     cases = Cases()
     for dtype in (DType.F32, DType.U8, DType.F16, DType.BOOL):
@@ -291,8 +305,7 @@ def test_vector_forms(target: str, run_program: Callable[..., list[np.ndarray]])
         ):
             k = cases.new()
             cases.done(reduce(op, k.load(k.params[TYPES.index(dtype)], 0, lanes)))
-    for a, b, lanes_of in ((8, 8, (0, 8, 1, 9)), (8, None, (7,)), (4, 8, (11, 3, 0, 4)), (1, 4, (0, 4, 2)), (8, 8, (9,)),
-                           (1, None, (0, 0, 0)), (16, None, tuple(reversed(range(16))))):  # fmt: skip
+    for a, b, lanes_of in SHUFFLES:
         k = cases.new()
         x = k.load(k.params[0], 0, a)
         cases.done(shuffle(x, None if b is None else k.load(k.params[0], 20, b), lanes_of))
@@ -307,7 +320,7 @@ def test_vector_forms(target: str, run_program: Callable[..., list[np.ndarray]])
 
 
 @pytest.mark.parametrize("target", [*HERE, ARM, ARM_FP16])
-def test_multiply_add_rounds_once_or_twice(target: str, run_program: Callable[..., list[np.ndarray]]) -> None:
+def test_multiply_add_rounds_once_or_twice(target: str, run_program: Callable[..., list[Array]]) -> None:
     cases = Cases()
     for dtype, lanes in ((DType.F32, 8), (DType.F64, 4), (DType.F32, 1)):
         k = cases.new()
@@ -320,7 +333,7 @@ LIBM_AT = {"log1p": 0.3, "atanh": 0.3, "asin": 0.3, "acos": 0.3, "acosh": 1.7}
 
 
 @pytest.mark.parametrize("target", ["native", "x86-64", ARM])
-def test_every_function(target: str, run_program: Callable[..., list[np.ndarray]]) -> None:
+def test_every_function(target: str, run_program: Callable[..., list[Array]]) -> None:
     cases = Cases()
     for dtype in (DType.F32, DType.F64):
         for name in CALLS:

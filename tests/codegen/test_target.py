@@ -1,0 +1,98 @@
+"""Names of targets, their facts, errors."""
+
+from __future__ import annotations
+
+import pytest
+
+from c2c.codegen.target import FEATURES, OSES, TARGETS, Target, native
+from c2c.ir.errors import TargetError
+from c2c.ir.types import DType
+
+NAMES = [n for n in TARGETS if n != "native"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("os", OSES)
+def test_every_name_round_trips(name: str, os: str) -> None:
+    if os == "ios" and TARGETS[name].arch != "aarch64":
+        pytest.skip("no such machine")
+    edit = "+dotprod" if TARGETS[name].arch == "aarch64" else "+avxvnni-f16c"
+    for text in (f"{name}-{os}", f"{name}{edit}-{os}"):
+        target = Target.parse(text)
+        assert str(target) == text.removesuffix("-linux")
+        assert Target.parse(str(target)) == target
+        assert target.os == os
+
+
+def test_facts() -> None:
+    facts = {n: (t.vector_bits, t.registers, t.has_fma, t.has_dot_prod) for n, t in TARGETS.items() if n in NAMES}
+    assert facts == {
+        "x86-64": (128, 16, False, False),
+        "x86-64-v3": (256, 16, True, False),
+        "x86-64-v4": (512, 32, True, False),
+        "arm64-neon": (128, 32, True, False),
+        "arm64-dotprod": (128, 32, True, True),
+    }
+    assert Target.parse("x86-64-v4").lanes(DType.F32) == 16
+    assert Target.parse("x86-64-v4").lanes(DType.F64) == 8
+    assert "-prefer-256-bit" in Target.parse("x86-64-v4").features
+
+
+def test_features_bring_and_take_what_hangs_on_them() -> None:
+    wide = Target.parse("x86-64+avx512f")
+    assert (wide.vector_bits, wide.has_fma, wide.converts_f16) == (512, True, True)
+    narrow = Target.parse("x86-64-v4-avx2")
+    assert (narrow.vector_bits, narrow.registers) == (128, 16)
+    assert "avx512f" not in narrow.has and "-avx512f" in narrow.features
+    assert Target.parse("arm64-neon+fp16").has_fp16 and "+fullfp16" in Target.parse("arm64-neon+fp16").features
+    assert Target.parse("x86-64-v4+avx512vnni").has_dot_prod
+
+
+def test_triples_formats_and_prefixes() -> None:
+    rows = {
+        "x86-64": ("x86_64-unknown-linux-gnu", "elf", ""),
+        "arm64-neon": ("aarch64-unknown-linux-gnu", "elf", ""),
+        "arm64-neon-android": ("aarch64-unknown-linux-android21", "elf", ""),
+        "arm64-neon-macos": ("arm64-apple-macosx11.0.0", "macho", "_"),
+        "arm64-dotprod-ios": ("arm64-apple-ios13.0.0", "macho", "_"),
+        "x86-64-v3-windows": ("x86_64-pc-windows-msvc", "coff", ""),
+    }
+    assert {n: (t.triple, t.object_format, t.symbol_prefix) for n in rows for t in [Target.parse(n)]} == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("x86_64", "x86-64"),
+        ("x86-64-v5", "x86-64-v3"),
+        ("arm64-neon+dotprd", "dotprod"),
+        ("arm64-neon-macs", "macos"),
+        ("arm64-neon-macos-linux", "linux"),
+        ("arm64-neon+avx2", "known:"),
+        ("x86-64-ios", "arm64"),
+        ("arm64-neonx", "arm64-neon"),
+        ("arm64-neon macos", "arm64-neon"),
+        ("x86-64+", "x86-64"),
+        ("", "known:"),
+        ("arm64-neon+qqqqqqqqqqq", "known:"),
+    ],
+)
+def test_unknown_names_are_refused_with_a_hint(text: str, hint: str) -> None:
+    with pytest.raises(TargetError) as error:
+        Target.parse(text)
+    assert hint in str(error.value)
+
+
+def test_native_is_this_machine() -> None:
+    here = Target.parse("native")
+    assert here.runs_here and here == native() and str(here) == "native"
+    assert here.cpu and here.l1_bytes >= 16 << 10
+    foreign = "x86-64" if here.arch == "aarch64" else "arm64-neon"
+    assert not Target.parse(foreign).runs_here
+
+
+def test_every_feature_is_known_to_llvm() -> None:
+    """LLVM warns about unknown features and ignores them; its own list has them all."""
+    for arch, table in FEATURES.items():
+        for feature in table.values():
+            assert all(n in table for n in feature.needs), (arch, feature)
