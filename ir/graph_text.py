@@ -22,7 +22,7 @@ INLINE_ELEMENTS = 16
 """Constants up to this many elements are printed in full (strings always)."""
 
 _BARE = re.compile(r"[A-Za-z0-9_./\-]+")
-_DIM = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
+_DIM = re.compile(r"(?!(?:inf|nan)$)[A-Za-z_][A-Za-z0-9_.]*")
 
 
 # ---- printing ----
@@ -327,7 +327,6 @@ class _Parser:
         self.expect("[")
         shape = tuple(self.list_of(self.dim, "]"))
         layout = PLAIN
-        # `{` may also open the attributes that follow the type of a tensor attribute; those are never a word c<number>
         if self.token == "{" and re.fullmatch(r"c[0-9]+", self.tokens[self.at + 1][1]):
             self.take()
             layout = Layout(int(self.take()[1:]))
@@ -340,7 +339,7 @@ class _Parser:
         return int(self.take()) if self.token.isdecimal() else self.of_kind("word")
 
     def attribute(self) -> tuple[str, Any]:
-        key = self.of_kind("word")
+        key = self.take() if self.token in ("inf", "nan") else self.of_kind("word")
         self.expect("=")
         return key, self.literal()
 
