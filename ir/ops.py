@@ -45,9 +45,10 @@ OPS: dict[str, OpDef] = {
     **_rows(
         Kind.ELEMENTWISE,
         "Sub Div Pow Mod Less LessOrEqual Greater GreaterOrEqual Where Clip PRelu BitShift "
-        "Abs Neg Sqrt Exp Log Erf Sigmoid Tanh Relu LeakyRelu Elu Selu Celu HardSigmoid HardSwish Softplus Softsign Gelu "
-        "Mish Swish Floor Ceil Round Sign Reciprocal Not BitwiseNot Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh Acosh "
-        "Atanh IsNaN IsInf Cast CastLike BitCast ThresholdedRelu Shrink SwiGLU QuantizeLinear DequantizeLinear",
+        "Abs Neg Sqrt Exp Log Erf Sigmoid Tanh Relu LeakyRelu Elu Selu Celu HardSigmoid HardSwish Softplus Softsign "
+        "Gelu Mish Swish Floor Ceil Round Sign Reciprocal Not BitwiseNot Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh "
+        "Acosh Atanh IsNaN IsInf Cast CastLike BitCast ThresholdedRelu Shrink SwiGLU QuantizeLinear DequantizeLinear "
+        "BatchNormalization",
     ),
     **_rows(Kind.INJECTIVE, "Reshape Flatten Squeeze Unsqueeze Identity", view=True),
     **_rows(
@@ -58,7 +59,9 @@ OPS: dict[str, OpDef] = {
     **_rows(
         Kind.REDUCTION,
         "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp "
-        "ReduceSumSquare ArgMax ArgMin MaxPool AveragePool GlobalAveragePool GlobalMaxPool LpPool",
+        "ReduceSumSquare ArgMax ArgMin MaxPool AveragePool GlobalAveragePool GlobalMaxPool LpPool "
+        "Softmax LogSoftmax Hardmax LayerNormalization RMSNormalization InstanceNormalization LpNormalization LRN "
+        "MeanVarianceNormalization",
     ),
     **_rows(Kind.ANCHOR, "Conv ConvTranspose Gemm MatMul c2c.WinogradConv"),
     **_rows(

@@ -18,6 +18,10 @@ from .strided import StridedKernel, strided_loops, widest
 __all__ = ["elementwise_activation", "elementwise_convert", "evaluate", "operand_type"]
 
 
+ALONG_AXIS = ("QuantizeLinear", "DequantizeLinear", "BatchNormalization")
+"""Operators whose further operands are numbers along one axis of the first."""
+
+
 def evaluate(k: KernelBuilder, node: Node, site: Site, known: dict[Value, Expr]) -> Expr:
     """The result of an elementwise node at a site: operands from `known`, immediate numbers, or read from memory.
 
@@ -48,7 +52,7 @@ def operand_type(node: Node, index: int) -> TensorType:
     along an axis the one with that axis in place."""
     value = node.inputs[index]
     assert value is not None
-    if node.op not in ("QuantizeLinear", "DequantizeLinear") or index == 0:
+    if node.op not in ALONG_AXIS or index == 0:
         return value.type
     x = node.inputs[0]
     assert x is not None

@@ -1,10 +1,10 @@
-"""Rows of the elementwise table: activations, roundings and mathematical functions."""
+"""Rows of the elementwise table: activations, roundings, mathematical functions, and BatchNormalization."""
 
 from __future__ import annotations
 
 from math import pi, sqrt
 
-from ...ir.loops import Expr, const, maximum, minimum, select, unary
+from ...ir.loops import Expr, cast, const, maximum, minimum, select, unary
 from . import math_functions as mathf
 from .elementwise_table import RULES, Application, Rule, rule
 
@@ -121,3 +121,12 @@ def mish(a: Application) -> Expr:
     e = a.let(mathf.exp(a.k, a.let(minimum(const(top, a.x.dtype, a.x.lanes), a.x))))
     n = a.let(e * (e + 2.0))
     return a.x * (n / (n + 2.0))
+
+
+@rule("BatchNormalization")
+def batch_normalization(a: Application) -> Expr:
+    """Inference: (x - mean) / √(variance + epsilon) · scale + bias, parameters along axis 1."""
+    scale, bias, mean, variance = (a.arg(i) for i in range(1, 5))
+    root = unary("sqrt", cast(variance, a.x.dtype) + a.attr("epsilon", 1e-5))
+    gain = cast(scale, a.x.dtype) / root
+    return (a.x - cast(mean, a.x.dtype)) * gain + cast(bias, a.x.dtype)

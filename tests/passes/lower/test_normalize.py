@@ -1,0 +1,70 @@
+"""Normalisations as compiled code against ONNX's reference evaluator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from c2c.tests.passes.lower.harness import Case, in_blocks, run_graph, run_op, run_ops
+
+SEED = 50
+
+
+def numbers(shape: tuple[int, ...], dtype: Any = np.float32, seed: int = SEED) -> Any:
+    return (np.random.default_rng(seed).standard_normal(shape) * 2 + 3).astype(dtype)
+
+
+def check(cases: list[Case], tolerance: float = 2e-5, threads: int = 1) -> None:
+    for case, found in zip(cases, run_ops(cases, threads=threads), strict=True):
+        for got, expected in zip(found, case.expected(), strict=True):
+            label = f"{case.op} {[a.shape for a in case.inputs if a is not None]} {case.attrs}"
+            np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance, err_msg=label)
+
+
+def test_layer_normalization() -> None:
+    cases = []
+    for shape in ((3, 40), (2, 5, 77), (2, 3, 4, 5), (4, 1)):
+        for axis in (-1, 1, len(shape) - 1):
+            x, inner = numbers(shape), shape[axis:]
+            cases += [
+                Case("LayerNormalization", [x, numbers(inner), numbers(inner, seed=2)], {"axis": axis}, outputs=3)
+            ]
+            cases += [Case("LayerNormalization", [x, numbers(inner)], {"axis": axis, "epsilon": 0.1})]
+            cases += [Case("RMSNormalization", [x, numbers(inner)], {"axis": axis})]
+    check(cases)
+    check(cases[:3], threads=2)
+
+
+@pytest.mark.parametrize("shape", ((2, 21, 5, 7), (1, 3, 40), (2, 4, 3, 3, 3)))
+def test_instance_and_batch_normalization(shape: tuple[int, ...]) -> None:
+    scale, bias, mean, variance = (np.abs(numbers(shape[1:2], seed=i)) for i in range(4))
+    x = numbers(shape)
+    cases = [
+        Case("InstanceNormalization", [x, scale, bias], {"epsilon": 1e-3}),
+        Case("BatchNormalization", [x, scale, bias, mean, variance]),
+    ]
+    check(cases)
+    for block in (4, 16):
+        for case in cases:
+            blocks = in_blocks(case, block)
+            (got,) = run_graph(blocks, list(case.inputs), threads=2)  # type: ignore[arg-type]
+            np.testing.assert_allclose(got, case.expected()[0], rtol=2e-5, atol=2e-5)
+
+
+def test_other_normalizations() -> None:
+    x = numbers((2, 7, 5, 20))
+    cases = [Case("MeanVarianceNormalization", [x]), Case("MeanVarianceNormalization", [x], {"axes": [1, 3]})]
+    cases += [Case("LpNormalization", [np.abs(x)], {"p": p, "axis": axis}) for p in (1, 2) for axis in (0, 1, 3)]
+    cases += [Case("LRN", [x], {"size": 3}), Case("LRN", [x], {"size": 4, "alpha": 0.3, "beta": 0.6, "bias": 2.0})]
+    cases += [Case("LRN", [x[:, :1, :, :]], {"size": 3})]
+    check(cases)
+
+
+def test_mean_far_from_zero() -> None:
+    x = np.random.default_rng(SEED).standard_normal((3, 500)).astype(np.float32) + 1000
+    ones = np.ones(500, np.float32)
+    wide = x.astype(np.float64)
+    expected = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(run_op("LayerNormalization", [x, ones])[0], expected, atol=2e-4)
