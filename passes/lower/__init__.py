@@ -8,6 +8,7 @@ import pkgutil
 from ...codegen.target import Target
 from ...ir.errors import UnsupportedOpError
 from ...ir.graph import Graph, Node, Value
+from ...ir.types import DType
 from .context import LOWERINGS, Call, Lowering, lowers
 
 __all__ = ["Call", "Lowering", "is_lowered", "lower_graph", "lower_node", "lowers"]
@@ -37,6 +38,10 @@ def lower_node(node: Node, target: Target, threads: int = 1) -> list[Call]:
     if lowering is None:
         raise UnsupportedOpError(
             f"operator {anchor.op} is not supported", where=node.where, remedy="see docs/operators.md for what is"
+        )
+    if any(v is not None and v.type.dtype is DType.STRING for v in (*node.inputs, *node.outputs)):
+        raise UnsupportedOpError(
+            "string tensors are not supported", where=node.where, remedy="keep text processing outside of the model"
         )
     ctx = Lowering(anchor, target, threads, tail=tail, result=node.output if tail else None, group=node)
     lowering(ctx)

@@ -56,9 +56,9 @@ def copy_whole(ctx: Lowering, source: Value, result: Value) -> None:
 @lowers("Dropout")
 def lower_dropout(ctx: Lowering) -> None:
     """Inference: the data as they are, a mask of ones; raises UnsupportedOpError in training mode."""
-    training, ratio = constant_input(ctx, 2), ctx.node.constant(1)
-    off = training is None or not bool(training.item())
-    if not off and not (ratio is not None and float(ratio.item()) == 0.0):
+    training = constant_input(ctx, 2)
+    ratio = constant_input(ctx, 1) if training is not None and training.any() else None
+    if training is not None and training.any() and (ratio is None or ratio.any()):
         raise ctx.unsupported("Dropout in training mode is random", "export the model for inference")
     copy_whole(ctx, operand(ctx, 0), ctx.node.output)
     if len(ctx.node.outputs) > 1:
