@@ -120,6 +120,10 @@ class _Parser:
         shown = self.text[start : end if end >= 0 else len(self.text)]
         raise ParseError(what, where=f"{line}:{position - start + 1}: {shown.strip()}")
 
+    def refuse(self, what: str) -> NoReturn:
+        """Fail at the token that was read last."""
+        self.fail(what, self.tokens[max(self.position - 1, 0)].at)
+
     @property
     def peek(self) -> _Token:
         return self.tokens[self.position]
@@ -171,12 +175,12 @@ class _Parser:
         try:
             return DType(text)
         except ValueError:
-            self.fail(f"unknown element type '{text}'")
+            self.refuse(f"unknown element type '{text}'")
 
     def type(self) -> tuple[DType, int]:
         spelled, _, lanes = self.take("name").partition("x")
         if lanes and not lanes.isdigit():
-            self.fail(f"'{spelled}x{lanes}' is no type")
+            self.refuse(f"'{spelled}x{lanes}' is no type")
         return self.dtype(spelled), int(lanes or 1)
 
     # --- program
@@ -205,7 +209,7 @@ class _Parser:
                 kernel = self.kernel()
                 result.kernels[kernel.name] = kernel
         if declared != len(weights):
-            self.fail(f"{len(weights)} bytes of weights for a program that has {declared}")
+            self.refuse(f"{len(weights)} bytes of weights for a program that has {declared}")
         return result
 
     def weights(self, given: bytes | bytearray) -> int:
@@ -213,7 +217,7 @@ class _Parser:
         size = self.integer()
         digest = self.take("digest")
         if len(given) != size or f"sha256:{hashlib.sha256(given).hexdigest()}" != digest:
-            self.fail(f"the weights are not the {size} bytes that the text names")
+            self.refuse(f"the weights are not the {size} bytes that the text names")
         return size
 
     def port(self) -> Port:
@@ -236,7 +240,7 @@ class _Parser:
     def slot(self) -> Slot:
         base = self.take("name")
         if base not in get_args(Base):
-            self.fail(f"unknown base '{base}'")
+            self.refuse(f"unknown base '{base}'")
         index = self.integer() if self.peek.kind == "number" else 0
         offset = self.integer() if self.accept("+") else 0
         return Slot(base, offset, index)  # type: ignore[arg-type]  # checked above
@@ -297,8 +301,7 @@ class _Parser:
             return self.store()
         if word == "barrier":
             return Barrier()
-        self.position -= 1
-        self.fail(f"expected a statement, found '{word}'")
+        self.refuse(f"expected a statement, found '{word}'")
 
     def loop(self, kind: Any) -> For:
         var = self.take("name")
@@ -318,7 +321,7 @@ class _Parser:
         self.expect("=")
         value = self.expr()
         if (value.dtype, value.lanes) != declared:
-            self.fail(
+            self.refuse(
                 f"'{name}' is declared {type_text(*declared)}, its value is {type_text(value.dtype, value.lanes)}"
             )
         self.names[name] = declared
@@ -334,7 +337,7 @@ class _Parser:
 
     def known_buffer(self, name: str) -> Buffer:
         if name not in self.buffers:
-            self.fail(f"no buffer '{name}' in sight")
+            self.refuse(f"no buffer '{name}' in sight")
         return self.buffers[name]
 
     # --- expressions
@@ -362,7 +365,7 @@ class _Parser:
         if self.accept("("):
             return self.function(name, tuple(self.listed(")", self.expr)))
         if name not in self.names:
-            self.fail(f"no variable '{name}' in sight")
+            self.refuse(f"no variable '{name}' in sight")
         return Var(*self.names[name], name)
 
     def const(self) -> Const:
@@ -371,7 +374,7 @@ class _Parser:
         if self.accept(":"):
             return Const(*self.type(), value)
         if type(value) is not int:
-            self.fail(f"'{text}' needs a type")
+            self.refuse(f"'{text}' needs a type")
         return Const(DType.I64, 1, value)
 
     def load(self, buffer: Buffer) -> Load:
@@ -382,7 +385,7 @@ class _Parser:
 
     def function(self, name: str, args: tuple[Expr, ...]) -> Expr:
         if not args or name not in _ARITY or _ARITY[name] != len(args):
-            self.fail(f"no function '{name}' of {len(args)} arguments")
+            self.refuse(f"no function '{name}' of {len(args)} arguments")
         dtype, lanes = args[0].dtype, args[0].lanes
         if name == "fma":
             return Fma(args[2].dtype, args[2].lanes, *args)
@@ -400,7 +403,7 @@ class _Parser:
         self.expect("(")
         args = self.listed(")", self.expr)
         if len(args) != 1 and not (name == "shuffle" and len(args) == 2) or not parameters:
-            self.fail(f"wrong number of operands of {name}")
+            self.refuse(f"wrong number of operands of {name}")
         a = args[0]
         if name in ("cast", "bitcast"):
             return (Cast if name == "cast" else Bitcast)(self.dtype(parameters[0]), a.lanes, a)
@@ -409,14 +412,14 @@ class _Parser:
         try:
             numbers = tuple(int(p) for p in parameters)
         except ValueError:
-            self.fail(f"parameters of {name} are integers")
+            self.refuse(f"parameters of {name} are integers")
         if name == "broadcast":
             return Broadcast(a.dtype, numbers[0], a)
         if name == "ramp" and len(numbers) == 2:
             return Ramp(DType.I64, numbers[0], a, numbers[1])
         if name == "shuffle":
             return Shuffle(a.dtype, len(numbers), a, args[1] if len(args) > 1 else None, numbers)
-        self.fail(f"wrong number of parameters of {name}")
+        self.refuse(f"wrong number of parameters of {name}")
 
 
 _ARITY = {
