@@ -8,6 +8,9 @@ Preserves: values read outside the group, outputs of the graph. Needs: layouts c
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops import Kind
 from ..ir.ops import op as row
@@ -122,9 +125,15 @@ def _replace(rw: GraphRewriter, group: list[Node]) -> None:
     rw.replace(last, node.output)
 
 
+def _operand_names(group: list[Node]) -> Iterator[str]:
+    """x0, x1, …, without those that a result of the group has."""
+    taken = {v.name for n in group for v in n.outputs}
+    return (name for i in itertools.count() if (name := f"x{i}") not in taken)
+
+
 def _body(group: list[Node], operands: list[Value]) -> Graph:
     """The group over inputs of its own."""
-    inner = {v: Value(f"x{i}", v.type) for i, v in enumerate(operands)}
+    inner = {v: Value(name, v.type) for v, name in zip(operands, _operand_names(group), strict=False)}
     nodes: list[Node] = []
     for n in group:
         results = tuple(Value(v.name, v.type) for v in n.outputs)
