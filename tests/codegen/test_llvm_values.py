@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 
+from c2c.codegen.llvm_program import emit_object
+from c2c.codegen.object_file import read_object
 from c2c.codegen.target import Target
 from c2c.ir.loops import (
     CALLS,
@@ -176,10 +178,10 @@ class Cases:
         self.exprs.append(e)
         k.store(k.param("out", e.dtype, e.lanes), 0, e)
 
-    def check(self, target: str, run: Callable[..., list[Array]], ulps: int = 0) -> None:
+    def program(self) -> Program:
         kernels = {f"model__k{i}": k.kernel(f"model__k{i}") for i, k in enumerate(self.builders)}
         args = tuple(Slot("input", 0, i) for i in range(len(TYPES)))
-        program = Program(
+        return Program(
             "model",
             tuple(Port(str(d), d, (SIZE,)) for d in TYPES),
             tuple(Port(f"y{i}", e.dtype, (e.lanes,)) for i, e in enumerate(self.exprs)),
@@ -188,6 +190,9 @@ class Cases:
             0,
             bytearray(),
         )
+
+    def check(self, target: str, run: Callable[..., list[Array]], ulps: int = 0) -> None:
+        program = self.program()
         memory = {f"in_{d}": a for d, a in self.inputs.items()}
         found = run(program, Target.parse(target), list(self.inputs.values()))
         for i, (e, y) in enumerate(zip(self.exprs, found, strict=True)):
@@ -248,27 +253,44 @@ def tree(k: Builder, dtype: DType, lanes: int, depth: int, pick: random.Random) 
     return binary(pick.choice(["add", "sub", "mul", "min", "max", "and", "or", "xor"]), sub(), sub())
 
 
-@pytest.mark.parametrize("target", [*HERE, ARM, ARM_FP16])
-def test_random_expressions(target: str, run_program: Callable[..., list[Array]]) -> None:
+def random_cases() -> Cases:
     pick = random.Random(SEED)
     cases = Cases()
     for i in range(110):
         dtype, lanes = TYPES[i % len(TYPES)], pick.choice([1, 1, 2, 3, 4, 8, 16])
         cases.done(tree(cases.new(), dtype, lanes, 3, pick))
-    cases.check(target, run_program)
+    return cases
 
 
-@pytest.mark.parametrize("target", [*HERE, ARM])
-def test_casts_between_all_types(target: str, run_program: Callable[..., list[Array]]) -> None:
+def all_casts() -> Cases:
+    """Between every two types; to integers from within their range."""
     cases = Cases()
     for a in TYPES:
         for b in TYPES:
             k = cases.new()
-            value = k.load(k.params[TYPES.index(a)], 0, 32)
+            value = k.load(k.params[TYPES.index(a)], 0, 16)
             if a.is_float and b.is_int:
                 value = select(unary("abs", value) < 100.0, unary("abs", value), 7.0)
             cases.done(cast(value, b))
-    cases.check(target, run_program)
+    return cases
+
+
+@pytest.mark.parametrize("target", [*HERE, ARM, ARM_FP16])
+def test_random_expressions(target: str, run_program: Callable[..., list[Array]]) -> None:
+    random_cases().check(target, run_program)
+
+
+@pytest.mark.parametrize("target", [*HERE, ARM])
+def test_casts_between_all_types(target: str, run_program: Callable[..., list[Array]]) -> None:
+    all_casts().check(target, run_program)
+
+
+@pytest.mark.parametrize("name", ["x86-64", "x86-64-v4+avx512fp16-windows", "arm64-neon-macos"])
+def test_no_support_library_is_called(name: str) -> None:
+    """Conversions and arithmetic of any type call nothing but fmod, on any target."""
+    for cases in (random_cases(), all_casts()):
+        made = read_object(emit_object(cases.program(), Target.parse(name)))
+        assert set(made.undefined) <= {"fmod", "fmodf", "memcpy", "memset", "_fltused"}
 
 
 REDUCTIONS = (
