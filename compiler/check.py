@@ -69,7 +69,7 @@ def _operator_problems(graph: Graph, complete: bool) -> list[Problem]:
     ]
     if missing or not complete:
         return missing
-    options = CompileOptions(Target.parse(TARGET))
+    options = CompileOptions(Target.parse(TARGET), winograd_error=0)
     try:
         graph = optimise(graph, options, PassObserver(options.debug))
     except C2CError as e:
