@@ -174,6 +174,11 @@ def _roi_align(node: OldNode, emit: Emit) -> None:
     node.attrs["coordinate_transformation_mode"] = "output_half_pixel"
 
 
+def _stft(node: OldNode, emit: Emit) -> None:
+    """ONNX's inference does not know the default."""
+    node.attrs.setdefault("onesided", 1)
+
+
 def _dft(node: OldNode, emit: Emit) -> None:
     node.set_input(2, emit.constant(np.asarray(node.attrs.pop("axis", 1), np.int64)))
 
@@ -227,6 +232,7 @@ UPGRADES: dict[str, tuple[tuple[int, Rule], ...]] = {
     "ReduceSumSquare": ((18, _AXES),),
     "Resize": ((11, _resize), (13, _resize_coordinates), (_ALWAYS, _resize_empty)),
     "RoiAlign": ((16, _roi_align),),
+    "STFT": ((_ALWAYS, _stft),),
     "Scatter": ((_ALWAYS, _scatter),),
     "Slice": ((10, _slice),),
     "Softmax": ((13, _flattening),),
