@@ -1,0 +1,87 @@
+"""The LLVM emitter against the interpreter and generated C, on random programs: equal bit by bit where operations are
+exact or correctly rounded (all integers, floats without contraction), close where Fma and libm take part.
+
+What C computes is compared with the interpreter in test_c_source.py, so that both emitters have one oracle.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from c2c.codegen.llvm_program import emit_object
+from c2c.codegen.target import Target
+from c2c.ir.loops import CALLS, Builder, Port, Program, Slot, Step, call, fma, unary
+from c2c.ir.loops_interp import run_program
+from c2c.ir.loops_random import random_inputs, random_program
+from c2c.ir.loops_verify import verify_program
+from c2c.ir.types import DType
+from c2c.passes.loops import optimise_kernel
+from c2c.runtime_stub.loader import Loaded
+
+Array = np.ndarray[Any, Any]
+
+
+def run_native(program: Program, inputs: list[Array], target: str) -> list[Array]:
+    outputs = [np.zeros(p.shape, p.dtype.numpy) for p in program.outputs]
+    loaded = Loaded(emit_object(program, Target.parse(target), embed_weights=False), program.name, arena_bytes=0)
+    assert loaded.run(inputs, outputs) == 0
+    return outputs
+
+
+@pytest.mark.parametrize("target", ["native", "x86-64", "x86-64-v3"])
+@pytest.mark.parametrize("first", [0, 2000])
+def test_exact_programs_are_equal(first: int, target: str) -> None:
+    if not Target.parse(target).runs_here:
+        pytest.skip(f"{target} does not run on this machine")
+    program = random_program(range(first, first + 8))
+    expected = run_program(program, random_inputs(program, first))
+    program.kernels = {n: optimise_kernel(k) for n, k in program.kernels.items()}
+    verify_program(program)
+    found = run_native(program, random_inputs(program, first), target)
+    for port, a, b in zip(program.outputs, found, expected, strict=True):
+        message = f"{port.name}, seeds from {first}: {differences(a, b)}"
+        assert np.array_equal(a, b, equal_nan=port.dtype.is_float), message
+
+
+def differences(a: Array, b: Array) -> str:
+    at = np.flatnonzero((a != b) & ~((a != a) & (b != b)))
+    return ", ".join(f"[{i}] {a[i]} for {b[i]}" for i in at[:5])
+
+
+def every_call() -> Program:
+    """fma and all functions of libm in f32 and f64, as scalars and as vectors, on arguments in their domains."""
+    k = Builder()
+    buffers = {d: (k.param(f"x_{d}", d, 64), k.param(f"y_{d}", d, 2048)) for d in (DType.F32, DType.F64)}
+    for x, y in buffers.values():
+        at = 0
+        for name in (*CALLS, "fma"):
+            for lanes in (1, 8):
+                a, b = k.load(x, 8, lanes), k.load(x, 24, lanes)
+                if name in ("log", "pow", "acosh"):
+                    a = unary("abs", a) + 1.5
+                if name in ("log1p", "asin", "acos", "atanh"):
+                    a = a * 0.125
+                args = (a, b) if name in ("pow", "fmod") else (a,)
+                k.store(y, at, fma(a, b, -a) if name == "fma" else call(name, *args))
+                at += lanes
+    ins, outs = ([b[i] for b in buffers.values()] for i in (0, 1))
+    slots = [Slot(base, 0, i) for i in range(2) for base in ("input", "output")]  # type: ignore[arg-type]
+    ports = [tuple(Port(p.name, p.dtype, (p.size,)) for p in side) for side in (ins, outs)]
+    kernels = {"calls": k.kernel("calls")}
+    return Program("calls_", ports[0], ports[1], kernels, (Step("calls", tuple(slots), "step"),), 0, bytearray())
+
+
+@pytest.mark.parametrize("target", ["native", "x86-64"])
+def test_inexact_operations_are_close(target: str) -> None:
+    program = every_call()
+    verify_program(program)
+    rng = np.random.default_rng(11)
+    inputs = [rng.uniform(-2, 2, 64).astype(p.dtype.numpy) for p in program.inputs]
+    expected = run_program(program, inputs)
+    for port, a, b in zip(program.outputs, run_native(program, inputs, target), expected, strict=True):
+        assert np.count_nonzero(b) > 150, "most results are zero: nothing is compared"
+        eps = float(np.finfo(port.dtype.numpy).eps)
+        np.testing.assert_allclose(a, b, rtol=4 * eps, atol=2 * eps)
