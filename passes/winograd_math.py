@@ -60,10 +60,11 @@ def output_matrix(m: int) -> np.ndarray:
 
 
 def transform_weights(weights: np.ndarray, m: int) -> np.ndarray:
-    """U [(m + 2)², K, C] in float64 of weights [K, C, 3, 3]."""
+    """U [(m + 2)², C, K] in float64 of weights [K, C, 3, 3]."""
+    k, c = weights.shape[:2]
     g = weight_matrix(m)
-    u = np.einsum("ir,kcrs,js->ijkc", g, weights.astype(np.float64), g, optimize=True)
-    return np.ascontiguousarray(u.reshape((m + 2) ** 2, *weights.shape[:2]))
+    taps = np.ascontiguousarray(weights.transpose(2, 3, 1, 0)).astype(np.float64)
+    return (np.kron(g, g) @ taps.reshape(9, c * k)).reshape(-1, c, k)
 
 
 def winograd_error(m: int, channels: int) -> float:

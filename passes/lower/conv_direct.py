@@ -126,7 +126,7 @@ def _inputs(conv: Convolution, lanes: int) -> tuple[Inputs, ...]:
 def _divided(ctx: Lowering, plan: Plan) -> Plan:
     """Rows of a task so that their input stays in half of the second cache, and all threads have work."""
     conv, w = plan.conv, plan.conv.window
-    room = max(1, ctx.target.l2_bytes // 2)
+    room = max(1, _room(ctx, plan))
     rows = w.d.out * w.h.out
     others = conv.batch * conv.groups * plan.blocks_out
     wanted = -(-4 * ctx.threads // others) if ctx.threads > 1 else 1
@@ -140,6 +140,19 @@ def _divided(ctx: Lowering, plan: Plan) -> Plan:
     step = max(1, min(rows, (room - halo) // max(1, row_bytes), -(-rows // wanted)))
     step = -(-rows // -(-rows // step))
     return replace(plan, rows=step, row_tasks=-(-rows // step))
+
+
+def _room(ctx: Lowering, plan: Plan) -> int:
+    """Bytes that a task's input may take: half the second cache, or half the first where all weights stay in the second
+    but those of a block of outputs do not stay in the first, so that only they are read from the second.
+    """
+    conv, target = plan.conv, ctx.target
+    per_channel = conv.channels_in * conv.window.taps * 4
+    block, all_blocks = plan.tile.vectors * plan.lanes * per_channel, conv.channels_out * per_channel
+    near = all_blocks <= target.l2_bytes * 5 // 8 and conv.x.type.nbytes <= target.l2_bytes
+    if conv.window.is_pointwise and block > target.l1_bytes // 2 and near:
+        return target.l1_bytes // 2
+    return target.l2_bytes // 2
 
 
 def pack_weights(plan: Plan) -> np.ndarray:

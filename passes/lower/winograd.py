@@ -140,15 +140,15 @@ def _groups(plan: Plan) -> list[tuple[int, int, int]]:
 def pack_weights(plan: Plan) -> np.ndarray:
     """U[n²][K / (V·b)][C][V·b], zero beyond the last output channel."""
     conv, lanes = plan.conv, plan.lanes
-    u = transform_weights(conv.weights[:, :, 0], plan.m).astype(np.float32)
-    padded = np.zeros((plan.n**2, plan.blocks_out * lanes, conv.channels_in), np.float32)
-    padded[:, : conv.channels_out] = u
-    parts = []
+    positions, cout, cin = plan.n**2, conv.channels_out, conv.channels_in
+    packed = np.zeros((positions, plan.blocks_out * lanes * cin), np.float32)
     for first, count, vectors in _groups(plan):
-        width, at = vectors * lanes, first * plan.tile.vectors * lanes
-        part = padded[:, at : at + count * width].reshape(plan.n**2, count, width, conv.channels_in)
-        parts.append(part.transpose(0, 1, 3, 2).reshape(plan.n**2, -1))
-    return np.ascontiguousarray(np.concatenate(parts, axis=1)).reshape(-1)
+        for block in range(count):
+            width, at = vectors * lanes, (first + block) * plan.tile.vectors * lanes
+            mine = conv.weights[at : min(at + width, cout), :, 0]
+            room = packed[:, at * cin : (at + width) * cin].reshape(positions, cin, width)
+            room[:, :, : mine.shape[0]] = transform_weights(mine, plan.m)
+    return packed.reshape(-1)
 
 
 class _Phases:
