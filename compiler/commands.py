@@ -18,14 +18,14 @@ from rich.table import Table
 from ..codegen.c_source import emit_c
 from ..codegen.llvm_program import emit_asm, emit_llvm
 from ..codegen.target import OSES, TARGETS, Target
-from ..ir.errors import C2CError, OnnxImportError
-from ..ir.graph_text import parse_graph, print_graph
+from ..ir.errors import C2CError
+from ..ir.graph_text import print_graph
 from ..ir.loops_text import print_program
 from ..passes.base import PassContext, run_pipeline
 from . import api, bench, verify
 from .bundle import write_bundle
 from .check import Problem, check_model
-from .diagnostics import PassObserver
+from .diagnostics import PassObserver, read_graph
 from .driver import Compiled, Progress, compile_file
 from .inputs import read_array
 from .names import identifier
@@ -202,11 +202,7 @@ def dump_command(a: argparse.Namespace) -> int:
 
 
 def opt_command(a: argparse.Namespace) -> int:
-    try:
-        text = a.file.read_text()
-    except (OSError, UnicodeDecodeError) as e:
-        raise OnnxImportError(f"cannot read {a.file}: {e}") from e
-    graph = parse_graph(text)
+    graph = read_graph(a.file)
     run_pipeline(graph, a.passes.split(","), PassContext(Target.parse(a.target)), PassObserver(Debug()))
     print(print_graph(graph))
     return 0

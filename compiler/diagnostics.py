@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..ir.errors import C2CError, PassError
+from ..ir.errors import C2CError, OnnxImportError, PassError
 from ..ir.graph import Graph, Node
-from ..ir.graph_text import print_graph
+from ..ir.graph_text import large_constants, parse_graph, print_graph
 from ..ir.reference import evaluate
 from ..ir.verify import verify
 from ..passes.base import Pass
@@ -61,7 +61,7 @@ class PassObserver:
         if wanted:
             print(f"; after {pass_.name}{'' if changed else ' (unchanged)'}\n{print_graph(graph)}")
         if debug.dump_dir is not None:
-            _dump(debug.dump_dir, f"{self._number:02d}-{pass_.name}.c2c", print_graph(graph))
+            dump_graph(graph, debug.dump_dir / f"{self._number:02d}-{pass_.name}.c2c")
         if debug.verify_each and changed:
             self._verify(pass_, graph)
         if debug.check_each and changed:
@@ -100,9 +100,25 @@ class PassObserver:
         return "\n".join([*rows, f"{total * 1e3:9.1f} ms  total, {self.rewrites} rewrites"])
 
 
-def _dump(folder: Path, name: str, text: str) -> None:
+def dump_graph(graph: Graph, path: Path) -> None:
+    """Write a graph's text; its large constants go into `constants/HASH.npy` beside it."""
+    folder = path.parent / "constants"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(text)
+    path.write_text(print_graph(graph))
+    for digest, data in large_constants(graph).items():
+        file = folder / f"{digest}.npy"
+        if not file.exists():
+            np.save(file, data)
+
+
+def read_graph(path: Path) -> Graph:
+    """What `dump_graph` wrote; raises ParseError, or OnnxImportError where the file cannot be read."""
+    try:
+        text = path.read_text()
+        constants = {f.stem: np.load(f) for f in sorted((path.parent / "constants").glob("*.npy"))}
+    except (OSError, ValueError) as e:
+        raise OnnxImportError(f"cannot read {path}: {e}") from e
+    return parse_graph(text, constants)
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:

@@ -13,12 +13,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+
+from c2c.codegen.target import Target
 from c2c.compiler.api import compile as c2c_compile
 from c2c.compiler.api import load
 from c2c.compiler.driver import compile_file
 from c2c.compiler.options import CompileOptions
 from c2c.compiler.verify import run_as_program
-from c2c.codegen.target import Target
 from c2c.ir.errors import RunError
 
 Save = Callable[..., Path]

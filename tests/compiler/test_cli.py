@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+
 from c2c.compiler.cli import main, parser
-from c2c.compiler.diagnostics import relative_error
-from c2c.ir.graph_text import parse_graph, print_graph
+from c2c.compiler.diagnostics import read_graph, relative_error
+from c2c.ir.graph_text import print_graph
 
 Save = Callable[..., Path]
 
@@ -32,7 +33,8 @@ def test_every_option_has_help() -> None:
 def test_compile_writes_a_bundle(
     small_cnn: onnx.ModelProto, save: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = main(["compile", str(save(small_cnn)), "--dim", "N=1", "--target", "arm64-neon", "-o", str(tmp_path / "o"), "--json"])
+    out = str(tmp_path / "o")
+    code = main(["compile", str(save(small_cnn)), "--dim", "N=1", "--target", "arm64-neon", "-o", out, "--json"])
     assert code == 0
     manifest = json.loads(capsys.readouterr().out)
     assert {"model.o", "model.h", "example.c", "manifest.json"} <= {p.name for p in (tmp_path / "o").iterdir()}
@@ -66,7 +68,9 @@ def test_a_mistake_is_one_clear_error(
     assert not list(tmp_path.rglob("*.o")) and not list(tmp_path.rglob("*.h")), "partial output"
 
 
-def test_run_and_verify(small_cnn: onnx.ModelProto, save: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_and_verify(
+    small_cnn: onnx.ModelProto, save: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = str(save(small_cnn))
     np.save(tmp_path / "x.npy", np.ones((1, 3, 16, 16), np.float32))
     out = tmp_path / "y.npz"
@@ -76,7 +80,9 @@ def test_run_and_verify(small_cnn: onnx.ModelProto, save: Save, tmp_path: Path, 
     assert capsys.readouterr().out.endswith("right\n")
 
 
-def test_check_lists_problems_as_json(small_cnn: onnx.ModelProto, save: Save, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_lists_problems_as_json(
+    small_cnn: onnx.ModelProto, save: Save, capsys: pytest.CaptureFixture[str]
+) -> None:
     small_cnn.graph.node[2].op_type = "Nonsense"
     small_cnn.graph.node[5].op_type = "AlsoNonsense"
     assert main(["check", str(save(small_cnn)), "--dim", "N=1", "--json"]) == 1
@@ -94,7 +100,9 @@ def test_dumps_parse_back_and_continue(
     assert len(texts) > 5
     for file in texts:
         text = file.read_text().rstrip("\n")
-        assert print_graph(parse_graph(text)).rstrip("\n") == text, file.name
+        assert print_graph(read_graph(file)).rstrip("\n") == text, file.name
+    assert main(["opt", str(texts[2]), "--passes", "fold-batch-norm,fuse"]) == 0
+    assert "c2c.Fused" in capsys.readouterr().out
 
 
 def test_bisect_limits_rewrites_and_check_each_passes(

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import pytest
+
 from c2c.compiler.names import identifier, unique_identifiers
 
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [("input", "input"), ("serving_default_input_2:0", "serving_default_input_2_0"), ("1x", "_1x"), ("/", "x"), ("é", "x")],
+    [("input", "input"), ("serving_input_2:0", "serving_input_2_0"), ("1x", "_1x"), ("/", "x"), ("é", "x")],
 )
 def test_identifier(text: str, name: str) -> None:
     assert identifier(text) == name
