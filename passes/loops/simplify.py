@@ -155,7 +155,7 @@ class _Simplifier:
             return e.a if e.op == "div" else Const(e.dtype, e.lanes, 0)
         if a is None:
             return e
-        if a.lo >= 0 and a.hi < by:
+        if -by < a.lo and a.hi < by:  # division truncates
             return Const(e.dtype, e.lanes, 0) if e.op == "div" else e.a
         terms, constant = _terms(e.a)
         whole = {t: c for t, c in terms.items() if c % by == 0}
