@@ -2,7 +2,7 @@
 
 For each node: read attributes, bring it to the newest opset (`onnx_upgrade`), infer its types, and compute it where
 all inputs are constant. So chains of shape arithmetic disappear as they come and every later shape is a number.
-Functions, and control flow whose condition is known, are inlined (`onnx_inline`).
+Functions (`onnx_inline`) and control flow (`onnx_control_flow`) are inlined.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ from ..ir.reference import (
 )
 from ..ir.types import DType, TensorType
 from .onnx_attributes import read_attributes
-from .onnx_inline import CONTROL_FLOW, expand_function, inline_call, inline_control_flow
+from .onnx_control_flow import CONTROL_FLOW, inline_control_flow
+from .onnx_inline import expand_function, inline_call
 from .onnx_inputs import Pins, pinned_type, unknown_dims
 from .onnx_tensor import TensorReader
 from .onnx_upgrade import OldNode, upgrade

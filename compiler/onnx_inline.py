@@ -1,14 +1,13 @@
-"""Inlining at import: model functions, ONNX's own function bodies, If and Loop whose conditions are known."""
+"""Inlining at import: model functions, ONNX's own function bodies, subgraphs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from onnx import FunctionProto, GraphProto, NodeProto
 
-from ..ir.errors import C2CError, ConstantNeededError, OnnxImportError, UnsupportedOpError
+from ..ir.errors import C2CError, OnnxImportError
 from ..ir.graph import Node, Value
 from ..ir.reference import OPSET, node_proto, schema_of, type_proto
 from .onnx_attributes import Arguments, resolve_attributes
@@ -17,10 +16,7 @@ from .onnx_wire import text
 if TYPE_CHECKING:
     from .onnx_import import Importer, Scope
 
-CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
-
 _DEEPEST = 50
-_UNROLL = 1024
 
 
 def inline_call(imp: Importer, function: FunctionProto, proto: NodeProto, scope: Scope) -> list[Value | None]:
@@ -118,70 +114,7 @@ def _result(scope: Scope, name: str) -> Value | None:
     return scope.find(name)
 
 
-def inline_control_flow(
-    imp: Importer, proto: NodeProto, inputs: list[Value | None], attrs: Mapping[str, Any], scope: Scope
-) -> list[Value | None]:
-    """Results of If or Loop, unfolded; raises UnsupportedOpError where what decides is only known at run time."""
-    if proto.op_type == "If":
-        return _if(imp, proto, inputs, attrs, scope)
-    if proto.op_type == "Loop":
-        return _loop(imp, proto, inputs, attrs, scope)
-    raise UnsupportedOpError(f"{proto.op_type} is not supported", remedy="export the model with its loops unrolled")
-
-
-def _if(
-    imp: Importer, proto: NodeProto, inputs: list[Value | None], attrs: Mapping[str, Any], scope: Scope
-) -> list[Value | None]:
-    condition = _truth(inputs[0] if inputs else None, "the condition of an If")
-    branch = attrs["then_branch" if condition else "else_branch"]
-    return _body(imp, branch, [], scope, proto.name or next(iter(proto.output), "If"))
-
-
-def _loop(
-    imp: Importer, proto: NodeProto, inputs: list[Value | None], attrs: Mapping[str, Any], scope: Scope
-) -> list[Value | None]:
-    """A Loop of a known number of turns, unrolled: results carried, then scans stacked along a new first axis."""
-    body: GraphProto = attrs["body"]
-    trips, condition, carried = (inputs + [None, None])[0], (inputs + [None, None])[1], inputs[2:]
-    limit = None if trips is None else trips.data
-    if trips is not None and limit is None:
-        raise ConstantNeededError("the number of turns of a Loop must be known at compile time")
-    turns = _UNROLL + 1 if limit is None else int(limit.reshape(-1)[0])
-    go = condition is None or _truth(condition, "the first condition of a Loop")
-    scans: list[list[Value]] = [[] for _ in range(len(body.output) - 1 - len(carried))]
-    turn = 0
-    while go and turn < turns:
-        if turn >= _UNROLL:
-            raise UnsupportedOpError(f"a Loop of more than {_UNROLL} turns is not supported")
-        state = [imp.constant(np.asarray(turn, np.int64)), imp.constant(np.asarray(True)), *carried]
-        results = _body(imp, body, state, scope, f"{proto.name or proto.output[0]}/{turn}")
-        if any(v is None for v in results):
-            return [None] * len(proto.output)
-        go = _truth(results[0], "the condition of a Loop")
-        carried = results[1 : 1 + len(carried)]
-        for scan, value in zip(scans, results[1 + len(carried) :], strict=True):
-            assert value is not None
-            scan.append(value)
-        turn += 1
-    return [*carried, *(_stack(imp, scan) for scan in scans)]
-
-
-def _stack(imp: Importer, values: list[Value]) -> Value:
-    if not values:
-        raise UnsupportedOpError("a Loop without turns has scan outputs")
-    axis = imp.constant(np.asarray([0], np.int64))
-    return imp.emit("Concat", [imp.emit("Unsqueeze", [v, axis], {})[0] for v in values], {"axis": 0})[0]
-
-
-def _truth(value: Value | None, what: str) -> bool:
-    if value is None or value.data is None or value.data.size != 1:
-        raise ConstantNeededError(
-            f"{what} is only known at run time", remedy="pin what decides it: --value INPUT=…, or export one branch"
-        )
-    return bool(value.data.reshape(-1)[0])
-
-
-def _body(
+def inline_graph(
     imp: Importer, body: GraphProto, inputs: Sequence[Value | None], scope: Scope, name: str
 ) -> list[Value | None]:
     """Import a subgraph, which sees the names around it, and give its results."""

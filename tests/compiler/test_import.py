@@ -300,14 +300,59 @@ def test_if_with_a_known_condition_is_inlined(condition: bool, op: str) -> None:
     assert [n.op for n in graph.nodes] == [op]
 
 
-def test_if_that_is_decided_at_run_time_is_refused() -> None:
+@pytest.mark.parametrize("condition", [0.0, 1.0])
+def test_if_that_is_decided_at_run_time_selects(condition: float) -> None:
     nodes = [
         node("Cast", ["k"], ["c"], to=TensorProto.BOOL),
         node("If", ["c"], ["y"], name="fork", then_branch=branch("Relu"), else_branch=branch("Neg")),
     ]
-    with pytest.raises(ConstantNeededError, match="condition of an If is only known at run time") as caught:
-        import_model(model_of(nodes, {"x": [2], "k": []}, ["y"]))
+    graph = import_model(model_of(nodes, {"x": [2], "k": []}, ["y"]))
+    verify(graph)
+    found = evaluate(graph, {"x": np.array([-1, 2], F32), "k": np.asarray(condition, F32)})["y"]
+    assert found.tolist() == ([0, 2] if condition else [1, -2])
+
+
+def test_if_between_different_shapes_is_refused() -> None:
+    other = branch("Neg")
+    other.node[0].CopyFrom(node("Transpose", ["x"], ["r"]))
+    nodes = [
+        node("Cast", ["k"], ["c"], to=TensorProto.BOOL),
+        node("If", ["c"], ["y"], name="fork", then_branch=branch("Relu"), else_branch=other),
+    ]
+    with pytest.raises(ConstantNeededError, match=r"branches give f32.2,3. and f32.3,2.") as caught:
+        import_model(model_of(nodes, {"x": [2, 3], "k": []}, ["y"]))
     assert "node 'fork' (If)" in caught.value.where
+
+
+@pytest.mark.parametrize("backward", [0, 1])
+def test_scan_is_unrolled(backward: int) -> None:
+    """Running sums along axis 1, forwards or backwards, stacked along axis 1."""
+    info = onnx.ValueInfoProto
+    body = helper.make_graph(
+        [node("Add", ["s", "v"], ["so"]), node("Identity", ["so"], ["out"])], "body",
+        [info(name=n) for n in ("s", "v")], [info(name=n) for n in ("so", "out")],
+    )  # fmt: skip
+    scan = node("Scan", ["s0", "x"], ["last", "y"], body=body, num_scan_inputs=1, scan_input_axes=[1])
+    for key in ("scan_input_directions", "scan_output_directions"):
+        scan.attribute.append(helper.make_attribute(key, [backward]))
+    scan.attribute.append(helper.make_attribute("scan_output_axes", [1]))
+    graph = import_model(model_of([scan], {"x": [2, 3]}, ["last", "y"], {"s0": np.zeros(2, F32)}))
+    verify(graph)
+    x = np.arange(6, dtype=F32).reshape(2, 3)
+    found = evaluate(graph, {"x": x})
+    expected = x[:, ::-1].cumsum(1)[:, ::-1] if backward else x.cumsum(1)
+    np.testing.assert_array_equal(found["y"], expected)
+    np.testing.assert_array_equal(found["last"], x.sum(1))
+
+
+def test_loops_whose_length_is_unknown_are_refused() -> None:
+    body = helper.make_graph(
+        [node("Identity", ["c"], ["co"])], "body", [onnx.ValueInfoProto(name=n) for n in ("i", "c")],
+        [onnx.ValueInfoProto(name="co")],
+    )  # fmt: skip
+    model = model_of([node("Loop", ["n", ""], [""], body=body)], {"n": [], "x": [1]}, ["x"], ints=("n",))
+    with pytest.raises(ConstantNeededError, match="number of turns of a Loop"):
+        import_model(model)
 
 
 def test_loop_of_known_length_is_unrolled() -> None:
