@@ -11,9 +11,10 @@ from onnx import GraphProto, NodeProto
 from ..ir.errors import ConstantNeededError, OnnxImportError, UnsupportedOpError
 from ..ir.graph import Value
 from .onnx_inline import inline_graph
+from .onnx_scope import Scope
 
 if TYPE_CHECKING:
-    from .onnx_import import Importer, Scope
+    from .onnx_import import Importer
 
 CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 

@@ -7,27 +7,21 @@ Functions (`onnx_inline`) and control flow (`onnx_control_flow`) are inlined.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto
-from onnx.defs import OpSchema
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
 
 from ..ir.errors import (
     C2CError,
-    ConstantNeededError,
     OnnxImportError,
     ShapeError,
     UnknownShapeError,
     UnsupportedOpError,
 )
 from ..ir.graph import Graph, Node, Value, constant
-from ..ir.ops import Kind
-from ..ir.ops import op as op_row
 from ..ir.reference import (
     OPSET,
     dtype_of,
@@ -42,20 +36,17 @@ from ..ir.reference import (
 from ..ir.types import DType, TensorType
 from .onnx_attributes import read_attributes
 from .onnx_control_flow import CONTROL_FLOW, inline_control_flow
+from .onnx_folding import constant_data, folds, from_type
 from .onnx_inline import expand_function, inline_call
 from .onnx_inputs import Pins, pinned_type, unknown_dims
+from .onnx_refusals import check_arity, check_axis, data_dependent, is_since, needs_constant
+from .onnx_scope import Scope, in_order, opsets_of
 from .onnx_tensor import TensorReader
 from .onnx_upgrade import OldNode, upgrade
 from .onnx_wire import Stripped, map_file, strip, text
 
 OLDEST = 7
 """Opsets before it broadcast by attributes; onnx.version_converter brings such models up."""
-
-FOLD_BYTES = 1 << 20
-"""Larger results of constant inputs are left to the graph passes."""
-
-_FOLD_WORK = 1 << 22
-"""Reductions and products of larger constants are left to the graph passes."""
 
 _MAX_NODES = 1 << 20
 
@@ -105,35 +96,6 @@ def _parse(stripped: Stripped) -> ModelProto:
         raise OnnxImportError(f"not an ONNX file: {e}", remedy="is the download complete?") from e
 
 
-@dataclass(eq=False, slots=True)
-class Scope:
-    """Names visible to the nodes of one graph or function body. prefix: of the origin of nodes inlined here."""
-
-    opsets: dict[str, int]
-    values: dict[str, Value | None] = field(default_factory=dict)
-    outer: Scope | None = None
-    prefix: str = ""
-    arguments: Mapping[str, Any] | None = None
-    depth: int = 0
-    absent: frozenset[str] = frozenset()
-
-    def find(self, name: str) -> Value | None:
-        """The value of a name; None where its node could not be imported. Raises KeyError for an unknown name."""
-        scope: Scope | None = self
-        while scope is not None:
-            if name in scope.values:
-                return scope.values[name]
-            scope = scope.outer
-        raise KeyError(name)
-
-    def knows(self, name: str) -> bool:
-        try:
-            self.find(name)
-        except KeyError:
-            return False
-        return True
-
-
 class Importer:
     """State of one import. In a `Scope` a value of None stands for one whose node was refused (only with report)."""
 
@@ -178,7 +140,7 @@ class Importer:
 
     def _opsets(self) -> dict[str, int]:
         """Opset by domain; raises OnnxImportError for one that is too old or too new."""
-        opsets = self.opsets_of(self.model.opset_import)
+        opsets = opsets_of(self.model.opset_import)
         version = opsets.get("", OPSET)
         if version > OPSET:
             self.problem(
@@ -278,13 +240,13 @@ class Importer:
         for node in graph.nodes:
             known = all(v is None or v.type.is_static for v in node.inputs)
             if known and not all(v.type.is_static for v in node.outputs):
-                self.problem(_data_dependent(node), "", node.origin[-1] if node.origin else "", node.op)
+                self.problem(data_dependent(node), "", node.origin[-1] if node.origin else "", node.op)
 
     # ---- nodes ----
 
     def graph_nodes(self, protos: Iterable[NodeProto], scope: Scope) -> None:
         """Import nodes, put into order where they are not."""
-        for proto in _in_order(list(protos), scope):
+        for proto in in_order(list(protos), scope):
             self.node(proto, scope)
 
     def node(self, proto: NodeProto, scope: Scope) -> None:
@@ -339,7 +301,7 @@ class Importer:
         schema = schema_of(op, version)
         if schema is None:
             raise UnsupportedOpError(f"operator {op} does not exist in opset {version}")
-        if domain == "" and version < OLDEST and not _is_since(schema, schema_of(op, OLDEST)):
+        if domain == "" and version < OLDEST and not is_since(schema, schema_of(op, OLDEST)):
             raise UnsupportedOpError(
                 f"operator {op} in the form of opset {version}; c2c reads opsets {OLDEST} to {OPSET}",
                 remedy="convert the model with onnx.version_converter.convert_version(model, 17)",
@@ -353,8 +315,8 @@ class Importer:
         if op in CONTROL_FLOW:
             return inline_control_flow(self, proto, inputs, attrs, scope)
         if op == "Constant":
-            return [self.constant(_constant_data(attrs))]
-        _check_arity(inputs, len(proto.output), schema)
+            return [self.constant(constant_data(attrs))]
+        check_arity(inputs, len(proto.output), schema)
         old = OldNode(op, int(schema.since_version), inputs, attrs, len(proto.output), where)
         results = upgrade(old, self)
         return self.emit(old.op, old.inputs, old.attrs, old.outputs) if results is None else results
@@ -388,17 +350,6 @@ class Importer:
                 self._fresh.discard(value)
                 value.name = name if scope.depth == 0 else self.name(scope.prefix + name)
 
-    @staticmethod
-    def new_scope(opsets: dict[str, int], **fields: Any) -> Scope:
-        """A scope inside the one in hand."""
-        return Scope(opsets, **fields)
-
-    @staticmethod
-    def opsets_of(imports: Sequence[OperatorSetIdProto]) -> dict[str, int]:
-        """Version by domain, the default domain as ''."""
-        text(*(o.domain for o in imports))
-        return {"" if o.domain == "ai.onnx" else o.domain: int(o.version) for o in imports}
-
     # ---- adding nodes (Emit) ----
 
     def name(self, hint: str) -> str:
@@ -423,11 +374,11 @@ class Importer:
             raise OnnxImportError("the model unfolds to more than a million nodes")
         outputs = tuple(Value(self.name(self.hint), TensorType(DType.F32, ())) for _ in range(count))
         node = Node(op, tuple(inputs), outputs, dict(attrs), self.origin)
-        if op in ("Shape", "Size") and (data := _from_type(node)) is not None:
+        if op in ("Shape", "Size") and (data := from_type(node)) is not None:
             return (self.constant(data),)
         self._infer(node)
-        _check_axis(node)
-        if _folds(node):
+        check_axis(node)
+        if folds(node):
             results = evaluate_node(node, [None if v is None else v.data for v in node.inputs])
             return tuple(self.constant(r) for r in results)
         if self.expand(op) and has_function(op):
@@ -445,7 +396,7 @@ class Importer:
         except UnknownShapeError as e:
             types = [self._declared(k) for k in range(len(node.outputs))]
             if any(t is None for t in types):
-                raise _needs_constant(node, e) from e
+                raise needs_constant(node, e) from e
         for k, (value, inferred) in enumerate(zip(node.outputs, types, strict=True)):
             declared = None if inferred is not None and inferred.is_static else self._declared(k)
             use = declared if declared is not None and declared.is_static else inferred
@@ -464,128 +415,3 @@ class Importer:
         if info is None or not info.type.tensor_type.HasField("shape"):
             return None
         return self.pins.fill(tensor_type(info.type, info.name))
-
-
-def _in_order(nodes: list[NodeProto], scope: Scope) -> list[NodeProto]:
-    """The nodes in topological order (as they are, where they are in order); raises OnnxImportError for a cycle."""
-    made: set[str] = set()
-    for node in nodes:
-        if any(name and name not in made and not scope.knows(name) for name in node.input):
-            break
-        made.update(node.output)
-    else:
-        return nodes
-    makers = {name: k for k, node in reversed([*enumerate(nodes)]) for name in node.output if name}
-    waiting = [len({makers[i] for i in node.input if i in makers}) for node in nodes]
-    readers: dict[int, list[int]] = {}
-    for k, node in enumerate(nodes):
-        for maker in sorted({makers[i] for i in node.input if i in makers}):
-            readers.setdefault(maker, []).append(k)
-    ready = [k for k, n in enumerate(waiting) if n == 0]
-    heapq.heapify(ready)
-    order: list[NodeProto] = []
-    while ready:
-        k = heapq.heappop(ready)
-        order.append(nodes[k])
-        for reader in readers.get(k, ()):
-            waiting[reader] -= 1
-            if not waiting[reader]:
-                heapq.heappush(ready, reader)
-    if len(order) < len(nodes):
-        stuck = [n.name or (n.output[0] if n.output else n.op_type) for n, w in zip(nodes, waiting, strict=True) if w]
-        raise OnnxImportError(f"the graph has a cycle: {', '.join(stuck[:5])}{', …' if len(stuck) > 5 else ''}")
-    return order
-
-
-def _is_since(schema: OpSchema, later: OpSchema | None) -> bool:
-    """Whether an operator has not changed up to a later opset."""
-    return later is not None and schema.since_version == later.since_version
-
-
-def _check_arity(inputs: Sequence[Value | None], outputs: int, schema: OpSchema) -> None:
-    """Raises OnnxImportError where the number of inputs or outputs does not fit the schema."""
-    if not schema.min_input <= len(inputs) <= schema.max_input:
-        raise OnnxImportError(
-            f"operator {schema.name} takes {schema.min_input} to {schema.max_input} inputs, not {len(inputs)}"
-        )
-    if not schema.min_output <= outputs <= schema.max_output:
-        raise OnnxImportError(
-            f"operator {schema.name} makes {schema.min_output} to {schema.max_output} outputs, not {outputs}"
-        )
-    for k, value in enumerate(inputs[: len(schema.inputs)]):
-        if value is None and schema.inputs[k].option == OpSchema.FormalParameterOption.Single:
-            raise OnnxImportError(f"input '{schema.inputs[k].name}' of operator {schema.name} is left out")
-
-
-_OWN_AXIS = frozenset({"OneHot", "Flatten", "QuantizeLinear", "DequantizeLinear"})
-"""Operators whose axis may lie outside of the first input's rank."""
-
-
-def _check_axis(node: Node) -> None:
-    """Raises ShapeError for an axis out of range, which inference lets pass for some operators."""
-    axis, value = node.attrs.get("axis"), node.input(0)
-    if isinstance(axis, int) and value is not None and node.op not in _OWN_AXIS:
-        rank = max(value.type.rank, 1)
-        if not -rank <= axis < rank:
-            raise ShapeError(f"axis {axis} of a tensor of rank {value.type.rank}", where=node.where)
-
-
-def _constant_data(attrs: Mapping[str, Any]) -> np.ndarray:
-    """The value of a Constant node in any of its forms."""
-    if len(attrs) != 1:
-        raise OnnxImportError(f"a Constant needs one value, {len(attrs)} are given")
-    ((key, value),) = attrs.items()
-    dtypes = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
-    if key in dtypes:
-        return np.asarray(value, dtypes[key])
-    return np.asarray(value, object) if key.startswith("value_string") else np.asarray(value)
-
-
-def _from_type(node: Node) -> np.ndarray | None:
-    """The result of Shape or Size where the input's shape is known."""
-    value = node.input(0)
-    if value is None or not value.type.is_static:
-        return None
-    if node.op == "Size":
-        return np.asarray(value.type.size, np.int64)
-    return np.asarray(value.type.dims[slice(node.attrs.get("start", 0), node.attrs.get("end"))], np.int64)
-
-
-def _folds(node: Node) -> bool:
-    """Whether a node is computed now: constant inputs, pure, and cheap."""
-    row = op_row(node.op)
-    if not row.pure or any(v is not None and v.data is None for v in node.inputs):
-        return False
-    static = all(v.type.is_static for v in node.outputs)
-    if static and sum(v.type.nbytes for v in node.outputs) > FOLD_BYTES:
-        return False
-    work = sum(v.data.size for v in node.inputs if v is not None and v.data is not None)
-    return work <= _FOLD_WORK or (static and row.kind is Kind.INJECTIVE)
-
-
-def _needs_constant(node: Node, e: UnknownShapeError) -> C2CError:
-    """The error for a result of unknown rank: most often an input that says its shape is computed at run time."""
-    schema = schema_of(node.op)
-    for k, value in enumerate(node.inputs[1:], 1):
-        if value is not None and value.data is None and schema is not None and value.type.dtype is DType.I64:
-            name = schema.inputs[min(k, len(schema.inputs) - 1)].name
-            remedy = f"--value {value.name}=…" if value.producer is None else "export the model with fixed shapes"
-            return ConstantNeededError(
-                f"input '{name}' of operator {node.op} must be known at compile time", where=node.where, remedy=remedy
-            )
-    return e
-
-
-def _data_dependent(node: Node) -> C2CError:
-    for value in node.inputs:
-        if value is not None and value.data is None and value.producer is None and value.type.dtype is DType.I64:
-            return ConstantNeededError(
-                f"the output shape of operator {node.op} depends on the value of input '{value.name}'",
-                where=node.where,
-                remedy=f"--value {value.name}=…",
-            )
-    return UnknownShapeError(
-        f"the output shape of operator {node.op} depends on data: {', '.join(str(v.type) for v in node.outputs)}",
-        where=node.where,
-        remedy="sizes must be known at compile time; cut the model before this node",
-    )

@@ -11,10 +11,11 @@ from ..ir.errors import C2CError, OnnxImportError
 from ..ir.graph import Node, Value
 from ..ir.reference import OPSET, node_proto, schema_of, type_proto
 from .onnx_attributes import Arguments, resolve_attributes
+from .onnx_scope import Scope, opsets_of
 from .onnx_wire import text
 
 if TYPE_CHECKING:
-    from .onnx_import import Importer, Scope
+    from .onnx_import import Importer
 
 _DEEPEST = 50
 
@@ -47,7 +48,7 @@ def expand_function(imp: Importer, node: Node) -> tuple[Value, ...] | None:
     arguments |= {a.name: a for a in node_proto(node).attribute}
     count, report, imp.report = len(imp.nodes), imp.report, None
     try:
-        scope = imp.new_scope({"": OPSET})
+        scope = Scope({"": OPSET})
         results = _inline(imp, function, list(node.inputs), arguments, scope, imp.hint, names)
     except C2CError:
         del imp.nodes[count:]
@@ -92,8 +93,8 @@ def _inline(
     text(*function.input, *function.output)
     if len(inputs) > len(function.input):
         raise OnnxImportError(f"function {function.name} takes {len(function.input)} inputs, not {len(inputs)}")
-    opsets = scope.opsets | imp.opsets_of(function.opset_import)
-    inner = imp.new_scope(opsets, prefix=f"{scope.prefix}{name}/", arguments=arguments, depth=_deeper(scope))
+    opsets = scope.opsets | opsets_of(function.opset_import)
+    inner = Scope(opsets, prefix=f"{scope.prefix}{name}/", arguments=arguments, depth=_deeper(scope))
     padded = [*inputs, *[None] * (len(function.input) - len(inputs))]
     named = list(zip(function.input, padded, strict=True))
     inner.values.update({k: v for k, v in named if v is not None})
@@ -121,7 +122,7 @@ def inline_graph(
     text(*(v.name for v in (*body.input, *body.output)))
     if len(inputs) != len(body.input):
         raise OnnxImportError(f"the subgraph '{body.name}' takes {len(body.input)} inputs, not {len(inputs)}")
-    inner = imp.new_scope(
+    inner = Scope(
         scope.opsets, outer=scope, prefix=f"{scope.prefix}{name}/", arguments=scope.arguments, depth=_deeper(scope)
     )
     imp.constants(body, inner)
