@@ -6,9 +6,12 @@ rewrite asks `PassContext.allow`.
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, Protocol, TypeVar
 
 from ..codegen.target import Target
@@ -71,9 +74,16 @@ def register_pass(cls: P) -> P:
 
 def find_pass(name: str) -> Pass:
     """The pass of that name; raises PassError with the known names."""
+    _load()
     if name not in PASSES:
         raise PassError(f"no pass is named '{name}'", remedy=f"one of: {', '.join(sorted(PASSES))}")
     return PASSES[name]
+
+
+def _load() -> None:
+    """Import every module of this folder once, so that its passes are registered."""
+    for module in sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]) if not m.ispkg):
+        importlib.import_module(f".{module}", __package__)
 
 
 def run_pipeline(

@@ -153,10 +153,8 @@ class _Blocker:
         for node in list(self.rewriter.graph.nodes):
             reads, writes = self.blocked.get(node, (False, False))
             self._rewrite(node, self.layout if reads else PLAIN, self.layout if writes else PLAIN)
-        for value in self.rewriter.graph.outputs:
-            final = self.rewriter.resolve(value)
-            if final.type.layout != PLAIN:
-                self.rewriter.replace(final, self._convert(final, PLAIN, None))
+        outputs = [self.rewriter.resolve(v) for v in self.rewriter.graph.outputs]
+        self.rewriter.graph.outputs = [self._convert(v, PLAIN, None) if v.type.layout != PLAIN else v for v in outputs]
 
     def _rewrite(self, node: Node, reads: Layout, writes: Layout) -> None:
         tensors = self.demands[node].tensors

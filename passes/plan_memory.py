@@ -111,11 +111,11 @@ def _lay_weights(constants: Sequence[Value], slots: dict[Value, Slot], release: 
     image = bytearray(top)
     view = np.frombuffer(image, np.uint8) if top else np.empty(0, np.uint8)
     for at, value in order:
-        assert value.data is not None
         data = _bytes(value)
         view[at : at + data.size] = data
-        if release:
-            value.data = np.broadcast_to(np.zeros((), value.data.dtype), value.data.shape)
+    for value in constants if release else ():
+        assert value.data is not None
+        value.data = np.broadcast_to(np.zeros((), value.data.dtype), value.data.shape)
     return image
 
 

@@ -1,0 +1,49 @@
+"""Which convolutions take Winograd's form."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from c2c.tests.passes.build import CONTEXT, Net, check
+
+
+def _chosen(channels: int, outputs: int, size: int, error: float = 1e-4, **attrs: object) -> int | None:
+    net = Net()
+    graph = net.done(net.conv(net.input(1, channels, size, size), outputs, **attrs))
+    check(graph, "canonicalize", "select-winograd", context=replace(CONTEXT, winograd_error=error))
+    (node,) = graph.nodes
+    return node.attrs["m"] if node.op == "c2c.WinogradConv" else None
+
+
+@pytest.mark.parametrize(("channels", "size"), [(64, 56), (128, 28), (256, 14)])
+def test_deep_layers_take_the_largest_tile(channels: int, size: int) -> None:
+    assert _chosen(channels, channels, size) == 4
+
+
+def test_an_error_cap_takes_a_smaller_tile_or_none() -> None:
+    assert _chosen(64, 64, 28, error=1e-6) == 2
+    assert _chosen(64, 64, 28, error=0.0) is None
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"size": 1, "pads": [0] * 4},
+        {"strides": [2, 2]},
+        {"dilations": [2, 2], "pads": [2] * 4},
+        {"group": 2},
+    ],
+)
+def test_other_forms_stay(form: dict[str, object]) -> None:
+    net = Net()
+    graph = net.done(net.conv(net.input(1, 32, 20, 20), 32, **form))
+    check(graph, "canonicalize", "select-winograd")
+    assert graph.nodes[0].op == "Conv"
+
+
+def test_few_channels_and_small_images_stay() -> None:
+    assert _chosen(3, 64, 56) is None
+    assert _chosen(16, 8, 56) is None
+    assert _chosen(512, 512, 2) is None
