@@ -1,0 +1,194 @@
+"""Conv in all its forms as compiled code against ONNX's reference evaluator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from c2c.codegen.target import Target, native
+from c2c.ir.graph import Graph, Node, Value
+from c2c.ir.types import DType, Layout
+from c2c.passes.lower import lower_node
+from c2c.passes.lower.tile import choose_tile, segments, split, tap_groups
+from c2c.passes.lower.window import Axis
+from c2c.tests.passes.lower.harness import Case, in_blocks, run_graph, run_ops
+
+SEED = 7
+LANES = native().lanes(DType.F32)
+
+
+def conv(
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    dtype: Any = np.float32,
+    *,
+    bias: bool = True,
+    known: bool = True,
+    **attrs: Any,
+) -> Case:
+    """A Conv of random operands; `known`: weights are constants."""
+    rng = np.random.default_rng(SEED)
+    inputs = [rng.standard_normal(x).astype(dtype), rng.standard_normal(w).astype(dtype)]
+    if bias:
+        inputs.append(rng.standard_normal(w[0]).astype(dtype))
+    return Case("Conv", inputs, {"kernel_shape": list(w[2:]), **attrs}, frozenset((1, 2) if known else ()))
+
+
+def check(case: Case, got: np.ndarray, rtol: float = 1e-5) -> None:
+    expected = case.expected()[0]
+    label = f"{[None if a is None else a.shape for a in case.inputs]} {dict(case.attrs)}, seed {SEED}"
+    assert got.shape == expected.shape, label
+    scale = rtol * float(np.abs(expected).max(initial=1e-30))
+    np.testing.assert_allclose(got.astype(np.float64), expected.astype(np.float64), rtol=0, atol=scale, err_msg=label)
+
+
+PLAIN = [
+    conv((1, 3, 17, 19), (10, 3, 3, 3), pads=[1, 1, 1, 1]),
+    conv((2, 3, 23, 23), (16, 3, 7, 7), pads=[3, 3, 3, 3], strides=[2, 2], bias=False),
+    conv((1, 5, 13), (9, 5, 4), pads=[2, 0], dilations=[2]),
+    conv((1, 4, 6, 7, 8), (12, 4, 2, 3, 3), pads=[1, 0, 1, 0, 1, 1], strides=[1, 2, 1]),
+    conv((1, 8, 9, 9), (12, 2, 3, 3), group=4, auto_pad="SAME_UPPER"),
+    conv((1, 8, 9, 10), (12, 2, 3, 3), group=4, auto_pad="SAME_LOWER", strides=[2, 3]),
+    conv((1, 6, 40), (6, 1, 9), group=6, pads=[4, 4]),
+    conv((1, 9, 20, 40), (3, 9, 5, 5), pads=[2, 2, 2, 2]),
+    conv((1, 3, 8, 8), (8, 3, 1, 1)),
+    conv((1, 4, 8, 21), (6, 4, 3, 3), known=False, pads=[1, 1, 1, 1]),
+    conv((1, 2, 60), (9, 2, 40), pads=[39, 39], dilations=[1]),
+]
+BLOCKED = [
+    conv((1, 16, 14, 14), (24, 16, 3, 3), pads=[1, 1, 1, 1]),
+    conv((1, 20, 7, 7), (37, 20, 3, 3), pads=[1, 1, 1, 1]),
+    conv((2, 13, 11, 9), (19, 13, 1, 1), bias=False),
+    conv((1, 16, 15, 15), (16, 16, 1, 1), strides=[2, 2]),
+    conv((1, 16, 9, 33), (16, 16, 3, 3), pads=[0, 18, 0, 18], dilations=[1, 18]),
+    conv((1, 32, 8, 8), (64, 16, 3, 3), group=2, pads=[1, 1, 1, 1]),
+    conv((1, 32, 8, 8), (32, 4, 3, 3), group=8, pads=[1, 1, 1, 1]),
+    conv((1, 21, 12, 17), (21, 1, 3, 3), group=21, pads=[1, 1, 1, 1]),
+    conv((1, 16, 16, 15), (16, 1, 5, 5), group=16, pads=[2, 2, 2, 2], strides=[2, 2]),
+    conv((1, 16, 12, 12), (16, 1, 9, 9), group=16, pads=[4, 4, 4, 4]),
+    conv((1, 12, 9, 9), (24, 1, 3, 3), group=12, pads=[1, 1, 0, 2]),
+    conv((1, 16, 4, 6, 7), (8, 16, 3, 3, 3), pads=[1, 1, 1, 1, 1, 1]),
+    conv((1, 16, 37), (24, 16, 5), pads=[2, 2], strides=[2]),
+]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_plain(threads: int) -> None:
+    for case, (got,) in zip(PLAIN, run_ops(PLAIN, threads=threads), strict=True):
+        check(case, got)
+
+
+@pytest.mark.parametrize("case", BLOCKED, ids=lambda c: "x".join(map(str, c.inputs[1].shape)))
+def test_blocked(case: Case) -> None:
+    inputs = [a for i, a in enumerate(case.inputs) if a is not None and i not in case.constants]
+    (got,) = run_graph(in_blocks(case, LANES), inputs, threads=2)
+    check(case, got)
+
+
+@pytest.mark.parametrize("sides", [(0, LANES), (LANES, 0)])
+def test_mixed_layouts(sides: tuple[int, int]) -> None:
+    case = conv((1, 11, 10, 9), (21, 11, 3, 3), pads=[1, 1, 1, 1])
+    node = case.node()
+    x, y = node.inputs[0], node.output
+    assert x is not None and case.inputs[0] is not None
+    inner = Value("inner", x.type.with_layout(Layout(sides[0])))
+    result = Value("result", y.type.with_layout(Layout(sides[1])))
+    nodes = [
+        Node("c2c.Reorder", (x,), (inner,)),
+        Node("Conv", (inner, *node.inputs[1:]), (result,), node.attrs),
+        Node("c2c.Reorder", (result,), (y,)),
+    ]
+    (got,) = run_graph(Graph("mixed", [x], [y], nodes, ["y"]), [case.inputs[0]])
+    check(case, got)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(np.float64, 1e-12), (np.float16, 2e-3)])
+def test_other_types(dtype: Any, rtol: float) -> None:
+    case = conv((1, 6, 9, 21), (8, 3, 3, 3), dtype, group=2, pads=[1, 1, 1, 1], strides=[1, 2])
+    check(case, run_ops([case])[0][0], rtol)
+
+
+@pytest.mark.parametrize("channels", [16, 21])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("blocked", [True, False])
+def test_fused_tail(channels: int, kernel: int, blocked: bool) -> None:
+    """Per-channel factor (constant), residual of the same layout, Relu, in the store of the convolution."""
+    rng = np.random.default_rng(SEED)
+    case = conv((1, 10, 9, 9), (channels, 10, kernel, kernel), pads=[kernel // 2] * 4)
+    node = case.node()
+    x, conv_out = node.inputs[0], node.output
+    assert x is not None and case.inputs[0] is not None
+    factor = rng.standard_normal((channels, 1, 1)).astype(np.float32)
+    residual = rng.standard_normal(conv_out.type.dims).astype(np.float32)
+    layout = Layout(LANES if blocked else 0)
+    plain_r, y = Value("r", conv_out.type), Value("y", conv_out.type)
+    type_ = conv_out.type.with_layout(layout)
+    xb, rb, yb = Value("xb", x.type.with_layout(layout)), Value("rb", type_), Value("yb", type_)
+    f = Value("f", x.type.with_shape(factor.shape), factor)
+    bx, br, a, b, c, d = (Value(n, t) for n, t in zip("xrabcd", (xb.type, *[type_] * 5), strict=True))
+    body = Graph(
+        "body",
+        [bx, br],
+        [d],
+        [
+            Node("Conv", (bx, *node.inputs[1:]), (a,), node.attrs),
+            Node("Mul", (a, f), (b,)),
+            Node("Add", (b, br), (c,)),
+            Node("Relu", (c,), (d,)),
+        ],
+        ["d"],
+    )
+    nodes = [
+        Node("c2c.Reorder", (x,), (xb,)),
+        Node("c2c.Reorder", (plain_r,), (rb,)),
+        Node("c2c.Fused", (xb, rb), (yb,), {"body": body}),
+        Node("c2c.Reorder", (yb,), (y,)),
+    ]
+    (got,) = run_graph(Graph("fused", [x, plain_r], [y], nodes, ["y"]), [case.inputs[0], residual])
+    expected = np.maximum(case.expected()[0] * factor + residual, 0)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * float(np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("target", ["arm64-neon", "x86-64-v4", "x86-64"])
+def test_tile_fits_registers(target: str) -> None:
+    t = Target.parse(target)
+    splat = t.arch != "x86_64"
+    for pixels in (1, 7, 14, 49, 56, 3136):
+        for channels in (8, 24, 64, 100, 512):
+            tile = choose_tile(t, DType.F32, pixels, channels, splat=splat)
+            spare = tile.pixels if splat else 1
+            assert tile.pixels * tile.vectors + tile.vectors + spare <= t.registers
+
+
+def test_row_is_divided_exactly() -> None:
+    """Every output pixel once, and every tap of it that is inside the input once."""
+    rng = np.random.default_rng(SEED)
+    for _ in range(200):
+        kernel, stride, dilation, pad = (int(v) for v in rng.integers((1, 1, 1, 0), (8, 4, 4, 9)))
+        size, out = (int(v) for v in rng.integers(1, 60, 2))
+        axis = Axis(size, out, kernel, stride, dilation, pad)
+        pixels = int(rng.integers(1, 9))
+        covered: list[int] = []
+        for s in segments(axis, pixels):
+            covered += range(s.start, s.end)
+            if s.taps is None and not s.dynamic:
+                assert all(len(axis.taps(o)) == kernel for o in range(s.start, s.end)), (axis, s)
+            elif s.taps is not None:
+                found = {
+                    (s.start + p, t) for g in s.taps for p in range(g.first, g.last) for t in range(g.begin, g.end)
+                }
+                assert found == {(o, t) for o in range(s.start, s.end) for t in axis.taps(o)}, (axis, s)
+        assert covered == list(range(out)), axis
+    assert split(49, 6) == [(4, 6), (5, 5)]
+    assert [(g.begin, g.end, g.first, g.last) for g in tap_groups(Axis(7, 7, 3, 1, 1, 1), 0, 4)] == [
+        (0, 1, 1, 4),
+        (1, 3, 0, 4),
+    ]
+
+
+def test_small_convolution_stays_on_one_thread() -> None:
+    small, large = conv((1, 3, 4, 4), (4, 3, 3, 3)), conv((1, 16, 32, 32), (32, 16, 3, 3))
+    assert [c.kernel.parallel is not None for c in lower_node(small.node(), native(), 2)] == [False]
+    assert [c.kernel.parallel is not None for c in lower_node(large.node(), native(), 2)] == [True]

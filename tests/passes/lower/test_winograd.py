@@ -1,0 +1,112 @@
+"""Winograd convolution: the matrices are right, the error model holds, compiled layers agree with Conv."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from c2c.codegen.target import native
+from c2c.ir.graph import Graph, Node
+from c2c.ir.types import DType
+from c2c.passes.lower import lower_node
+from c2c.passes.winograd_math import (
+    SIZES,
+    input_matrix,
+    output_matrix,
+    transform_weights,
+    weight_matrix,
+    winograd_error,
+)
+from c2c.tests.passes.lower.harness import Case, in_blocks, run_graph, run_ops
+
+SEED = 5
+LANES = native().lanes(DType.F32)
+
+
+def layer(x: tuple[int, ...], outputs: int, pads: list[int], m: int, bias: bool = True) -> tuple[Case, Graph]:
+    """A Conv for the expected result, and the graph that computes it by F(m x m, 3 x 3) on blocked tensors."""
+    rng = np.random.default_rng(SEED)
+    arrays = [rng.standard_normal(s).astype(np.float32) for s in (x, (outputs, x[1], 3, 3), (outputs,))]
+    case = Case("Conv", arrays if bias else arrays[:2], {"kernel_shape": [3, 3], "pads": pads}, frozenset((1, 2)))
+    graph = in_blocks(case, LANES)
+    for node in graph.nodes:
+        if node.op == "Conv":
+            node.op = "c2c.WinogradConv"
+            node.attrs["m"] = m
+    return case, graph
+
+
+@pytest.mark.parametrize("m", SIZES)
+def test_matrices_filter_exactly(m: int) -> None:
+    """In one dimension, over integers: A' [(G g) * (B' d)] is the correlation of d with g."""
+    rng = np.random.default_rng(SEED)
+    for _ in range(20):
+        d, g = rng.integers(-9, 10, m + 2).astype(float), rng.integers(-9, 10, 3).astype(float)
+        found = output_matrix(m) @ ((weight_matrix(m) @ g) * (input_matrix(m) @ d))
+        np.testing.assert_allclose(found, np.correlate(d, g, "valid"), atol=1e-9)
+
+
+@pytest.mark.parametrize("m", SIZES)
+@pytest.mark.parametrize("channels", [32, 256])
+def test_error_model(m: int, channels: int) -> None:
+    """The measured rms error of float32 lies between a third of the modelled one and all of it."""
+    rng = np.random.default_rng(SEED)
+    n = m + 2
+    w, d = (rng.standard_normal(s).astype(np.float32) for s in ((4, channels, 3, 3), (40, channels, n, n)))
+    u = transform_weights(w, m).astype(np.float32).reshape(n, n, channels, 4)
+    b, a = input_matrix(m).astype(np.float32), output_matrix(m).astype(np.float32)
+    v = b @ d @ b.T
+    sums = np.zeros((40, 4, n, n), np.float32)
+    for c in range(channels):
+        sums += v[:, None, c] * u[:, :, c].transpose(2, 0, 1)[None]
+    exact = np.zeros((40, 4, m, m))
+    for r in range(3):
+        for s in range(3):
+            exact += np.einsum(
+                "tcij,kc->tkij", d[:, :, r : r + m, s : s + m].astype(float), w[:, :, r, s].astype(float)
+            )
+    error = np.sqrt(np.mean((a @ sums @ a.T - exact) ** 2) / np.mean(exact**2))
+    assert winograd_error(m, channels) / 3 < error < winograd_error(m, channels)
+
+
+@pytest.mark.parametrize("m", SIZES)
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("x", "outputs", "pads"),
+    [
+        ((1, 16, 12, 16), 24, [1, 1, 1, 1]),
+        ((2, 21, 7, 9), 19, [1, 1, 1, 1]),
+        ((1, 8, 30, 31), 16, [0, 2, 1, 0]),
+        ((1, 16, 10, 10), 16, [0, 0, 0, 0]),
+    ],
+)
+def test_layer(x: tuple[int, ...], outputs: int, pads: list[int], m: int, threads: int) -> None:
+    case, graph = layer(x, outputs, pads, m)
+    assert case.inputs[0] is not None
+    (got,) = run_graph(graph, [case.inputs[0]], threads=threads)
+    expected = case.expected()[0]
+    np.testing.assert_allclose(got, expected, rtol=0, atol=3e-6 * float(np.abs(expected).max()))
+
+
+def test_phases_are_separate_for_few_tiles_on_many_threads() -> None:
+    _, graph = layer((1, 32, 8, 8), 64, [1, 1, 1, 1], 4)
+    node = next(n for n in graph.nodes if n.op == "c2c.WinogradConv")
+    names = [c.kernel.name for c in lower_node(node, native(), 2)]
+    assert names == ["winograd_input", "winograd_product", "winograd_output"]
+    assert len(lower_node(node, native(), 1)) == 1
+
+
+def test_plain_input_falls_back_to_conv() -> None:
+    rng = np.random.default_rng(SEED)
+    arrays = [rng.standard_normal(s).astype(np.float32) for s in ((1, 3, 9, 9), (8, 3, 3, 3))]
+    case = Case("Conv", arrays, {"pads": [1, 1, 1, 1]}, frozenset((1,)))
+    node = case.node()
+    graph = Graph(
+        "plain",
+        [v for v in node.inputs if v is not None and not v.is_constant],
+        [node.output],
+        [Node("c2c.WinogradConv", node.inputs, node.outputs, {**node.attrs, "m": 4})],
+        ["y"],
+    )
+    (got,) = run_graph(graph, [arrays[0]])
+    np.testing.assert_allclose(got, run_ops([case])[0][0], rtol=1e-5, atol=1e-5)
