@@ -92,8 +92,8 @@ def compare(got: list[np.ndarray], expected: list[Any], rtol: float, atol: float
         else:
             # ONNX's own runner grants two units in the last place of a bfloat16.
             relative = max(rtol, 2**-6) if want.dtype.name == "bfloat16" else rtol
-            wide = (x.astype(np.float64) if x.dtype.kind != "c" else x for x in (a, want))
-            same = bool(np.allclose(*wide, rtol=relative, atol=atol, equal_nan=True))
+            left, right = a.astype(np.float64), want.astype(np.float64)
+            same = bool(np.allclose(left, right, rtol=relative, atol=atol, equal_nan=True))
         if not same:
             return f"output {index} differs: {_sample(a)}, not {_sample(want)}"
     return ""
