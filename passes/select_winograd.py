@@ -90,5 +90,5 @@ def expected_gain(node: Node, m: int) -> float:
     return direct / (products + transforms + weights - 9 * k * c * WEIGHT_TRAFFIC)
 
 
-WEIGHT_TRAFFIC = 5.0
+WEIGHT_TRAFFIC = 10.0
 """Products that take as long as reading one weight from memory."""
