@@ -187,7 +187,7 @@ def _target_row(t: Target) -> dict[str, Any]:
 
 
 def dump_command(a: argparse.Namespace) -> int:
-    compiled = _compiled(a)
+    compiled = _compiled(a, keep_constants=True)
     program, target = compiled.program, compiled.options.target
     if a.form == "graph":
         if not (a.print_after or a.print_changed):

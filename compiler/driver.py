@@ -79,7 +79,7 @@ def compile_graph(
             call.kernel = optimise_kernel(call.kernel)
     progress("plan memory")
     with observer.stage("plan memory"):
-        memory = plan(calls, graph, views)
+        memory = plan(calls, graph, views, release=not options.keep_constants)
     with observer.stage("assemble"):
         program = assemble(graph, calls, memory, options)
         verify_program(program)

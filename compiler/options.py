@@ -32,6 +32,7 @@ class CompileOptions:
 
     dims and shapes pin symbolic dimensions; values turn an input into a constant.
     winograd_error: the largest relative error that a Winograd layer may add; 0 switches it off.
+    keep_constants: leave constants' data in the optimised graph, to print it; otherwise it is dropped once packed.
     """
 
     target: Target
@@ -43,6 +44,7 @@ class CompileOptions:
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
     winograd_error: float = 1e-4
     taps: bool = False
+    keep_constants: bool = False
     debug: Debug = field(default_factory=Debug)
 
     def describe(self) -> dict[str, Any]:

@@ -113,10 +113,17 @@ def _lay_weights(constants: Sequence[Value], slots: dict[Value, Slot], release: 
     for at, value in order:
         data = _bytes(value)
         view[at : at + data.size] = data
+        if release:
+            _release(value)
     for value in constants if release else ():
-        assert value.data is not None
-        value.data = np.broadcast_to(np.zeros((), value.data.dtype), value.data.shape)
+        _release(value)
     return image
+
+
+def _release(value: Value) -> None:
+    """Leave zeros of the same shape, which take no memory, in place of a constant's data."""
+    assert value.data is not None
+    value.data = np.broadcast_to(np.zeros((), value.data.dtype), value.data.shape)
 
 
 def _bytes(value: Value) -> np.ndarray:
