@@ -118,7 +118,7 @@ def _parse(data: Data) -> ObjectFile:
         raise CodegenError("not an object file in ELF, Mach-O or COFF")
     try:
         return reader(data)
-    except (struct.error, IndexError, KeyError, UnicodeDecodeError) as e:
+    except (struct.error, IndexError, KeyError, ValueError) as e:
         raise CodegenError("the object file is truncated or malformed") from e
 
 

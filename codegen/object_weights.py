@@ -58,17 +58,16 @@ def _coff(out: bytearray, parsed: ObjectFile, index: int, size: int) -> None:
 
 
 def _macho(out: bytearray, parsed: ObjectFile, index: int, size: int) -> None:
-    """The section also moves to the end of the segment's addresses, and its symbols with it."""
-    place = len(out)
+    """One segment holds everything: addresses keep pace with places in the file, so the section gets a new address,
+    and its symbols with it."""
     old = parsed.sections[index]
-    end = max(s.address + s.size for s in parsed.sections)
-    address = -(-end // ALIGN) * ALIGN
-    struct.pack_into("<QQI", out, old.header + 32, address, size, place)
-    for command, at in macho_commands(out):
-        if command == LC_SEGMENT_64:
-            start, _, file_start = struct.unpack_from("<QQQ", out, at + 24)
-            struct.pack_into("<QQQ", out, at + 24, start, address + size - start, file_start)
-            struct.pack_into("<Q", out, at + 48, place + size - file_start)
+    segment = next(at for command, at in macho_commands(out) if command == LC_SEGMENT_64)
+    start, _, file_start = struct.unpack_from("<QQQ", out, segment + 24)
+    out += bytes(-(len(out) - file_start) % ALIGN)
+    extent = len(out) - file_start
+    address = start + extent
+    struct.pack_into("<QQI", out, old.header + 32, address, size, len(out))
+    struct.pack_into("<QQQ", out, segment + 32, extent + size, file_start, extent + size)
     for s in parsed.symbols:
         if s.section == index:
             struct.pack_into("<Q", out, s.entry + MACHO_SYMBOL.size - 8, address + s.value - old.address)
