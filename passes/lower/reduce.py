@@ -181,7 +181,7 @@ def lower_log_sum_exp(ctx: Lowering) -> None:
 
 def shifted_exp(shifts: Sequence[Expr]) -> Prepare:
     """exp(x - m) with m the shift of each vector of results, at most 1."""
-    return lambda k, item: mathf.exp(k, k.let(item.x - broadcast(shifts[item.vector], item.x.lanes)))
+    return lambda k, item: mathf.exp_clamped(k, k.let(item.x - broadcast(shifts[item.vector], item.x.lanes)))
 
 
 def _finite(x: Expr) -> Expr:
