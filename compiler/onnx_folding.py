@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.errors import OnnxImportError
+from ..ir.errors import OnnxImportError, UnsupportedOpError
 from ..ir.graph import Node
 from ..ir.ops import Kind
 from ..ir.ops import op as op_row
+from ..ir.reference import evaluate_node
 
 FOLD_BYTES = 1 << 20
 """Larger results of constant inputs are left to the graph passes."""
@@ -50,3 +51,16 @@ def folds(node: Node) -> bool:
         return False
     work = sum(v.data.size for v in node.inputs if v is not None and v.data is not None)
     return work <= _FOLD_WORK or (static and row.kind is Kind.INJECTIVE)
+
+
+def fold(node: Node) -> list[np.ndarray] | None:
+    """The results of a node of constant inputs; None where the evaluator lacks the operator or departs from inference.
+
+    Raises ShapeError where the operator is not defined for these values.
+    """
+    try:
+        results = evaluate_node(node, [None if v is None else v.data for v in node.inputs])
+    except UnsupportedOpError:
+        return None
+    static = [(v.type.dims, r.shape) for v, r in zip(node.outputs, results, strict=True) if v.type.is_static]
+    return results if all(a == b for a, b in static) else None

@@ -25,8 +25,8 @@ from ..ir.graph import Graph, Node, Value, constant
 from ..ir.reference import (
     OPSET,
     dtype_of,
+    element_type_name,
     element_type_of,
-    evaluate_node,
     has_function,
     infer_node,
     opset_version,
@@ -36,7 +36,7 @@ from ..ir.reference import (
 from ..ir.types import DType, TensorType
 from .onnx_attributes import read_attributes
 from .onnx_control_flow import CONTROL_FLOW, inline_control_flow
-from .onnx_folding import constant_data, folds, from_type
+from .onnx_folding import constant_data, fold, folds, from_type
 from .onnx_inline import expand_function, inline_call
 from .onnx_inputs import Pins, pinned_type, unknown_dims
 from .onnx_refusals import check_arity, check_axis, data_dependent, is_since, needs_constant
@@ -108,7 +108,9 @@ class Importer:
         report: Report | None,
     ) -> None:
         self.model, self.reader, self.pins, self.expand, self.report = model, reader, pins, expand, report
-        self.functions: dict[tuple[str, str], FunctionProto] = {(f.domain, f.name): f for f in model.functions}
+        self.functions: dict[tuple[str, str, str], FunctionProto] = {
+            (f.domain, f.name, f.overload): f for f in model.functions
+        }
         self.nodes: list[Node] = []
         self.names: set[str] = set()
         self.declared: dict[str, ValueInfoProto] = {}
@@ -116,6 +118,7 @@ class Importer:
         self.hint = ""
         self.results: tuple[str, ...] = ()
         self.depth = 0
+        self._helping = False
         self._fresh: set[Value] = set()
         self._counts: dict[str, int] = {}
 
@@ -219,11 +222,10 @@ class Importer:
             value = scope.find(info.name)
             if value is None:
                 continue
-            declared = info.type.tensor_type.elem_type if info.type.HasField("tensor_type") else 0
+            declared = info.type.tensor_type.elem_type
             if declared and declared != element_type_of(value.type.dtype):
-                self.problem(
-                    OnnxImportError(f"output '{info.name}' is {value.type.dtype}, the model declares another type")
-                )
+                other = element_type_name(declared)
+                self.problem(OnnxImportError(f"output '{info.name}' is {value.type.dtype}, declared is {other}"))
             outputs.append(value)
             names.append(info.name)
         if not names and self.report is None:
@@ -254,10 +256,10 @@ class Importer:
         text(proto.name, proto.op_type, proto.domain, *proto.input, *proto.output, *(a.name for a in proto.attribute))
         name = scope.prefix + (proto.name or next((o for o in proto.output if o), proto.op_type))
         where = f"node '{name}' ({proto.op_type})"
-        saved = self.origin, self.hint, self.results, self.depth
+        saved = self.origin, self.hint, self.results, self.depth, self._helping
         self.origin = (*self.origin[: scope.depth], name)
         self.hint = scope.prefix + next((o for o in proto.output if o), proto.op_type)
-        self.results, self.depth = tuple(proto.output), scope.depth
+        self.results, self.depth, self._helping = tuple(proto.output), scope.depth, False
         try:
             results = self._apply(proto, scope, where)
             self._bind(proto, scope, results, where)
@@ -266,7 +268,7 @@ class Importer:
             for k, output in enumerate(proto.output):
                 scope.values.setdefault(output, self._assumed(k))
         finally:
-            self.origin, self.hint, self.results, self.depth = saved
+            self.origin, self.hint, self.results, self.depth, self._helping = saved
 
     def problem(self, e: C2CError, where: str = "", node: str = "", op: str = "") -> None:
         """Raise, or report, an error with its place."""
@@ -286,7 +288,7 @@ class Importer:
     def _apply(self, proto: NodeProto, scope: Scope, where: str) -> Sequence[Value | None]:
         """Results of one node."""
         domain = "" if proto.domain == "ai.onnx" else proto.domain
-        function = self.functions.get((proto.domain, proto.op_type))
+        function = self.functions.get((proto.domain, proto.op_type, proto.overload))
         if function is not None:
             return inline_call(self, function, proto, scope)
         op = f"{domain}.{proto.op_type}" if domain else proto.op_type
@@ -318,7 +320,9 @@ class Importer:
             return [self.constant(constant_data(attrs))]
         check_arity(inputs, len(proto.output), schema)
         old = OldNode(op, int(schema.since_version), inputs, attrs, len(proto.output), where)
+        self._helping = True
         results = upgrade(old, self)
+        self._helping = False
         return self.emit(old.op, old.inputs, old.attrs, old.outputs) if results is None else results
 
     def _read_inputs(self, proto: NodeProto, scope: Scope) -> list[Value | None] | None:
@@ -378,8 +382,7 @@ class Importer:
             return (self.constant(data),)
         self._infer(node)
         check_axis(node)
-        if folds(node):
-            results = evaluate_node(node, [None if v is None else v.data for v in node.inputs])
+        if folds(node) and (results := fold(node)) is not None:
             return tuple(self.constant(r) for r in results)
         if self.expand(op) and has_function(op):
             expanded = expand_function(self, node)
@@ -408,8 +411,8 @@ class Importer:
         return tuple(k for k, name in enumerate(self.results) if not name)
 
     def _declared(self, index: int) -> TensorType | None:
-        """What the model says about result `index` of the node in hand."""
-        if self.depth or index >= len(self.results):
+        """What the model says about result `index` of the node in hand; nothing where a pin contradicts the model."""
+        if self.depth or self._helping or self.pins.contradict or index >= len(self.results):
             return None
         info = self.declared.get(self.results[index])
         if info is None or not info.type.tensor_type.HasField("shape"):

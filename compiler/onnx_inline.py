@@ -48,7 +48,7 @@ def expand_function(imp: Importer, node: Node) -> tuple[Value, ...] | None:
     arguments |= {a.name: a for a in node_proto(node).attribute}
     count, report, imp.report = len(imp.nodes), imp.report, None
     try:
-        scope = Scope({"": OPSET})
+        scope = Scope({"": OPSET}, depth=imp.depth)
         results = _inline(imp, function, list(node.inputs), arguments, scope, imp.hint, names)
     except C2CError:
         del imp.nodes[count:]

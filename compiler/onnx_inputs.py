@@ -14,11 +14,15 @@ from ..ir.types import Dim, TensorType
 
 @dataclass(eq=False, slots=True)
 class Pins:
-    """dims: size of each named dimension. shapes: shape of an input. values: inputs that become constants."""
+    """dims: size of each named dimension. shapes: shape of an input. values: inputs that become constants.
+
+    contradict: a pinned shape has another number than the model declares, so its other declarations mean nothing.
+    """
 
     dims: Mapping[str, int]
     shapes: Mapping[str, Sequence[int]]
     values: Mapping[str, np.ndarray]
+    contradict: bool = False
     _bound: dict[str, int] = field(default_factory=dict)
 
     def bind(self, declared: Mapping[str, Sequence[Dim] | None]) -> None:
@@ -56,6 +60,7 @@ class Pins:
                 f"input '{name}' has {len(declared)} dimensions ({_text(declared)}), {len(shape)} are given"
             )
         for dim, size in zip(declared, shape, strict=True):
+            self.contradict |= isinstance(dim, int) and dim != size
             if isinstance(dim, str) and self._bound.setdefault(dim, int(size)) != size:
                 raise ShapeError(
                     f"dimension '{dim}' is pinned to both {self._bound[dim]} and {size}", where=f"input '{name}'"

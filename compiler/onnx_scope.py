@@ -49,20 +49,35 @@ def opsets_of(imports: Sequence[OperatorSetIdProto]) -> dict[str, int]:
     return {"" if o.domain == "ai.onnx" else o.domain: int(o.version) for o in imports}
 
 
+def _is_in_order(nodes: Sequence[NodeProto], scope: Scope) -> bool:
+    """Whether every name that some node makes is made before it is read (a name nobody makes is no matter of order)."""
+    waiting = {name for node in nodes for name in node.output}
+    for node in nodes:
+        if any(name in waiting and not scope.knows(name) for name in _reads(node) if name):
+            return False
+        waiting.difference_update(node.output)
+    return True
+
+
+def _reads(node: NodeProto) -> list[str]:
+    """Names that a node reads, or may read in its subgraphs."""
+    names = list(node.input)
+    for a in node.attribute:
+        if a.HasField("g"):
+            names += [name for inner in a.g.node for name in _reads(inner)]
+    return names
+
+
 def in_order(nodes: list[NodeProto], scope: Scope) -> list[NodeProto]:
     """The nodes in topological order (as they are, where they are in order); raises OnnxImportError for a cycle."""
-    made: set[str] = set()
-    for node in nodes:
-        if any(name and name not in made and not scope.knows(name) for name in node.input):
-            break
-        made.update(node.output)
-    else:
+    if _is_in_order(nodes, scope):
         return nodes
     makers = {name: k for k, node in reversed([*enumerate(nodes)]) for name in node.output if name}
-    waiting = [len({makers[i] for i in node.input if i in makers}) for node in nodes]
+    needs = [sorted({makers[i] for i in _reads(node) if i in makers}) for node in nodes]
+    waiting = [len(n) for n in needs]
     readers: dict[int, list[int]] = {}
-    for k, node in enumerate(nodes):
-        for maker in sorted({makers[i] for i in node.input if i in makers}):
+    for k, before in enumerate(needs):
+        for maker in before:
             readers.setdefault(maker, []).append(k)
     ready = [k for k, n in enumerate(waiting) if n == 0]
     heapq.heapify(ready)

@@ -91,10 +91,14 @@ def dtype_of(element_type: int) -> DType:
     """The DType of an ONNX element type; raises UnsupportedOpError for one that c2c has none for."""
     found = _FROM_ONNX.get(element_type)
     if found is None:
-        known = element_type in TensorProto.DataType.values()
-        name = TensorProto.DataType.Name(element_type).lower() if known else f"number {element_type}"
-        raise UnsupportedOpError(f"element type {name} is not supported")
+        raise UnsupportedOpError(f"element type {element_type_name(element_type)} is not supported")
     return found
+
+
+def element_type_name(element_type: int) -> str:
+    """ONNX's name of an element type."""
+    known = element_type in TensorProto.DataType.values()
+    return str(TensorProto.DataType.Name(element_type)).lower() if known else f"number {element_type}"
 
 
 def element_type_of(dtype: DType) -> int:
@@ -335,7 +339,10 @@ def evaluate(graph: Graph, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndar
 
 
 def evaluate_node(node: Node, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray]:
-    """Results of one node for `inputs` (None: left out); raises C2CError where the reference evaluator fails."""
+    """Results of one node for `inputs` (None: left out).
+
+    Raises UnsupportedOpError where the reference evaluator lacks the operator, ShapeError where it fails.
+    """
     if node.op == "c2c.Fused":
         body: Graph = node.attrs["body"]
         feeds = {v.name: a for v, a in zip(body.inputs, inputs, strict=True) if a is not None}
@@ -343,6 +350,8 @@ def evaluate_node(node: Node, inputs: Sequence[np.ndarray | None]) -> list[np.nd
     try:
         evaluator = _evaluator(node_proto(node).SerializeToString(deterministic=True))
         results = evaluator.run(None, {f"i{k}": a for k, a in enumerate(inputs) if a is not None})
+    except NotImplementedError as e:
+        raise UnsupportedOpError(f"onnx has no reference evaluation of {node.op}", where=node.where) from e
     except Exception as e:  # the evaluator raises whatever numpy raises
         raise ShapeError(f"operator {node.op} cannot be evaluated: {_first_line(e)}", where=node.where) from e
     return [np.asarray(r, dtype=v.type.dtype.numpy) for r, v in zip(results, node.outputs, strict=True)]

@@ -262,6 +262,8 @@ def test_model_functions_are_inlined_with_their_attributes() -> None:
     verify(graph)
     assert [(n.op, n.attrs) for n in graph.nodes] == [("LeakyRelu", {"alpha": 0.5}), ("LeakyRelu", {})]
     assert [n.origin for n in graph.nodes] == [("first", "first/leak"), ("second", "second/leak")]
+    nested = import_model(model, expand=lambda op: op == "LeakyRelu")
+    assert {n.origin[:2] for n in nested.nodes} == {("first", "first/leak"), ("second", "second/leak")}
     found = evaluate(graph, {"x": np.array([-4, 2], F32)})["y"]
     np.testing.assert_allclose(found, [-0.02, 2], rtol=1e-6)
 
@@ -407,6 +409,22 @@ def test_an_opset_newer_than_onnx_is_refused() -> None:
 def test_nodes_out_of_order_are_sorted() -> None:
     nodes = [node("Neg", ["a"], ["y"]), node("Relu", ["x"], ["a"])]
     assert [n.op for n in import_model(model_of(nodes, {"x": [2]}, ["y"])).nodes] == ["Relu", "Neg"]
+
+
+def test_a_branch_may_read_what_a_later_node_makes() -> None:
+    inner = helper.make_graph([node("Neg", ["late"], ["r"])], "inner", [], [onnx.ValueInfoProto(name="r")])
+    nodes = [node("If", ["c"], ["y"], then_branch=inner, else_branch=inner), node("Relu", ["x"], ["late"])]
+    graph = import_model(model_of(nodes, {"x": [2]}, ["y"], {"c": np.asarray(True)}))
+    assert [n.op for n in graph.nodes] == ["Relu", "Neg"]
+
+
+def test_declared_shapes_are_trusted_only_where_inference_is_silent() -> None:
+    nodes = [node("NonZero", ["x"], ["i"]), node("Cast", ["i"], ["y"], to=TensorProto.FLOAT)]
+    model = model_of(nodes, {"x": [4]}, ["y"])
+    model.graph.value_info.append(helper.make_tensor_value_info("i", TensorProto.INT64, [1, 4]))
+    assert import_model(model).outputs[0].type.dims == (1, 4)
+    with pytest.raises(UnknownShapeError):
+        import_model(model, shapes={"x": (5,)})
 
 
 def test_dead_nodes_disappear_and_unused_inputs_stay() -> None:
