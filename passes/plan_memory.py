@@ -6,9 +6,8 @@ a good order is within a few percent; the order is improved by moving forward wh
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_left, insort
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +21,8 @@ from .views import View, locate
 ALIGN = 64
 ROUNDS = 200
 """Improvement rounds at most, for small plans."""
+PREFIX = 256
+"""Bytes by which constants that may be equal are found, before they are compared."""
 WORK = 400_000
 """Pairs of overlapping lifetimes looked at, at most, while improving."""
 
@@ -49,8 +50,8 @@ def plan(calls: Sequence[Call], graph: Graph, views: Mapping[Value, View], *, re
     """Places of every value that a call binds.
 
     Inputs and outputs of the graph lie with the caller, constants in the weights (equal bytes once), the rest in the
-    arena. Values that belong to no node (scratch) live during the calls that bind them. With `release` constants'
-    arrays are dropped once copied, so that large models are not held twice.
+    arena. Values that belong to no node (scratch) live during the calls that bind them. With `release` the arrays of
+    constants that lowering made are dropped once copied, so that large models are not held twice.
     """
     lives = _lifetimes(calls, views)
     homes = _caller_slots(graph, views)
@@ -58,7 +59,7 @@ def plan(calls: Sequence[Call], graph: Graph, views: Mapping[Value, View], *, re
     intervals = list(arena.values())
     offsets = place(intervals)
     homes |= {v: Slot("arena", at) for v, at in zip(arena, offsets, strict=True)}
-    weights = _lay_weights([v for v in lives if v.is_constant], homes, release)
+    weights = _lay_weights([v for v in lives if v.is_constant], homes, set(graph.values()) if release else None)
     slots: dict[Value, Slot] = {}
     for call in calls:
         for value in call.args:
@@ -94,36 +95,30 @@ def _caller_slots(graph: Graph, views: Mapping[Value, View]) -> dict[Value, Slot
     return slots
 
 
-def _lay_weights(constants: Sequence[Value], slots: dict[Value, Slot], release: bool) -> bytearray:
-    """Byte image of constants in order; adds their slots."""
-    known: dict[tuple[int, bytes], int] = {}
-    order: list[tuple[int, Value]] = []
+def _lay_weights(constants: Sequence[Value], slots: dict[Value, Slot], kept: Set[Value] | None) -> bytearray:
+    """Byte image of constants in order; adds their slots. Arrays of those not in `kept` are dropped once copied."""
+    known: dict[tuple[int, bytes], list[tuple[int, Value]]] = {}
+    offsets: list[int] = []
     top = 0
     for value in constants:
-        assert value.data is not None
         data = _bytes(value)
-        key = (data.size, hashlib.blake2b(data.data, digest_size=20).digest())
-        if key not in known:
-            known[key] = top
-            order.append((top, value))
+        alike = known.setdefault((data.size, data[:PREFIX].tobytes()), [])
+        at = next((at for at, other in alike if np.array_equal(_bytes(other), data)), None)
+        if at is None:
+            at = top
+            alike.append((at, value))
             top += -(-data.size // ALIGN) * ALIGN
-        slots[value] = Slot("weights", known[key])
+        offsets.append(at)
+        slots[value] = Slot("weights", at)
     image = bytearray(top)
-    view = np.frombuffer(image, np.uint8) if top else np.empty(0, np.uint8)
-    for at, value in order:
+    view = np.frombuffer(image, np.uint8)
+    for at, value in zip(offsets, constants, strict=True):
         data = _bytes(value)
         view[at : at + data.size] = data
-        if release:
-            _release(value)
-    for value in constants if release else ():
-        _release(value)
+        if kept is not None and value not in kept:
+            assert value.data is not None
+            value.data = np.broadcast_to(np.zeros((), value.data.dtype), value.data.shape)
     return image
-
-
-def _release(value: Value) -> None:
-    """Leave zeros of the same shape, which take no memory, in place of a constant's data."""
-    assert value.data is not None
-    value.data = np.broadcast_to(np.zeros((), value.data.dtype), value.data.shape)
 
 
 def _bytes(value: Value) -> np.ndarray:
