@@ -135,11 +135,13 @@ def pieces(count: int) -> Iterator[tuple[int, int]]:
 def pack_panels(data: np.ndarray, width: int) -> np.ndarray:
     """[..., k, n] in panels of `width` columns: [..., ceil(n / width) · k · width], zero-padded."""
     *batch, k, n = data.shape
-    panels = -(-n // width)
-    padded = np.zeros((*batch, k, panels * width), data.dtype)
-    padded[..., :n] = data
-    moved = np.moveaxis(padded.reshape(*batch, k, panels, width), -2, -3)
-    return np.ascontiguousarray(moved).reshape(*batch, panels * k * width)
+    whole, rest = divmod(n, width)
+    packed = np.empty((*batch, whole + (rest > 0), k, width), data.dtype)
+    packed[..., :whole, :, :] = np.moveaxis(data[..., : whole * width].reshape(*batch, k, whole, width), -2, -3)
+    if rest:
+        packed[..., whole, :, :rest] = data[..., whole * width :]
+        packed[..., whole, :, rest:] = 0
+    return packed.reshape(*batch, -1)
 
 
 def multiply(ctx: Lowering, p: Product, family: str) -> None:
@@ -240,7 +242,7 @@ def _pack_tail(data: np.ndarray, width: int, lanes: int) -> np.ndarray:
     if whole < data.shape[-1]:
         rest = data[..., whole:]
         parts.append(pack_panels(rest, -(-rest.shape[-1] // lanes) * lanes))
-    return np.ascontiguousarray(np.concatenate(parts, axis=-1)).reshape(-1)
+    return (np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]).reshape(-1)
 
 
 def _stacked(p: Product, value: Value, size: int, used: list[int]) -> Matrix:
