@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 from .loops import (
     Binary,
@@ -31,50 +32,49 @@ from .loops import (
 Rewrite = Callable[[Expr], Expr]
 
 
+_OPERANDS: dict[type[Expr], Callable[[Any], tuple[Expr, ...]]] = {
+    Binary: lambda e: (e.a, e.b),
+    Load: lambda e: (e.index,),
+    Fma: lambda e: (e.a, e.b, e.c),
+    Select: lambda e: (e.cond, e.a, e.b),
+    Unary: lambda e: (e.a,),
+    Cast: lambda e: (e.a,),
+    Bitcast: lambda e: (e.a,),
+    Broadcast: lambda e: (e.a,),
+    Reduce: lambda e: (e.a,),
+    Ramp: lambda e: (e.base,),
+    Shuffle: lambda e: (e.a,) if e.b is None else (e.a, e.b),
+    Call: lambda e: e.args,
+}
+_REBUILD: dict[type[Expr], Callable[[Any, tuple[Any, ...]], Expr]] = {
+    Binary: lambda e, x: Binary(e.dtype, e.lanes, e.op, x[0], x[1]),
+    Load: lambda e, x: Load(e.dtype, e.lanes, e.buffer, x[0]),
+    Fma: lambda e, x: Fma(e.dtype, e.lanes, *x),
+    Select: lambda e, x: Select(e.dtype, e.lanes, *x),
+    Unary: lambda e, x: Unary(e.dtype, e.lanes, e.op, x[0]),
+    Cast: lambda e, x: Cast(e.dtype, e.lanes, x[0]),
+    Bitcast: lambda e, x: Bitcast(e.dtype, e.lanes, x[0]),
+    Broadcast: lambda e, x: Broadcast(e.dtype, e.lanes, x[0]),
+    Reduce: lambda e, x: Reduce(e.dtype, e.lanes, e.op, x[0]),
+    Ramp: lambda e, x: Ramp(e.dtype, e.lanes, x[0], e.stride),
+    Shuffle: lambda e, x: Shuffle(e.dtype, e.lanes, x[0], x[1] if len(x) > 1 else None, e.lanes_of),
+    Call: lambda e, x: Call(e.dtype, e.lanes, e.name, x),
+}
+"""Tables, not `match`: compile time is spent here."""
+
+
 def operands(e: Expr) -> tuple[Expr, ...]:
     """The direct subexpressions, in the order of the node's fields."""
-    match e:
-        case Binary():
-            return (e.a, e.b)
-        case Load():
-            return (e.index,)
-        case Fma():
-            return (e.a, e.b, e.c)
-        case Select():
-            return (e.cond, e.a, e.b)
-        case Unary() | Cast() | Bitcast() | Broadcast() | Reduce():
-            return (e.a,)
-        case Ramp():
-            return (e.base,)
-        case Shuffle():
-            return (e.a,) if e.b is None else (e.a, e.b)
-        case Call():
-            return e.args
-    return ()
+    get = _OPERANDS.get(type(e))
+    return get(e) if get else ()
 
 
 def with_operands(e: Expr, new: tuple[Expr, ...]) -> Expr:
     """The node with other subexpressions; the same object where all are the same objects."""
-    if all(x is y for x, y in zip(operands(e), new, strict=True)):
-        return e
-    match e:
-        case Binary():
-            return replace(e, a=new[0], b=new[1])
-        case Load():
-            return replace(e, index=new[0])
-        case Fma():
-            return replace(e, a=new[0], b=new[1], c=new[2])
-        case Select():
-            return replace(e, cond=new[0], a=new[1], b=new[2])
-        case Unary() | Cast() | Bitcast() | Broadcast() | Reduce():
-            return replace(e, a=new[0])
-        case Ramp():
-            return replace(e, base=new[0])
-        case Shuffle():
-            return replace(e, a=new[0], b=new[1] if len(new) > 1 else None)
-        case Call():
-            return replace(e, args=new)
-    raise AssertionError(f"{type(e).__name__} has no operands")
+    for x, y in zip(operands(e), new, strict=True):
+        if x is not y:
+            return _REBUILD[type(e)](e, new)
+    return e
 
 
 def walk(e: Expr) -> Iterator[Expr]:
@@ -88,8 +88,15 @@ def walk(e: Expr) -> Iterator[Expr]:
 
 def rewrite(e: Expr, rule: Rewrite) -> Expr:
     """Apply `rule` to every node, operands first."""
-    found = operands(e)
-    return rule(with_operands(e, tuple(rewrite(x, rule) for x in found)) if found else e)
+    get = _OPERANDS.get(type(e))
+    if get is None:
+        return rule(e)
+    found = get(e)
+    new = tuple([rewrite(x, rule) for x in found])
+    for x, y in zip(found, new, strict=True):
+        if x is not y:
+            return rule(_REBUILD[type(e)](e, new))
+    return rule(e)
 
 
 def expressions(stmt: Stmt) -> tuple[Expr, ...]:

@@ -21,6 +21,7 @@ from ...ir.loops import (
     If,
     Kernel,
     Let,
+    Load,
     Ramp,
     Select,
     Stmt,
@@ -28,9 +29,8 @@ from ...ir.loops import (
     binary,
 )  # fmt: skip
 from ...ir.loops_ranges import Interval, interval, loop_interval, truncating_div
-from ...ir.loops_visit import blocks, expressions, rewrite, statements, walk, with_blocks, with_expressions
+from ...ir.loops_visit import blocks, expressions, rewrite, walk, with_blocks, with_expressions
 from ...ir.types import DType
-from .unroll import substitute
 
 _LEAST, _MOST = -(1 << 62), 1 << 62
 
@@ -111,13 +111,15 @@ class _Simplifier:
     # --- expressions
 
     def expr(self, e: Expr) -> Expr:
-        if self.values:
-            e = substitute(e, self.values, {})
         return rewrite(e, self.rule)
 
     def rule(self, e: Expr) -> Expr:
         """One node whose operands are simple."""
         match e:
+            case Var():
+                return self.values.get(e.name, e)
+            case Const() | Load():
+                return e
             case Binary() if e.a.dtype is DType.I64:
                 return self.index(e)
             case Binary() if e.dtype is DType.BOOL and e.op in ("and", "or"):
@@ -263,18 +265,20 @@ def _rebuild(terms: dict[Expr, int], constant: int, like: Expr) -> Expr:
 
 def drop_unused(block: Block) -> Block:
     """Without lets that nothing reads."""
-    while True:
-        used = {x.name for s in statements(block) for e in expressions(s) for x in walk(e) if isinstance(x, Var)}
-        unused = {s.name for s in statements(block) if isinstance(s, Let)} - used
-        if not unused:
-            return block
-        block = _without(block, unused)
+    return _needed(block, set())
 
 
-def _without(block: Block, names: set[str]) -> Block:
-    body = tuple(
-        with_blocks(s, tuple(_without(b, names) for b in blocks(s)))
-        for s in block.body
-        if not (isinstance(s, Let) and s.name in names)
-    )
-    return Block(body)
+def _needed(block: Block, used: set[str]) -> Block:
+    """The block without lets that are not in `used`; adds what it reads itself. Last statement first."""
+    body: list[Stmt] = []
+    for stmt in reversed(block.body):
+        if isinstance(stmt, Let) and stmt.name not in used:
+            continue
+        inner = blocks(stmt)
+        if inner:
+            stmt = with_blocks(stmt, tuple(_needed(b, used) for b in inner))
+        for e in expressions(stmt):
+            used.update(x.name for x in walk(e) if isinstance(x, Var))
+        body.append(stmt)
+    same = len(body) == len(block.body) and all(a is b for a, b in zip(reversed(body), block.body, strict=True))
+    return block if same else Block(tuple(reversed(body)))
