@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import reduce as fold
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from ...ir.errors import UnsupportedOpError
 from ...ir.graph import Node
 from ...ir.loops import Const, Expr, binary, call, cast, const, maximum, minimum, select, unary
@@ -45,7 +47,9 @@ class Application:
         return self.arg(0), self.arg(1)
 
     def attr(self, name: str, default: Any) -> Any:
-        return self.node.attrs.get(name, default)
+        """An attribute; ONNX's numbers are f32."""
+        value = self.node.attrs.get(name, default)
+        return float(np.float32(value)) if isinstance(value, float) else value
 
     @property
     def out(self) -> DType:
