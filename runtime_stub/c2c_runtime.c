@@ -2,6 +2,9 @@
 #if !defined(_WIN32) && !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L
 #endif
+#if defined(__APPLE__) && !defined(_DARWIN_C_SOURCE)
+#define _DARWIN_C_SOURCE /* for the number of processors */
+#endif
 #include "c2c_runtime.h"
 #include <stdlib.h>
 
@@ -69,7 +72,14 @@ static void cond_wait(c2c_cond *c, c2c_mutex *m) { pthread_cond_wait(c, m); }
 static void cond_signal(c2c_cond *c) { pthread_cond_signal(c); }
 static int thread_start(c2c_thread *t, void *(*body)(void *), void *arg) { return !pthread_create(t, NULL, body, arg); }
 static void thread_join(c2c_thread t) { pthread_join(t, NULL); }
-static int processors(void) { return (int)sysconf(_SC_NPROCESSORS_ONLN); }
+static int processors(void)
+{
+#ifdef _SC_NPROCESSORS_ONLN
+    return (int)sysconf(_SC_NPROCESSORS_ONLN);
+#else
+    return 1;
+#endif
+}
 #endif
 
 /* All atomics are sequentially consistent: the hand-shakes below need stores ordered before later loads. */
