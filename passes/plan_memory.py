@@ -6,6 +6,7 @@ a good order is within a few percent; the order is improved by moving forward wh
 
 from __future__ import annotations
 
+import mmap
 from bisect import bisect_left, insort
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -110,6 +111,8 @@ def _lay_weights(constants: Sequence[Value], slots: dict[Value, Slot], kept: Set
             top += -(-data.size // ALIGN) * ALIGN
         offsets.append(at)
         slots[value] = Slot("weights", at)
+    if kept is not None:
+        _forget_pages(kept)
     image = bytearray(top)
     view = np.frombuffer(image, np.uint8)
     for at, value in zip(offsets, constants, strict=True):
@@ -119,6 +122,18 @@ def _lay_weights(constants: Sequence[Value], slots: dict[Value, Slot], kept: Set
             assert value.data is not None
             value.data = np.broadcast_to(np.zeros((), value.data.dtype), value.data.shape)
     return image
+
+
+def _forget_pages(values: Set[Value]) -> None:
+    """Let the system take back what was read of a mapped model file; it is read again where it is needed again."""
+    for value in values:
+        base: object = value.data
+        while isinstance(base, np.ndarray):
+            base = base.base
+        mapped = base.obj if isinstance(base, memoryview) else base
+        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
+            return
 
 
 def _bytes(value: Value) -> np.ndarray:
