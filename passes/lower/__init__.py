@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 
@@ -61,6 +62,7 @@ def _unfold(node: Node) -> tuple[Node, tuple[Node, ...]]:
     return inner[0], tuple(inner[1:])
 
 
+@functools.cache
 def _load() -> None:
     """Import every family once, so that its `@lowers` rows are registered."""
     for module in sorted(m.name for m in pkgutil.iter_modules(__path__)):

@@ -132,16 +132,22 @@ def pieces(count: int) -> Iterator[tuple[int, int]]:
         at += width
 
 
-def pack_panels(data: np.ndarray, width: int) -> np.ndarray:
-    """[..., k, n] in panels of `width` columns: [..., ceil(n / width) · k · width], zero-padded."""
+def pack_panels(data: np.ndarray, width: int, lanes: int) -> np.ndarray:
+    """[..., k, n] as panels [..., n / width][k][width], then one panel of as many vectors of `lanes` as the rest needs.
+
+    Flat; the last vector is padded with zeros. `data` may be any view: it is copied once.
+    """
     *batch, k, n = data.shape
-    whole, rest = divmod(n, width)
-    packed = np.empty((*batch, whole + (rest > 0), k, width), data.dtype)
-    packed[..., :whole, :, :] = np.moveaxis(data[..., : whole * width].reshape(*batch, k, whole, width), -2, -3)
+    whole = n // width * width
+    rest = -(-(n - whole) // lanes) * lanes
+    out = np.empty((*batch, k * (whole + rest)), data.dtype)
+    for first in range(0, whole, width):
+        out[..., k * first : k * (first + width)].reshape(*batch, k, width)[...] = data[..., first : first + width]
     if rest:
-        packed[..., whole, :, :rest] = data[..., whole * width :]
-        packed[..., whole, :, rest:] = 0
-    return packed.reshape(*batch, -1)
+        tail = out[..., k * whole :].reshape(*batch, k, rest)
+        tail[..., : n - whole] = data[..., whole:]
+        tail[..., n - whole :] = 0
+    return out.reshape(-1)
 
 
 def multiply(ctx: Lowering, p: Product, family: str) -> None:
@@ -227,22 +233,12 @@ def _packed(ctx: Lowering, p: Product, plan: _Plan) -> tuple[Product, bool]:
             (*(d if s else 1 for d, s in zip(p.batch, p.b.batch, strict=True)), p.k, p.n),
             tuple(s * data.itemsize for s in (*p.b.batch, p.b.row, p.b.col)),
         )
-        value = ctx.pack("panels", _pack_tail(matrix, width, plan.lanes))
+        value = ctx.pack("panels", pack_panels(matrix, width, plan.lanes))
         size = plan.whole * p.k * width + p.k * _tail_vectors(p, plan) * plan.lanes
         return replace(p, b=_stacked(p, value, size, [1 if s else 0 for s in p.b.batch])), True
     if p.b.col == 1:
         return p, False
     return _pack_at_run_time(ctx, p, plan), True
-
-
-def _pack_tail(data: np.ndarray, width: int, lanes: int) -> np.ndarray:
-    """Whole panels of `width` columns, then one of as many vectors as the other columns need."""
-    whole = data.shape[-1] // width * width
-    parts = [pack_panels(data[..., :whole], width)] if whole else []
-    if whole < data.shape[-1]:
-        rest = data[..., whole:]
-        parts.append(pack_panels(rest, -(-rest.shape[-1] // lanes) * lanes))
-    return (np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]).reshape(-1)
 
 
 def _stacked(p: Product, value: Value, size: int, used: list[int]) -> Matrix:
