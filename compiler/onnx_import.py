@@ -2,7 +2,7 @@
 
 For each node: read attributes, bring it to the newest opset (`onnx_upgrade`), infer its types, and compute it where
 all inputs are constant. So chains of shape arithmetic disappear as they come and every later shape is a number.
-Functions (`onnx_inline`) and control flow (`onnx_control_flow`) are inlined.
+Functions (`onnx_inline`), control flow (`onnx_control_flow`) and sequences (`onnx_sequences`) are resolved on the way.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from .onnx_inline import expand_function, inline_call
 from .onnx_inputs import Pins, pinned_type, unknown_dims
 from .onnx_refusals import check_arity, check_axis, data_dependent, is_since, needs_constant
 from .onnx_scope import Scope, in_order, opsets_of
+from .onnx_sequences import SEQUENCE_OPS, sequence_results
 from .onnx_tensor import TensorReader
 from .onnx_upgrade import OldNode, upgrade
 from .onnx_wire import Stripped, map_file, strip, text
@@ -216,6 +217,9 @@ class Importer:
         for info in proto.output:
             if info.name in names or not info.name:
                 raise OnnxImportError(f"two outputs are named '{info.name}'" if info.name else "an output has no name")
+            if scope.find_sequence(info.name) is not None:
+                self.problem(UnsupportedOpError(f"output '{info.name}' is a sequence; only tensors are supported"))
+                continue
             if not scope.knows(info.name):
                 self.problem(OnnxImportError(f"no node makes the output '{info.name}'"))
                 continue
@@ -262,7 +266,7 @@ class Importer:
         self.results, self.depth, self._helping = tuple(proto.output), scope.depth, False
         try:
             results = self._apply(proto, scope, where)
-            self._bind(proto, scope, results, where)
+            self._bind(proto, scope, results)
         except C2CError as e:
             self.problem(e, where, name, proto.op_type)
             for k, output in enumerate(proto.output):
@@ -308,8 +312,10 @@ class Importer:
                 f"operator {op} in the form of opset {version}; c2c reads opsets {OLDEST} to {OPSET}",
                 remedy="convert the model with onnx.version_converter.convert_version(model, 17)",
             )
-        inputs = self._read_inputs(proto, scope)
         attrs = read_attributes(proto, schema, scope.arguments, self.reader)
+        if op in SEQUENCE_OPS:
+            return sequence_results(self, proto, attrs, scope)
+        inputs = self._read_inputs(proto, scope)
         if inputs is None:
             return [None] * len(proto.output)
         if op not in CONTROL_FLOW and any(isinstance(a, GraphProto) for a in attrs.values()):
@@ -336,6 +342,10 @@ class Importer:
             try:
                 value = scope.find(name)
             except KeyError:
+                if scope.find_sequence(name) is not None:
+                    raise UnsupportedOpError(
+                        f"'{name}' is a sequence value; only dense tensors are supported"
+                    ) from None
                 raise OnnxImportError(f"'{name}' is read but no input, constant or node makes it") from None
             failed |= value is None
             inputs.append(value)
@@ -343,12 +353,12 @@ class Importer:
             inputs.pop()
         return None if failed else inputs
 
-    def _bind(self, proto: NodeProto, scope: Scope, results: Sequence[Value | None], where: str) -> None:
+    def _bind(self, proto: NodeProto, scope: Scope, results: Sequence[Value | None]) -> None:
         for name, value in zip(proto.output, results, strict=False):
             if not name:
                 continue
-            if name in scope.values:
-                raise OnnxImportError(f"'{name}' is made twice", where=where)
+            if name in scope.values or name in scope.sequences:
+                raise OnnxImportError(f"'{name}' is made twice")
             scope.values[name] = value
             if value is not None and value in self._fresh:
                 self._fresh.discard(value)
@@ -418,3 +428,9 @@ class Importer:
         if info is None or not info.type.tensor_type.HasField("shape"):
             return None
         return self.pins.fill(tensor_type(info.type, info.name))
+
+
+def _unknown_name(name: str, scope: Scope) -> C2CError:
+    if scope.find_sequence(name) is not None:
+        return UnsupportedOpError(f"'{name}' is a sequence value; only dense tensors are supported")
+    return OnnxImportError(f"'{name}' is read but no input, constant or node makes it")

@@ -110,6 +110,8 @@ def _deeper(scope: Scope) -> int:
 
 
 def _result(scope: Scope, name: str) -> Value | None:
+    if scope.find_sequence(name) is not None:
+        raise UnsupportedOpError(f"the result '{name}' is a sequence; only tensors may leave a function or branch")
     if not scope.knows(name):
         raise OnnxImportError(f"nothing makes the result '{name}'")
     return scope.find(name)

@@ -25,6 +25,7 @@ class Scope:
     arguments: Arguments | None = None
     depth: int = 0
     absent: frozenset[str] = frozenset()
+    sequences: dict[str, list[Value]] = field(default_factory=dict)
 
     def find(self, name: str) -> Value | None:
         """The value of a name; None where its node could not be imported. Raises KeyError for an unknown name."""
@@ -34,6 +35,15 @@ class Scope:
                 return scope.values[name]
             scope = scope.outer
         raise KeyError(name)
+
+    def find_sequence(self, name: str) -> list[Value] | None:
+        """The elements of a sequence; None where the name is none."""
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.sequences:
+                return scope.sequences[name]
+            scope = scope.outer
+        return None
 
     def knows(self, name: str) -> bool:
         try:

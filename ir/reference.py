@@ -120,7 +120,7 @@ def tensor_type(proto: TypeProto, name: str) -> TensorType:
     kind = proto.WhichOneof("value")
     if kind != "tensor_type":
         what = (kind or "untyped").removesuffix("_type").replace("_", " ")
-        raise UnsupportedOpError(f"'{name}' is a {what} value; only dense tensors are supported")
+        raise UnsupportedOpError(f"'{name}' is of type {what}; only dense tensors are supported")
     tensor = proto.tensor_type
     dtype = dtype_of(tensor.elem_type)
     if not tensor.HasField("shape"):

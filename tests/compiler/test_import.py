@@ -372,6 +372,49 @@ def test_loop_of_known_length_is_unrolled() -> None:
     np.testing.assert_array_equal(found["z"], [-(x**2), -(x**3), -(x**4)])
 
 
+# ---- sequences ----
+
+
+@pytest.mark.parametrize(
+    ("split", "keepdims", "sizes"),
+    [(None, 1, (1, 1, 1, 1, 1)), (None, 0, None), (np.asarray(2), 1, (2, 2, 1)), (np.asarray([1, 4]), 0, (1, 4))],
+)
+def test_sequences_of_known_length_vanish(
+    split: np.ndarray | None, keepdims: int, sizes: tuple[int, ...] | None
+) -> None:
+    """The last part, then the first, joined along axis 1 (new where the parts have lost it)."""
+    reads = ["x"] if split is None else ["x", "s"]
+    nodes = [
+        node("SplitToSequence", reads, ["parts"], axis=1, keepdims=keepdims),
+        node("SequenceAt", ["parts", "last"], ["b"]),
+        node("SequenceAt", ["parts", "zero"], ["a"]),
+        node("SequenceConstruct", ["a"], ["one"]),
+        node("SequenceInsert", ["one", "b", "zero"], ["two"]),
+        node("SequenceLength", ["parts"], ["n"]),
+        node("ConcatFromSequence", ["two"], ["y"], axis=1, new_axis=int(sizes is None)),
+    ]
+    constants = {"last": np.asarray(-1), "zero": np.asarray(0)} | ({} if split is None else {"s": split})
+    graph = import_model(model_of(nodes, {"x": [2, 5]}, ["y", "n"], constants))
+    verify(graph)
+    x = np.arange(10, dtype=F32).reshape(2, 5)
+    found = evaluate(graph, {"x": x})
+    first, last = (sizes[0], sizes[-1]) if sizes else (1, 1)
+    np.testing.assert_array_equal(found["y"], np.concatenate([x[:, -last:], x[:, :first]], 1))
+    assert found["n"] == (len(sizes) if sizes else 5)
+
+
+def test_sequences_at_the_border_or_with_open_positions_are_refused() -> None:
+    parts = node("SplitToSequence", ["x"], ["parts"], name="cut")
+    with pytest.raises(UnsupportedOpError, match="output 'parts' is a sequence"):
+        import_model(model_of([parts], {"x": [2, 3]}, ["parts"]))
+    nodes = [parts, node("SequenceAt", ["parts", "k"], ["y"], name="pick")]
+    with pytest.raises(ConstantNeededError, match="position of SequenceAt") as caught:
+        import_model(model_of(nodes, {"x": [2, 3], "k": []}, ["y"], ints=("k",)))
+    assert "node 'pick' (SequenceAt)" in caught.value.where
+    with pytest.raises(OnnxImportError, match="position 7 in a sequence of 2"):
+        import_model(model_of(nodes, {"x": [2, 3]}, ["y"], {"k": np.asarray(7)}))
+
+
 # ---- refusals ----
 
 
@@ -379,8 +422,8 @@ def test_loop_of_known_length_is_unrolled() -> None:
     ("nodes", "text"),
     [
         ([node("Gelu2", ["x"], ["y"], domain="com.microsoft")], "uses an operator that ONNX does not have"),
-        ([node("SequenceConstruct", ["x"], ["y"])], "is a sequence value"),
-        ([node("Optional", ["x"], ["y"])], "is a optional value"),
+        ([node("SequenceConstruct", ["x"], ["s"]), node("Relu", ["s"], ["y"])], "'s' is a sequence value"),
+        ([node("Optional", ["x"], ["y"])], "is of type optional"),
         ([node("Cast", ["x"], ["y"], to=TensorProto.COMPLEX64)], "complex64"),
         ([node("Relu", ["x"], ["y"]), node("Relu", ["x"], ["y"])], "'y' is made twice"),
         ([node("Relu", ["nothing"], ["y"])], "'nothing' is read but no input, constant or node makes it"),
