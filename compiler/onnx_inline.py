@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnx import FunctionProto, GraphProto, NodeProto
 
-from ..ir.errors import C2CError, OnnxImportError
+from ..ir.errors import C2CError, OnnxImportError, UnsupportedOpError
 from ..ir.graph import Node, Value
 from ..ir.reference import OPSET, node_proto, schema_of, type_proto
 from .onnx_attributes import Arguments, resolve_attributes
