@@ -61,7 +61,7 @@ def attention(rng: np.random.Generator, opset: int) -> ModelProto:
         else node("Slice", ["l", "i0", "i4", "i1"], ["k"])
     )
     nodes = [
-        node("Constant", [], ["scale"], value=_init("", np.float32(0.125))),
+        node("Constant", [], ["scale"], value=_init("", np.asarray(0.125, np.float32))),
         node("MatMul", ["x0", "w"], ["a"], name="project"),
         half,
         slice_,
@@ -94,7 +94,7 @@ def recurrent(rng: np.random.Generator, opset: int) -> ModelProto:
     ]
     inits = [
         _init("w", _floats(rng, 1, 16, 3)), _init("r", _floats(rng, 1, 16, 4)), _init("one", np.array([1])),
-        _init("h", np.zeros((1, 1, 4), np.float32)), _init("low", np.float32(-0.5)),
+        _init("h", np.zeros((1, 1, 4), np.float32)), _init("low", np.asarray(-0.5, np.float32)),
     ]  # fmt: skip
     return _model(nodes, [[5, 1, 3]], inits, opset)
 

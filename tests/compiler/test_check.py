@@ -25,7 +25,8 @@ def model_of(nodes: list[NodeProto], shape: list[int | str] | None = None) -> on
 
 
 def problems(model: onnx.ModelProto) -> list[Problem]:
-    return check_model(model.SerializeToString())
+    found: list[Problem] = check_model(model.SerializeToString())
+    return found
 
 
 def test_a_good_model_has_no_problems(small_cnn: onnx.ModelProto) -> None:

@@ -194,7 +194,8 @@ def test_the_table_covers_every_incompatible_change() -> None:
     missing = {
         name: version
         for name, version in found.items()
-        if name not in REFUSED_OR_READ_IN_EVERY_FORM and max((below for below, _ in UPGRADES.get(name, ())), default=0) < version
+        if name not in REFUSED_OR_READ_IN_EVERY_FORM
+        and max((below for below, _ in UPGRADES.get(name, ())), default=0) < version
     }
     assert not missing, f"no row in UPGRADES for a change at opset {missing}"
     assert {"Slice", "Softmax", "Upsample", "Pad"} <= set(found)
