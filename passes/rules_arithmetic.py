@@ -153,6 +153,23 @@ def _multiply_bias(rw: GraphRewriter, node: Node) -> Value | None:
     return rw.emit_like(node, "Add", [scaled, rw.constant(b.name, bias)])
 
 
+def _scale_of_operand(rw: GraphRewriter, node: Node) -> Value | None:
+    """A number in front of either operand of a product goes behind it, where it can join the product's group."""
+    for i in (0, 1):
+        scaled = made_by(node.inputs[i], "Mul")
+        if scaled is None or not rw.has_one_reader(scaled.output) or not node.output.type.dtype.is_float:
+            continue
+        x, number = required(scaled), required(scaled, 1)
+        if number.data is None or number.type.size != 1 or x.type != scaled.output.type or x.is_constant:
+            continue
+        operands = [x, required(node, 1)] if i == 0 else [required(node), x]
+        product = rw.emit_like(node, "MatMul", operands)
+        flat = rw.constant(number.name, number.data.reshape(()))
+        origin = (*scaled.origin, *node.origin)
+        return rw.emit("Mul", [product, flat], [node.output.type], origin=origin, hint=node.output.name).output
+    return None
+
+
 ARITHMETIC_RULES = (
     Rule("constant-right", "c + x = x + c", ("Add", "Mul"), _constant_right),
     Rule("neutral-element", "x + 0 = x * 1 = x^1 = x", tuple(_NEUTRAL), _neutral_element),
@@ -164,5 +181,6 @@ ARITHMETIC_RULES = (
     Rule("open-clip", "clip(x, 0, inf) = relu(x)", ("Clip",), _open_clip),
     Rule("clip-of-clip", "clip(relu(x), a, b) = clip(x, max(a, 0), b)", ("Clip", "Relu"), _clip_of_clip),
     Rule("min-max", "min(x, c) = clip(x, -, c)", ("Min", "Max"), _minimum_as_clip),
+    Rule("scale-of-operand", "(x s) y = (x y) s, s a number", ("MatMul",), _scale_of_operand),
     Rule("multiply-bias", "(W x + b) a = (W x) a + b a", ("Mul",), _multiply_bias),
 )

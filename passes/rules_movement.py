@@ -8,7 +8,7 @@ from ..ir.graph import Node, Value
 from ..ir.ops import OPS, Kind
 from ..ir.types import TensorType
 from .base import GraphRewriter, Rule
-from .pattern import int_list, made_by, required
+from .pattern import int_list, made_by, reduced_axes, required
 
 
 def _pass_through(rw: GraphRewriter, node: Node) -> Value | None:
@@ -50,6 +50,34 @@ def _to_reshape(rw: GraphRewriter, node: Node) -> Value | None:
     if shape is not None and tuple(shape.reshape(-1)) == node.output.type.dims:
         return None
     return reshape(rw, node, x, node.output.type)
+
+
+_REDUCTIONS = (
+    "ReduceSum",
+    "ReduceMean",
+    "ReduceMax",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceSumSquare",
+)
+
+
+def _kept_dimensions(rw: GraphRewriter, node: Node) -> Value | None:
+    """Reduced dimensions dropped, then put back as 1."""
+    inner = made_by(required(node), *_REDUCTIONS)
+    if inner is None or inner.attrs.get("keepdims", 1) or not rw.has_one_reader(inner.output):
+        return None
+    x, axes = required(inner), reduced_axes(inner)
+    if axes is None or not x.type.is_static:
+        return None
+    kept = tuple(1 if i in axes else d for i, d in enumerate(x.type.dims))
+    if node.output.type.shape != kept:
+        return None
+    origin = (*inner.origin, *node.origin)
+    attrs = {**inner.attrs, "keepdims": 1}
+    return rw.emit(inner.op, inner.inputs, [node.output.type], attrs, origin=origin, hint=node.output.name).output
 
 
 def permutation(node: Node) -> tuple[int, ...]:
@@ -179,6 +207,7 @@ MOVEMENT_RULES = (
         ("Reshape", "Flatten", "Squeeze", "Unsqueeze"),
         _to_reshape,
     ),
+    Rule("kept-dimensions", "reshape(sum(x, keepdims=0)) = sum(x, keepdims=1)", ("Reshape",), _kept_dimensions),
     Rule("merge-transposes", "(x^p)^q = x^(p q)", ("Transpose",), _merge_transposes),
     Rule("transpose-of-ones", "x^p = reshape(x) when only 1-dims move", ("Transpose",), _transpose_of_ones),
     Rule("broadcast-operand", "f(expand(x), y) = f(x, y) of the same shape", ELEMENTWISE, _broadcast_operand),

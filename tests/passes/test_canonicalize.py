@@ -269,3 +269,22 @@ def test_every_rewrite_asks() -> None:
     graph = _graph_with_one_rewrite()
     assert not run_pipeline(graph, ["canonicalize"], replace(CONTEXT, allow=refuse))
     assert asked == ["pass-through"] and op_names(graph) == ["Identity", "Relu"]
+
+
+def test_a_number_moves_behind_a_product() -> None:
+    net = Net()
+    q, k = net.op("Mul", net.input(2, 5, 8), 0.25), net.op("Transpose", net.input(2, 6, 8), perm=[0, 2, 1])
+    graph = net.done(net.op("MatMul", q, k))
+    check(graph, "canonicalize", tolerance=2e-6)
+    assert op_names(graph) == ["Transpose", "MatMul", "Mul"]
+
+
+def test_softmax_with_dropped_dimensions_is_recognised() -> None:
+    net = Net()
+    x = net.input(3, 7)
+    peak = net.op("Reshape", net.op("ReduceMax", x, i64(1), keepdims=0), i64(3, 1))
+    e = net.op("Exp", net.op("Sub", x, peak))
+    total = net.op("Unsqueeze", net.op("ReduceSum", e, i64(1), keepdims=0), i64(1))
+    graph = net.done(net.op("Div", e, total))
+    check(graph, "canonicalize", tolerance=2e-6)
+    assert op_names(graph) == ["Softmax"]
