@@ -23,6 +23,9 @@ ERROR = {2: 6e-7, 4: 3e-6}
 MIN_GAIN = 1.15
 """Expected speed over the direct form below which the direct one stays."""
 
+WEIGHT_TRAFFIC = 10.0
+"""Products that take as long as reading one weight of a whole network, whose layers push each other out of the caches."""
+
 _TRANSFORM = {2: 0.15, 4: 0.6}
 """Time of both transforms of one tile and channel, relative to one product of a tile with one output channel, times
 the vector width: what keeps layers with few channels direct."""
@@ -88,7 +91,3 @@ def expected_gain(node: Node, m: int) -> float:
     transforms = (m + 2) ** 2 * tiles * (k + c) * _TRANSFORM[m] * 16
     weights = (m + 2) ** 2 * k * c * WEIGHT_TRAFFIC
     return direct / (products + transforms + weights - 9 * k * c * WEIGHT_TRAFFIC)
-
-
-WEIGHT_TRAFFIC = 10.0
-"""Products that take as long as reading one weight from memory."""
