@@ -72,7 +72,8 @@ def hard_sigmoid(a: Application) -> Expr:
 
 @rule("HardSwish")
 def hard_swish(a: Application) -> Expr:
-    return a.x * maximum(0.0, minimum(1.0, a.x * (1 / 6) + 0.5))
+    """x HardSigmoid(x) with alpha 1/6, which is an attribute in ONNX's definition."""
+    return a.x * maximum(0.0, minimum(1.0, a.x * a.attr("alpha", 1 / 6) + 0.5))
 
 
 @rule("Softsign")
@@ -126,6 +127,8 @@ def mish(a: Application) -> Expr:
 @rule("BatchNormalization")
 def batch_normalization(a: Application) -> Expr:
     """Inference: (x - mean) / √(variance + epsilon) · scale + bias, parameters along axis 1."""
+    if a.attr("training_mode", 0):
+        raise a.k.ctx.unsupported("BatchNormalization in training mode is not supported", "export for inference")
     scale, bias, mean, variance = (a.arg(i) for i in range(1, 5))
     root = unary("sqrt", cast(variance, a.x.dtype) + a.attr("epsilon", 1e-5))
     gain = cast(scale, a.x.dtype) / root

@@ -261,13 +261,17 @@ def invert(a: Application) -> Expr:
 
 @rule("BitShift")
 def shift(a: Application) -> Expr:
-    """Shifts by the width or more give 0."""
+    """An amount of the width or more, or below zero, shifts every bit out: 0, or the sign to the right."""
     x, y = a.pair
     op = "shl" if a.attr("direction", "LEFT") in ("LEFT", b"LEFT") else "shr"
+    last = x.dtype.bits - 1
+    out: Expr = const(0, x.dtype, x.lanes)
+    if op == "shr" and x.dtype.is_signed:
+        out = select(x < 0, const(-1, x.dtype, x.lanes), out)
     if isinstance(y, Const):
-        return binary(op, x, y) if y.value < x.dtype.bits else const(0, x.dtype, x.lanes)
-    inside = y < x.dtype.bits
-    return select(inside, binary(op, x, select(inside, y, 0)), 0)
+        return binary(op, x, y) if 0 <= y.value <= last else out
+    inside = y <= last if y.dtype.is_unsigned else (y >= 0) & (y <= last)
+    return select(inside, binary(op, x, select(inside, y, 0)), out)
 
 
 @rule("IsNaN")
