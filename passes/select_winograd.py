@@ -24,7 +24,7 @@ MIN_GAIN = 1.15
 """Expected speed over the direct form below which the direct one stays."""
 
 WEIGHT_TRAFFIC = 10.0
-"""Products that take as long as reading one weight of a whole network, whose layers push each other out of the caches."""
+"""Products that take as long as reading one weight from memory: layers of a network push each other out of caches."""
 
 _TRANSFORM = {2: 0.15, 4: 0.6}
 """Time of both transforms of one tile and channel, relative to one product of a tile with one output channel, times
