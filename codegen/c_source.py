@@ -86,8 +86,8 @@ def _thunk(step: Step, kernel: Kernel, inputs: int) -> str:
     args = []
     for slot, p in zip(step.args, kernel.params, strict=True):
         const = "" if p.name in written else "const "
-        at = f"base[{_base(slot, inputs)}]" + (f" + {slot.offset}" if slot.offset else "")
-        args.append(f"({const}{C_TYPES[p.dtype]} *)({at})")
+        base = f"base[{_base(slot, inputs)}]"
+        args.append(f"({const}{C_TYPES[p.dtype]} *)" + (f"({base} + {slot.offset})" if slot.offset else base))
     origin = ", ".join(step.origin).replace("*/", "* /").replace("\n", " ").replace("\\", "/").replace("??", "?")
     return (
         (f"/* {origin} */\n" if origin else "")

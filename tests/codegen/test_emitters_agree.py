@@ -68,7 +68,7 @@ def every_call() -> Program:
                 k.store(y, at, fma(a, b, -a) if name == "fma" else call(name, *args))
                 at += lanes
     ins, outs = ([b[i] for b in buffers.values()] for i in (0, 1))
-    slots = [Slot(base, 0, i) for i in range(2) for base in ("input", "output")]  # type: ignore[arg-type]
+    slots = [Slot(base, 0, i) for i in range(2) for base in ("input", "output")]
     ports = [tuple(Port(p.name, p.dtype, (p.size,)) for p in side) for side in (ins, outs)]
     kernels = {"calls": k.kernel("calls")}
     return Program("calls_", ports[0], ports[1], kernels, (Step("calls", tuple(slots), "step"),), 0, bytearray())

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Callable
+from pathlib import Path
 
+import onnx
 import pytest
 
+from c2c.codegen.target import Target
+from c2c.compiler.driver import compile_file
+from c2c.compiler.options import CompileOptions
 from c2c.ir import loops as ir
 from c2c.ir.errors import ParseError
 from c2c.ir.loops import Builder, Const, Kernel, Port, Program, Slot, Step
@@ -148,3 +154,15 @@ def test_bad_text_is_refused_with_its_place(line: str, message: str, place: str)
     with pytest.raises(ParseError, match=message) as error:
         parse_kernel(f"kernel k(y: f32[4]) {{\n  {line}\n}}")
     assert error.value.where.startswith(place)
+
+
+@pytest.mark.parametrize("target", ["x86-64-v3", "arm64-neon"])
+def test_programs_of_models_round_trip(
+    small_cnn: onnx.ModelProto, save: Callable[[onnx.ModelProto, str], Path], target: str
+) -> None:
+    options = CompileOptions(Target.parse(target), name="m", threads=2, dims={"N": 1})
+    before = compile_file(save(small_cnn, "model.onnx"), options).program
+    text = print_program(before)
+    after = parse_program(text, before.weights)
+    assert print_program(after) == text
+    assert (after.kernels, after.steps, after.weights) == (before.kernels, before.steps, before.weights)

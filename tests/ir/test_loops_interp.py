@@ -1,0 +1,87 @@
+"""The interpreter of loop IR: the semantics page, checked by hand-made values."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from c2c.ir.errors import RunError
+from c2c.ir.loops_interp import run_kernel
+from c2c.ir.loops_parse import parse_kernel
+from c2c.ir.types import DType
+
+NAN, INF = math.nan, math.inf
+
+
+def value(type_: str, text: str) -> object:
+    """The scalar that an expression gives."""
+    out = np.zeros(1, DType(type_).numpy)
+    run_kernel(parse_kernel(f"kernel k(y: {type_}[1]) {{ store y[0] = {text} }}"), [out])
+    return out[0].item()
+
+
+@pytest.mark.parametrize(
+    ("type_", "text", "expected"),
+    [
+        ("i8", "127:i8 + 1:i8", -128),
+        ("u8", "0:u8 - 1:u8", 255),
+        ("i32", "65536:i32 * 65537:i32", 65536),
+        ("i64", "-7 / 2", -3),
+        ("i64", "-7 % 2", -1),
+        ("i64", "7 % -2", 1),
+        ("u8", "250:u8 / 7:u8", 35),
+        ("i8", "-128:i8 >> 7:i8", -1),
+        ("u8", "128:u8 >> 7:u8", 1),
+        ("i8", "abs(-128:i8)", -128),
+        ("f32", "min(nan:f32, 1.0:f32)", 1.0),
+        ("f32", "max(nan:f32, 1.0:f32)", 1.0),
+        ("f32", "-3.5:f32 % 2.0:f32", -1.5),
+        ("bool", "nan:f32 != nan:f32", True),
+        ("bool", "nan:f32 >= nan:f32", False),
+        ("bool", "cast<bool>(-0.0:f32)", False),
+        ("f32", "round(2.5:f32)", 2.0),
+        ("f32", "round(-3.5:f32)", -4.0),
+        ("f32", "trunc(-1.9:f32)", -1.0),
+        ("i32", "cast<i32>(-1.9:f32)", -1),
+        ("i8", "cast<i8>(300:i32)", 44),
+        ("bool", "not(true:bool)", False),
+        ("i8", "not(5:i8)", -6),
+        ("i32", "bitcast<i32>(1.0:f32)", 0x3F800000),
+        ("f16", "60000.0:f16 + 60000.0:f16", INF),
+        ("f16", "2048.0:f16 + 1.0:f16", 2048.0),
+        ("bf16", "256.0:bf16 + 3.0:bf16", 260.0),
+        ("f32", "select(1 < 2, 3.0:f32, 4.0:f32)", 3.0),
+        ("f32", "fma(2.0:f32, 3.0:f32, 4.0:f32)", 10.0),
+        ("i64", "reduce<add>(ramp<4, 3>(1))", 22),
+        ("i64", "shuffle<5>(ramp<4, 1>(0), ramp<4, 1>(10))", 11),
+        ("i64", "reduce<max>(shuffle<3, 1>(ramp<4, -2>(0)))", -2),
+        ("f64", "erf(0.5:f64)", math.erf(0.5)),
+        ("f32", "reduce<add>(cast<f32>(shuffle<0, 1, 2, 3>(broadcast<4>(2))))", 8.0),
+    ],
+)
+def test_operations(type_: str, text: str, expected: object) -> None:
+    assert value(type_, text) == expected
+
+
+def test_statements() -> None:
+    kernel = parse_kernel(
+        """kernel k(x: i32[8], y: i32[8]) {
+             alloc t: i32x2[2] register
+             serial i = 0 to 7 step 2 {
+               store t[0] = x[i; 2]
+               if i < 4 { store y[i] = t[0] * 10:i32x2 } else { store y[ramp<2, -1>(i + 1)] = t[0] }
+             }
+           }"""
+    )
+    y = np.zeros(8, np.int32)
+    run_kernel(kernel, [np.arange(8, dtype=np.int32), y])
+    assert y.tolist() == [0, 10, 20, 30, 5, 4, 7, 6]
+
+
+@pytest.mark.parametrize(("lanes", "index"), [(1, "-1"), (1, "4"), (3, "2; 3"), (2, "ramp<2, 4>(0)")])
+def test_an_index_out_of_bounds_is_an_error(lanes: int, index: str) -> None:
+    kernel = parse_kernel(f"kernel k(x: f32[4]) {{ let t: f32x{lanes} = x[{index}] }}")
+    with pytest.raises(RunError, match="outside 'x'"):
+        run_kernel(kernel, [np.zeros(4, np.float32)])
