@@ -9,6 +9,7 @@ channels at a time; plain input, one channel.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,52 +30,8 @@ from .conv_kernel import (
     tasks,
     unravel,
 )
-from .tile import Segment, Taps, Tile, choose_tile, segments, splats_lanes
-
-
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """`count` blocks of `vectors` output vectors from block `first` on; `valid` lanes of the last vector are stored."""
-
-    first: int
-    count: int
-    vectors: int
-    valid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """`count` blocks of `size` input channels from block `first` on; `skip`: input channels before them."""
-
-    first: int
-    count: int
-    size: int
-    skip: int
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Schedule of one convolution. A task is `rows` rows (or `tiles` tiles of a single row) by one block of outputs."""
-
-    conv: Convolution
-    tile: Tile
-    lanes: int
-    outputs: tuple[Outputs, ...]
-    inputs: tuple[Inputs, ...]
-    segments: tuple[Segment, ...]
-    rows: int
-    row_tasks: int
-    tiles: int
-    tile_tasks: int
-
-    @property
-    def blocks_out(self) -> int:
-        return sum(o.count for o in self.outputs)
-
-    @property
-    def dims(self) -> tuple[int, ...]:
-        """Tasks: image, rows, tiles, group, block of outputs."""
-        return self.conv.batch, self.row_tasks, self.tile_tasks, self.conv.groups, self.blocks_out
+from .conv_plan import Inputs, Outputs, Plan, make_plan, pack_weights
+from .tile import Segment, Taps, splats_lanes
 
 
 def lower_direct(ctx: Lowering, conv: Convolution) -> None:
@@ -89,92 +46,6 @@ def lower_direct(ctx: Lowering, conv: Convolution) -> None:
     _Writer(ctx, plan).write()
 
 
-def make_plan(ctx: Lowering, conv: Convolution, whole_vectors: bool) -> Plan:
-    """`whole_vectors`: lanes beyond the last channel may be stored."""
-    lanes, axis = ctx.lanes(), conv.window.w
-    splat = splats_lanes(ctx.target) and conv.x.type.layout.block == lanes
-    tile = choose_tile(ctx.target, DType.F32, axis.out, conv.channels_out, splat=splat)
-    row = segments(axis, tile.pixels)
-    outputs = _outputs(conv.channels_out, tile.vectors, lanes, whole_vectors)
-    inputs = _inputs(conv, lanes)
-    plan = Plan(conv, tile, lanes, outputs, inputs, row, 1, 1, 1, 1)
-    return _divided(ctx, plan)
-
-
-def _outputs(channels: int, vectors: int, lanes: int, whole_vectors: bool) -> tuple[Outputs, ...]:
-    total = -(-channels // lanes)
-    last = lanes if whole_vectors else channels - (total - 1) * lanes
-    count, rest = divmod(total, vectors)
-    found = [Outputs(0, count, vectors, lanes)] if count else []
-    if rest:
-        return (*found, Outputs(count, 1, rest, last))
-    if last == lanes:
-        return tuple(found)
-    whole = [Outputs(0, count - 1, vectors, lanes)] if count > 1 else []
-    return (*whole, Outputs(count - 1, 1, vectors, last))
-
-
-def _inputs(conv: Convolution, lanes: int) -> tuple[Inputs, ...]:
-    channels = conv.channels_in
-    if not conv.x.type.layout.block:
-        return (Inputs(0, channels, 1, 0),)
-    count, rest = divmod(channels, lanes)
-    whole = (Inputs(0, count, lanes, 0),) if count else ()
-    return (*whole, Inputs(count, 1, rest, count * lanes)) if rest else whole
-
-
-def _divided(ctx: Lowering, plan: Plan) -> Plan:
-    """Rows of a task so that their input stays in half of the second cache, and all threads have work."""
-    conv, w = plan.conv, plan.conv.window
-    room = max(1, _room(ctx, plan))
-    rows = w.d.out * w.h.out
-    others = conv.batch * conv.groups * plan.blocks_out
-    wanted = -(-4 * ctx.threads // others) if ctx.threads > 1 else 1
-    if rows == 1 and len(plan.segments) <= 2 and not any(s.taps or s.dynamic for s in plan.segments):
-        tiles = sum(s.count for s in plan.segments)
-        tile_bytes = plan.tile.pixels * w.w.stride * conv.channels_in * 4
-        step = max(1, min(tiles, room // tile_bytes, -(-tiles // wanted)))
-        return replace(plan, tiles=step, tile_tasks=-(-tiles // step))
-    row_bytes = w.w.size * conv.channels_in * 4 * w.h.stride
-    halo = (w.h.reach + 1 - w.h.stride) * w.w.size * conv.channels_in * 4
-    step = max(1, min(rows, (room - halo) // max(1, row_bytes), -(-rows // wanted)))
-    step = -(-rows // -(-rows // step))
-    return replace(plan, rows=step, row_tasks=-(-rows // step))
-
-
-def _room(ctx: Lowering, plan: Plan) -> int:
-    """Bytes that a task's input may take: half the second cache, or half the first where all weights stay in the second
-    but those of a block of outputs do not stay in the first, so that only they are read from the second.
-    """
-    conv, target = plan.conv, ctx.target
-    per_channel = conv.channels_in * conv.window.taps * 4
-    block, all_blocks = plan.tile.vectors * plan.lanes * per_channel, conv.channels_out * per_channel
-    near = all_blocks <= target.l2_bytes * 5 // 8 and conv.x.type.nbytes <= target.l2_bytes
-    if conv.window.is_pointwise and block > target.l1_bytes // 2 and near:
-        return target.l1_bytes // 2
-    return target.l2_bytes // 2
-
-
-def pack_weights(plan: Plan) -> np.ndarray:
-    """Weights in the order in which the kernel reads them, zero beyond the last output channel."""
-    conv, lanes = plan.conv, plan.lanes
-    taps, cin, cout = conv.window.taps, conv.channels_in, conv.channels_out
-    total = -(-cout // lanes) * lanes
-    w = np.zeros((conv.groups, total, cin, taps), np.float32)
-    w[:, :cout] = conv.weights.reshape(conv.groups, cout, cin, taps)
-    parts = []
-    for group in w:
-        for out in plan.outputs:
-            width = out.vectors * lanes
-            for block in range(out.count):
-                first = out.first * plan.tile.vectors * lanes + block * width
-                mine = group[first : first + width]
-                for i in plan.inputs:
-                    part = mine[:, i.skip : i.skip + i.count * i.size]
-                    parts.append(part.reshape(width, i.count, i.size, taps).transpose(1, 3, 2, 0).reshape(-1))
-    return np.concatenate(parts)
-
-
 @dataclass(frozen=True, slots=True)
 class _Place:
     """Where a tile stands: image, first output channel, output row, elements offsets of x, weights and bias."""
@@ -186,6 +57,7 @@ class _Place:
     x: Expr
     weights: Expr
     bias: Expr
+    chunk: Expr
 
 
 class _Writer:
@@ -206,15 +78,20 @@ class _Writer:
         k, plan = self.k, self.plan
         count = int(np.prod(plan.dims))
         for t in tasks(self.ctx, k, self.conv.macs, count):
-            n, rows, tiles, group, block = unravel(k, t, plan.dims)
-            for i, out in enumerate(plan.outputs):
-                several = len(plan.outputs) > 1
-                cond = block < out.first + out.count if i == 0 else block >= out.first
-                for _ in guarded(k, cond, several):
-                    self._rows(out, n, rows, tiles, group, block)
+            n, rows, tiles, group, blocks = unravel(k, t, plan.dims)
+            begin, end = blocks * plan.blocks, blocks * plan.blocks + plan.blocks
+            if plan.blocks_out % plan.blocks:
+                end = minimum(end, plan.blocks_out)
+            for chunk in k.loop("chunk", plan.chunks):
+                for block in k.loop("block", end, begin) if plan.blocks > 1 else (blocks,):
+                    for i, out in enumerate(plan.outputs):
+                        several = len(plan.outputs) > 1
+                        cond = block < out.first + out.count if i == 0 else block >= out.first
+                        for _ in guarded(k, cond, several):
+                            self._rows(out, chunk, n, rows, tiles, group, block)
         k.done("conv")
 
-    def _rows(self, out: Outputs, n: Expr, rows: Expr, tiles: Expr, group: Expr, block: Expr) -> None:
+    def _rows(self, out: Outputs, chunk: Expr, n: Expr, rows: Expr, tiles: Expr, group: Expr, block: Expr) -> None:
         k, plan, conv, lanes = self.k, self.plan, self.conv, self.plan.lanes
         total = -(-conv.channels_out // lanes) * lanes
         per_vector = conv.channels_in * conv.window.taps * lanes
@@ -228,13 +105,15 @@ class _Writer:
             n * strides(conv.x.type)[0] + group * (blocks_in * self.plane),
             k.let(group * (total // lanes * per_vector) + block * (plan.tile.vectors * per_vector), "w"),
             k.let(group * total + at, "b"),
+            chunk,
         )
         height = conv.window.h
         last = conv.window.d.out * height.out
         begin = rows * plan.rows
         end = begin + plan.rows if last % plan.rows == 0 else minimum(begin + plan.rows, last)
         for row in k.loop("row", end, begin) if last > 1 else (INDEX,):
-            d, h = (k.let(row / height.out, "d"), k.let(row % height.out, "h")) if last > height.out else (INDEX, row)
+            several = last > height.out
+            d, h = (k.let(row / height.out, "d"), k.let(row % height.out, "h")) if several else (INDEX, row)
             self._row(out, replace(place, d=d, h=h), tiles)
 
     def _row(self, out: Outputs, place: _Place, tiles: Expr) -> None:
@@ -250,20 +129,46 @@ class _Writer:
             skip += s.count
 
     def _tile(self, out: Outputs, place: _Place, s: Segment, w: Expr) -> None:
-        k, axis, lanes = self.k, self.conv.window.w, self.plan.lanes
-        acc = k.registers("acc", DType.F32, s.pixels * out.vectors, lanes)
-        for v in range(out.vectors):
-            first = k.let(start(k, self.bias, place.bias + v * lanes, lanes), "first")
-            for p in range(s.pixels):
-                k.store(acc, p * out.vectors + v, first)
+        k, axis, plan = self.k, self.conv.window.w, self.plan
+        acc = k.registers("acc", DType.F32, s.pixels * out.vectors, plan.lanes)
+        self._begin(out, place, s, w, acc)
         groups = s.taps or (Taps(0, axis.kernel, 0, s.pixels),)
-        for channels in self.plan.inputs:
-            self._channels(out, place, channels, groups, w, acc, s.dynamic)
+        for number, channels in enumerate(plan.inputs):
+            for _ in guarded(k, place.chunk >= plan.chunks - 1, number > 0 and plan.chunks > 1):
+                self._channels(out, place, channels, groups, w, acc, s.dynamic)
+        self._end(out, place, s, w, acc)
+
+    def _begin(self, out: Outputs, place: _Place, s: Segment, w: Expr, acc: Buffer) -> None:
+        """First values of the accumulators: the bias, or the sums over the chunks before."""
+        k, plan = self.k, self.plan
+        for _ in guarded(k, place.chunk < 1, plan.chunks > 1):
+            for v in range(out.vectors):
+                first = k.let(start(k, self.bias, place.bias + v * plan.lanes, plan.lanes), "first")
+                for p in range(s.pixels):
+                    k.store(acc, p * out.vectors + v, first)
+        for _ in k.when(place.chunk >= 1) if plan.chunks > 1 else ():
+            for i, at in self._results(out, place, s, w):
+                k.store(acc, i, k.load(k.tensor(self.ctx.output, "y"), at, plan.lanes))
+
+    def _end(self, out: Outputs, place: _Place, s: Segment, w: Expr, acc: Buffer) -> None:
+        """Store sums for the next chunk, results after the last one."""
+        k, plan = self.k, self.plan
+        for _ in k.when(place.chunk < plan.chunks - 1) if plan.chunks > 1 else ():
+            for i, at in self._results(out, place, s, w):
+                k.store(k.tensor(self.ctx.output, "y"), at, k.load(acc, i))
+        for _ in guarded(k, place.chunk >= plan.chunks - 1, plan.chunks > 1):
+            for p in range(s.pixels):
+                for v in range(out.vectors):
+                    valid = out.valid if v == out.vectors - 1 else plan.lanes
+                    coords = (place.n, place.channel + v * plan.lanes, *self._spatial(place, w + p))
+                    finish(k, coords, valid, k.load(acc, p * out.vectors + v))
+
+    def _results(self, out: Outputs, place: _Place, s: Segment, w: Expr) -> Iterator[tuple[int, Expr]]:
+        """Each accumulator's index and where its result lies."""
         for p in range(s.pixels):
             for v in range(out.vectors):
-                valid = out.valid if v == out.vectors - 1 else lanes
-                coords = (place.n, place.channel + v * lanes, *self._spatial(place, w + p))
-                finish(k, coords, valid, k.load(acc, p * out.vectors + v))
+                coords = (place.n, place.channel + v * self.plan.lanes, *self._spatial(place, w + p))
+                yield p * out.vectors + v, self.k.blocked_offset(self.ctx.output.type, coords)
 
     def _spatial(self, place: _Place, w: Expr) -> tuple[Expr, ...]:
         return self.conv.window.spatial(place.d, place.h, w)
@@ -293,7 +198,16 @@ class _Writer:
         weights = k.let(place.weights + channels.skip * window.taps * out.vectors * self.plan.lanes, "w")
         d0, d1 = ad.tap_range(place.d)
         h0, h1 = (k.let(e, "r") for e in ah.tap_range(place.h))
-        for c in k.loop("cb", channels.count):
+        lo: Expr = const(0)
+        hi: Expr = const(channels.count)
+        if self.plan.chunks > 1 and channels is self.plan.inputs[0]:
+            lo = place.chunk * self.plan.chunk
+            hi = (
+                minimum(lo + self.plan.chunk, channels.count)
+                if channels.count % self.plan.chunk
+                else lo + self.plan.chunk
+            )
+        for c in k.loop("cb", hi, lo):
             for q in k.loop("q", d1, d0):
                 for r in k.loop("r", h1, h0):
                     x = k.let(

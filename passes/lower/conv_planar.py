@@ -57,7 +57,7 @@ class _Writer:
         self.acc = ACCUMULATORS.get(dtype, dtype)
         self.lanes = 1 if _is_blocked(ctx, conv) else ctx.lanes(self.acc)
         self.channels = max(c for c in (1, 2, 3, 4) if conv.channels_out % c == 0)
-        self.vectors = max(1, min(8, (ctx.target.registers - 2 - self.channels) // self.channels))
+        self.vectors = max(1, min(8, (ctx.target.registers - 1 - self.channels) // self.channels))
 
     def write(self) -> None:
         k, conv, window = self.k, self.conv, self.window

@@ -1,0 +1,201 @@
+"""Schedules of the direct convolution: tiles, blocks of channels, tasks, and weights packed to match."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ...ir.types import DType
+from .context import Lowering
+from .conv_kernel import Convolution
+from .tile import Segment, Tile, choose_tile, segments, splats_lanes
+
+NEAR_POINTWISE = 0.5
+"""Weights of a chunk as a part of the first cache, where every pixel is read once."""
+
+NEAR_WINDOW = 1.0
+"""Weights of a chunk as a part of the first cache, where pixels are read by several taps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """`count` blocks of `vectors` output vectors from block `first` on; `valid` lanes of the last vector are stored."""
+
+    first: int
+    count: int
+    vectors: int
+    valid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """`count` blocks of `size` input channels from block `first` on; `skip`: input channels before them."""
+
+    first: int
+    count: int
+    size: int
+    skip: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Schedule of one convolution. A task is `rows` rows (or `tiles` tiles of one row) by `blocks` blocks of outputs.
+
+    A task passes over its outputs once for each of `chunks` chunks of `chunk` blocks of input channels; sums over fewer
+    channels wait in the result.
+    """
+
+    conv: Convolution
+    tile: Tile
+    lanes: int
+    outputs: tuple[Outputs, ...]
+    inputs: tuple[Inputs, ...]
+    segments: tuple[Segment, ...]
+    rows: int
+    row_tasks: int
+    tiles: int
+    tile_tasks: int
+    chunk: int
+    chunks: int
+    blocks: int = 1
+
+    @property
+    def blocks_out(self) -> int:
+        return sum(o.count for o in self.outputs)
+
+    @property
+    def block_tasks(self) -> int:
+        return -(-self.blocks_out // self.blocks)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Tasks: image, rows, tiles, group, blocks of outputs."""
+        return self.conv.batch, self.row_tasks, self.tile_tasks, self.conv.groups, self.block_tasks
+
+
+def make_plan(ctx: Lowering, conv: Convolution, whole_vectors: bool) -> Plan:
+    """`whole_vectors`: lanes beyond the last channel may be stored."""
+    lanes, axis = ctx.lanes(), conv.window.w
+    splat = splats_lanes(ctx.target) and conv.x.type.layout.block == lanes
+    tile = choose_tile(ctx.target, DType.F32, axis.out, conv.channels_out, splat=splat)
+    row = segments(axis, tile.pixels)
+    outputs = _outputs(conv.channels_out, tile.vectors, lanes, whole_vectors)
+    inputs = _inputs(conv, lanes)
+    plan = Plan(conv, tile, lanes, outputs, inputs, row, 1, 1, 1, 1, inputs[0].count, 1)
+    if not (whole_vectors and conv.y.layout.block == conv.x.type.layout.block == lanes):
+        return _divided(ctx, plan)
+    return _streamed(ctx, plan) or _divided(ctx, _chunked(plan, _near_chunks(ctx, plan)))
+
+
+def _chunked(plan: Plan, count: int) -> Plan:
+    """The plan with about `count` chunks."""
+    blocks = plan.inputs[0].count
+    chunk = -(-blocks // min(count, blocks))
+    return replace(plan, chunk=chunk, chunks=-(-blocks // chunk))
+
+
+def _near_chunks(ctx: Lowering, plan: Plan) -> int:
+    """Chunks so that their weights, for one block of outputs, stay near while all pixels pass."""
+    whole, window = plan.inputs[0], plan.conv.window
+    if window.pixels < 2 * plan.tile.pixels or _reads_from_second_cache(ctx, plan):
+        return 1
+    block = whole.count * whole.size * window.taps * plan.tile.vectors * plan.lanes * 4
+    near = (NEAR_POINTWISE if window.is_pointwise else NEAR_WINDOW) * ctx.target.l1_bytes
+    return min(whole.count, max(1, -(-block // int(near))))
+
+
+def _streamed(ctx: Lowering, plan: Plan) -> Plan | None:
+    """A task over all rows, chunk by chunk, where tasks of fewer rows would read large weights again and again."""
+    conv, room = plan.conv, ctx.target.l2_bytes // 2
+    image = conv.x.type.nbytes // conv.batch
+    result = conv.window.pixels * conv.channels_out * 4
+    weights = conv.weights.nbytes // conv.groups
+    count = max(-(-image // (conv.groups * room)), _near_chunks(ctx, plan))
+    again = weights * -(-image // (conv.groups * room))
+    if weights <= room or image <= conv.groups * room or weights + 2 * count * result >= again * 3 // 4:
+        return None
+    others = conv.batch * conv.groups
+    tasks = min(plan.blocks_out, -(-4 * ctx.threads // others) if ctx.threads > 1 else 1)
+    tiles = sum(s.count for s in plan.segments)
+    rows = conv.window.d.out * conv.window.h.out
+    blocks = -(-plan.blocks_out // tasks)
+    return replace(_chunked(plan, count), rows=rows, tiles=tiles, blocks=blocks)
+
+
+def _outputs(channels: int, vectors: int, lanes: int, whole_vectors: bool) -> tuple[Outputs, ...]:
+    total = -(-channels // lanes)
+    last = lanes if whole_vectors else channels - (total - 1) * lanes
+    count, rest = divmod(total, vectors)
+    found = [Outputs(0, count, vectors, lanes)] if count else []
+    if rest:
+        return (*found, Outputs(count, 1, rest, last))
+    if last == lanes:
+        return tuple(found)
+    whole = [Outputs(0, count - 1, vectors, lanes)] if count > 1 else []
+    return (*whole, Outputs(count - 1, 1, vectors, last))
+
+
+def _inputs(conv: Convolution, lanes: int) -> tuple[Inputs, ...]:
+    channels = conv.channels_in
+    if not conv.x.type.layout.block:
+        return (Inputs(0, channels, 1, 0),)
+    count, rest = divmod(channels, lanes)
+    whole = (Inputs(0, count, lanes, 0),) if count else ()
+    return (*whole, Inputs(count, 1, rest, count * lanes)) if rest else whole
+
+
+def _divided(ctx: Lowering, plan: Plan) -> Plan:
+    """Rows of a task so that their input stays in half of the second cache, and all threads have work."""
+    conv, w = plan.conv, plan.conv.window
+    room = max(1, _room(ctx, plan))
+    rows = w.d.out * w.h.out
+    others = conv.batch * conv.groups * plan.blocks_out
+    wanted = -(-4 * ctx.threads // others) if ctx.threads > 1 else 1
+    if rows == 1 and len(plan.segments) <= 2 and not any(s.taps or s.dynamic for s in plan.segments):
+        tiles = sum(s.count for s in plan.segments)
+        tile_bytes = plan.tile.pixels * w.w.stride * conv.channels_in * 4
+        step = max(1, min(tiles, room // tile_bytes, -(-tiles // wanted)))
+        return replace(plan, tiles=step, tile_tasks=-(-tiles // step))
+    row_bytes = w.w.size * conv.channels_in * 4 * w.h.stride
+    halo = (w.h.reach + 1 - w.h.stride) * w.w.size * conv.channels_in * 4
+    step = max(1, min(rows, (room - halo) // max(1, row_bytes), -(-rows // wanted)))
+    step = -(-rows // -(-rows // step))
+    return replace(plan, rows=step, row_tasks=-(-rows // step))
+
+
+def _room(ctx: Lowering, plan: Plan) -> int:
+    """Bytes that a task's input may take."""
+    return ctx.target.l1_bytes // 2 if _reads_from_second_cache(ctx, plan) else ctx.target.l2_bytes // 2
+
+
+def _reads_from_second_cache(ctx: Lowering, plan: Plan) -> bool:
+    """Whether all weights stay in the second cache, but those of a block of outputs do not stay in the first.
+
+    Then a task's input should stay in the first, so that only weights are read from the second.
+    """
+    conv, target = plan.conv, ctx.target
+    per_channel = conv.channels_in * conv.window.taps * 4
+    block, all_blocks = plan.tile.vectors * plan.lanes * per_channel, conv.channels_out * per_channel
+    near = all_blocks <= target.l2_bytes * 5 // 8 and conv.x.type.nbytes <= target.l2_bytes
+    return conv.window.is_pointwise and block > target.l1_bytes // 2 and near
+
+
+def pack_weights(plan: Plan) -> np.ndarray:
+    """Weights in the order in which the kernel reads them, zero beyond the last output channel."""
+    conv, lanes = plan.conv, plan.lanes
+    taps, cin, cout = conv.window.taps, conv.channels_in, conv.channels_out
+    total = -(-cout // lanes) * lanes
+    w = np.zeros((conv.groups, total, cin, taps), np.float32)
+    w[:, :cout] = conv.weights.reshape(conv.groups, cout, cin, taps)
+    parts = []
+    for group in w:
+        for out in plan.outputs:
+            width = out.vectors * lanes
+            for block in range(out.count):
+                first = out.first * plan.tile.vectors * lanes + block * width
+                mine = group[first : first + width]
+                for i in plan.inputs:
+                    part = mine[:, i.skip : i.skip + i.count * i.size]
+                    parts.append(part.reshape(width, i.count, i.size, taps).transpose(1, 3, 2, 0).reshape(-1))
+    return np.concatenate(parts)
