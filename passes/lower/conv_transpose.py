@@ -19,9 +19,9 @@ from ...ir.graph import Value
 from ...ir.loops import Expr, broadcast, cast, const, lane, shuffle
 from ...ir.types import DType
 from .context import KernelBuilder, Lowering, Site, lowers
-from .gemm_kernel import PARALLEL_MACS, guard, multiply_add, pieces, whole_and_rest
 from .matmul import ACCUMULATORS, write
 from .packing import bordered, gathered, to_whole_vectors
+from .product import PARALLEL_MACS, guard, multiply_add, pieces, whole_and_rest
 
 MAX_PHASES = 32
 """Kernels have a piece of code for every phase of the outer axes; beyond this many the code would grow too large."""

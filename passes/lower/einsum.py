@@ -9,9 +9,9 @@ import numpy as np
 from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, broadcast, cast, const, ramp
 from .context import INDEX, KernelBuilder, Lowering, Site, lowers, strides
-from .gemm_kernel import PARALLEL_MACS, Matrix, Product, multiply, multiply_add
-from .matmul import ACCUMULATORS, write
+from .matmul import ACCUMULATORS, multiply, write
 from .packing import spans
+from .product import PARALLEL_MACS, Matrix, Product, multiply_add
 
 
 @dataclass(frozen=True, slots=True)

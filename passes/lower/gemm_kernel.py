@@ -1,69 +1,41 @@
-"""Matrix products as register tiles: out[b, m, n] = start[n] + Σ_k a[b, m, k] · b[b, k, n].
+"""Matrix products with lanes along n, as register tiles.
 
-Two forms. *Panels*: lanes run along n; a tile of rows × vectors accumulators stays in registers over the whole of k;
-elements of `a` are broadcast, rows of `b` are read as vectors, from panels packed `[n / (V·lanes)][k][V·lanes]` or,
-where `b` is row-major and not constant, in place. One row is the matrix-vector form of it: many vectors, one linear
-stream of weights. *Dots*: lanes run along k, for few columns or a `b` that is stored by columns.
+A tile of rows × vectors accumulators stays in registers over the whole of k; elements of `a` are broadcast, rows of `b`
+are read as vectors, from panels packed `[n / (V·lanes)][k][V·lanes]` or, where `b` is row-major and not constant, in
+place. One row is the matrix-vector form of it: many vectors, one linear stream of weights.
 
-The tile obeys rows·V + V + 1 <= registers and has accumulators enough to hide the latency of a multiply-add
-(Goto, van de Geijn: Anatomy of High-Performance Matrix Multiplication, ACM TOMS 34(3), 2008).
+The tile obeys rows·V + V + 1 <= registers (+ rows where lanes are splatted) and has accumulators enough to hide the
+latency of a multiply-add (Goto, van de Geijn: Anatomy of High-Performance Matrix Multiplication, ACM TOMS 34(3), 2008).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TypeAlias
 
 import numpy as np
 
 from ...codegen.target import Target
-from ...ir.graph import Value
-from ...ir.loops import Expr, broadcast, cast, const, fma, lane, minimum, ramp, reduce, shuffle
+from ...ir.loops import Expr, broadcast, cast, const, lane, minimum, ramp, shuffle
 from ...ir.types import DType
-from .context import INDEX, KernelBuilder, Lowering
-
-Finish: TypeAlias = Callable[[KernelBuilder, tuple[Expr, ...], int, Expr], None]
-"""Stores a vector of results: (kernel, coordinates (*batch, m, n) of lane 0, lanes along n, value)."""
-
-PARALLEL_MACS = 1 << 17
-"""Products with fewer multiply-adds stay on one thread: waking another costs as much."""
+from .context import KernelBuilder, Lowering
+from .product import (
+    PARALLEL_MACS,
+    Product,
+    guard,
+    is_index,
+    multiply_add,
+    offset_at,
+    pieces,
+    stacked,
+    tasks,
+    tree_sum,
+    unravel,
+)
 
 LATENCY = 4
 """Cycles from a multiply-add to the use of its result, on every core of interest."""
-
-
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """A matrix in a value's memory: element strides of the product's batch dimensions, of its rows and its columns."""
-
-    value: Value
-    batch: tuple[int, ...]
-    row: int
-    col: int
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """One (batched) product. `acc`: type of the sums, to which elements of `a` and `b` are converted.
-
-    `start`: a constant with one element a column, padded to whole vectors, from which the sums begin.
-    """
-
-    batch: tuple[int, ...]
-    m: int
-    n: int
-    k: int
-    a: Matrix
-    b: Matrix
-    acc: DType
-    finish: Finish
-    start: Value | None = None
-
-    @property
-    def macs(self) -> int:
-        return prod(self.batch) * self.m * self.n * self.k
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +64,7 @@ def choose_tile(target: Target, acc: DType, m: int, n: int, k: int) -> Tile:
     vectors = -(-n // lanes)
     if m == 1:
         return Tile(1, min(vectors, 8 if registers >= 16 else 4))
-    spare = (lambda r: r) if splats_lanes(target) else (lambda r: 1)
+    spare = (lambda r: r + 1) if splats_lanes(target) else (lambda r: 1)
     fits = [
         Tile(r, v)
         for v in range(1, min(vectors, 6) + 1)
@@ -123,15 +95,6 @@ def splats_lanes(target: Target) -> bool:
     return target.arch.startswith(("aarch64", "arm64"))
 
 
-def pieces(count: int) -> Iterator[tuple[int, int]]:
-    """`count` lanes as (first lane, lanes) of powers of two, largest first."""
-    at = 0
-    while at < count:
-        width = 1 << ((count - at).bit_length() - 1)
-        yield at, width
-        at += width
-
-
 def pack_panels(data: np.ndarray, width: int, lanes: int) -> np.ndarray:
     """[..., k, n] as panels [..., n / width][k][width], then one panel of as many vectors of `lanes` as the rest needs.
 
@@ -148,32 +111,6 @@ def pack_panels(data: np.ndarray, width: int, lanes: int) -> np.ndarray:
         tail[..., : n - whole] = data[..., whole:]
         tail[..., n - whole :] = 0
     return out.reshape(-1)
-
-
-def multiply(ctx: Lowering, p: Product, family: str) -> None:
-    """Append the kernel calls of a product to the node's calls."""
-    if p.k == 0 or p.macs == 0:
-        _empty(ctx, p, family)
-    elif _prefers_dots(ctx, p):
-        _dots(ctx, p, family)
-    else:
-        _panels(ctx, p, family)
-
-
-def _empty(ctx: Lowering, p: Product, family: str) -> None:
-    """Sums over nothing."""
-    if prod(p.batch) * p.m * p.n == 0:
-        return
-    k = ctx.kernel()
-    for t in k.loop("t", prod(p.batch)):
-        for m in k.loop("m", p.m):
-            for n in k.loop("n", p.n):
-                begin = const(0, p.acc) if p.start is None else cast(k.load(k.tensor(p.start), n), p.acc)
-                p.finish(k, (*_unravel(t, p.batch), m, n), 1, begin)
-    k.done(family)
-
-
-# --- panels
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,18 +138,18 @@ def _plan(ctx: Lowering, p: Product, tile: Tile) -> _Plan:
     return _Plan(tile, lanes, whole, panels, row_tiles, most, -(-row_tiles // most))
 
 
-def _panels(ctx: Lowering, p: Product, family: str) -> None:
+def multiply_by_panels(ctx: Lowering, p: Product, family: str) -> None:
     tile = choose_tile(ctx.target, p.acc, p.m, p.n, p.k)
     plan = _plan(ctx, p, tile)
     p, packed = _packed(ctx, p, plan)
     k = ctx.kernel()
     count = prod(p.batch) * plan.row_tasks * plan.panels
-    for t in _tasks(ctx, k, p, count):
+    for t in tasks(ctx, k, p, count):
         nb = k.let(t % plan.panels, "panel")
         rest = k.let(t / plan.panels, "rest")
-        mb, batch = k.let(rest % plan.row_tasks, "block"), _unravel(rest / plan.row_tasks, p.batch)
+        mb, batch = k.let(rest % plan.row_tasks, "block"), unravel(rest / plan.row_tasks, p.batch)
         batch = tuple(k.let(b, "batch") for b in batch)
-        at = _at(p.b.batch, batch)
+        at = offset_at(p.b.batch, batch)
         if plan.whole:
             for _ in guard(k, nb < plan.whole, plan.whole < plan.panels):
                 _rows(k, p, plan, _whole_strip(p, plan, packed, at, nb), batch, mb)
@@ -235,19 +172,10 @@ def _packed(ctx: Lowering, p: Product, plan: _Plan) -> tuple[Product, bool]:
         )
         value = ctx.pack("panels", pack_panels(matrix, width, plan.lanes))
         size = plan.whole * p.k * width + p.k * _tail_vectors(p, plan) * plan.lanes
-        return replace(p, b=_stacked(p, value, size, [1 if s else 0 for s in p.b.batch])), True
+        return replace(p, b=stacked(p, value, size, [1 if s else 0 for s in p.b.batch])), True
     if p.b.col == 1:
         return p, False
     return _pack_at_run_time(ctx, p, plan), True
-
-
-def _stacked(p: Product, value: Value, size: int, used: list[int]) -> Matrix:
-    """Packed matrices of `size` elements, one for each index of the batch dimensions that are used."""
-    steps, step = [], size
-    for dim, use in zip(reversed(p.batch), reversed(used), strict=True):
-        steps.append(step if use else 0)
-        step *= dim if use else 1
-    return Matrix(value, tuple(reversed(steps)), 0, 0)
 
 
 def _pack_at_run_time(ctx: Lowering, p: Product, plan: _Plan) -> Product:
@@ -257,11 +185,11 @@ def _pack_at_run_time(ctx: Lowering, p: Product, plan: _Plan) -> Product:
     used = [1 if s else 0 for s in p.b.batch]
     dims = [d if u else 1 for d, u in zip(p.batch, used, strict=True)]
     target = ctx.scratch("panels", p.b.value.type.dtype, prod(dims) * size)
-    packed = _stacked(p, target, size, used)
+    packed = stacked(p, target, size, used)
     k = ctx.kernel()
     for t in k.parallel("t", prod(dims)) if ctx.threads > 1 and prod(dims) > 1 else k.loop("t", prod(dims)):
-        at = _unravel(t, tuple(dims))
-        source, sink = k.let(_at(p.b.batch, at), "from"), k.let(_at(packed.batch, at), "to")
+        at = unravel(t, tuple(dims))
+        source, sink = k.let(offset_at(p.b.batch, at), "from"), k.let(offset_at(packed.batch, at), "to")
         for first, end, columns in ((0, plan.whole, width), (plan.whole, plan.panels, rest)):
             for nb in k.loop("panel", end, first) if first < end else ():
                 for kk in k.loop("k", p.k):
@@ -300,7 +228,7 @@ def _rest_strips(p: Product, plan: _Plan, packed: bool, at: Expr) -> Iterator[St
 def _rows(k: KernelBuilder, p: Product, plan: _Plan, strip: Strip, batch: tuple[Expr, ...], mb: Expr) -> None:
     """All row tiles of one task over a strip of columns."""
     strip = replace(strip, base=k.let(strip.base, "b"), n0=k.let(strip.n0, "n"))
-    source = k.let(_at(p.a.batch, batch), "a")
+    source = k.let(offset_at(p.a.batch, batch), "a")
     tiles = p.m // plan.tile.rows
     if tiles:
         begin = mb * plan.tiles_a_task
@@ -310,7 +238,7 @@ def _rows(k: KernelBuilder, p: Product, plan: _Plan, strip: Strip, batch: tuple[
         for i in k.loop("i", end, begin):
             _tile(k, p, strip, batch, source, k.let(i * plan.tile.rows, "m"), plan.tile.rows)
     if rest := p.m - tiles * plan.tile.rows:
-        for _ in guard(k, _equal(mb, plan.row_tasks - 1), plan.row_tasks > 1):
+        for _ in guard(k, is_index(mb, plan.row_tasks - 1), plan.row_tasks > 1):
             _tile(k, p, strip, batch, source, const(tiles * plan.tile.rows), rest)
 
 
@@ -378,143 +306,3 @@ def _finish(k: KernelBuilder, p: Product, coords: tuple[Expr, ...], valid: int, 
     for first, width in pieces(valid):
         part = shuffle(value, None, tuple(range(first, first + width)))
         p.finish(k, (*coords[:-1], coords[-1] + first), width, part)
-
-
-# --- dots
-
-
-def _prefers_dots(ctx: Lowering, p: Product) -> bool:
-    lanes = ctx.lanes(p.acc)
-    if p.a.col != 1 or p.k < 2 * lanes:
-        return False
-    by_columns = p.b.row == 1 and p.b.value.data is None
-    return p.n <= lanes // 2 and (by_columns or p.b.value.data is not None) or by_columns and p.b.col != 1 and p.m <= 4
-
-
-def _dots(ctx: Lowering, p: Product, family: str) -> None:
-    """Lanes along k: rows of `a` times columns of `b`, summed across lanes at the end."""
-    if p.b.value.data is not None:
-        p = _by_columns(ctx, p)
-    many = ctx.target.registers >= 32
-    rows = min(p.m, 8 if p.n == 1 else 4)
-    cols = min(p.n, 8 if p.m == 1 else 4 if many else 2)
-    row_tasks, col_tasks = -(-p.m // rows), -(-p.n // cols)
-    k = ctx.kernel()
-    for t in _tasks(ctx, k, p, prod(p.batch) * row_tasks * col_tasks):
-        nb, rest = k.let(t % col_tasks, "nb"), k.let(t / col_tasks, "rest")
-        mb = k.let(rest % row_tasks, "mb")
-        batch = tuple(k.let(b, "batch") for b in _unravel(rest / row_tasks, p.batch))
-        for height, mine in whole_and_rest(k, mb, p.m, rows):
-            for _ in mine:
-                for width, also in whole_and_rest(k, nb, p.n, cols):
-                    for _ in also:
-                        _dot_tile(k, p, batch, mb * rows, nb * cols, height, width)
-    k.done(family)
-
-
-def whole_and_rest(k: KernelBuilder, index: Expr, size: int, step: int) -> Iterator[tuple[int, Iterator[None]]]:
-    """(extent, guard) of the whole tiles and of the last, partial one."""
-    whole, rest = size // step, size % step
-    if whole:
-        yield step, guard(k, index < whole, rest > 0)
-    if rest:
-        yield rest, guard(k, index >= whole, whole > 0)
-
-
-def _by_columns(ctx: Lowering, p: Product) -> Product:
-    data = p.b.value.data
-    assert data is not None
-    used = [1 if s else 0 for s in p.b.batch]
-    dims = (*(d if u else 1 for d, u in zip(p.batch, used, strict=True)), p.n, p.k)
-    steps = tuple(s * data.itemsize for s in (*p.b.batch, p.b.col, p.b.row))
-    columns = np.lib.stride_tricks.as_strided(np.ascontiguousarray(data), dims, steps)
-    value = ctx.pack("columns", np.ascontiguousarray(columns).reshape(-1))
-    return replace(p, b=replace(_stacked(p, value, p.n * p.k, used), row=1, col=p.k))
-
-
-def _dot_tile(k: KernelBuilder, p: Product, batch: tuple[Expr, ...], m: Expr, n: Expr, rows: int, cols: int) -> None:
-    """rows × cols sums of products along k."""
-    lanes, total = k.ctx.lanes(p.acc), rows * cols
-    row = k.let(_at(p.a.batch, batch) + m * p.a.row, "row")
-    column = k.let(_at(p.b.batch, batch) + n * p.b.col, "column")
-    sets = max(1, min(8 // total, p.k // lanes))
-    acc = k.registers("acc", p.acc, total * sets, lanes)
-    for i in range(total * sets):
-        k.store(acc, i, const(0, p.acc, lanes))
-
-    def products(kk: Expr, width: int) -> Iterator[tuple[int, Expr, Expr]]:
-        a, b = k.tensor(p.a.value), k.tensor(p.b.value)
-        xs = [k.let(cast(k.load(a, row + kk + r * p.a.row, width), p.acc), "x") for r in range(rows)]
-        for c in range(cols):
-            w = k.let(cast(k.load(b, column + kk + c * p.b.col, width), p.acc), "w")
-            yield from ((r * cols + c, xs[r], w) for r in range(rows))
-
-    def accumulate(kk: Expr, at: int) -> None:
-        for i, x, w in products(kk, lanes):
-            k.store(acc, at + i, multiply_add(x, w, k.load(acc, at + i)))
-
-    step = lanes * sets
-    main, vectors = p.k // step * step, p.k // lanes * lanes
-    for kk in k.loop("k", main, step=step):
-        for s in range(sets):
-            accumulate(kk + s * lanes, s * total)
-    for kk in k.loop("k", vectors, main, step=lanes) if main < vectors else ():
-        accumulate(kk, 0)
-    sums = [
-        k.let(reduce("add", tree_sum([k.load(acc, s * total + i) for s in range(sets)])), "sum") for i in range(total)
-    ]
-    for first, width in pieces(p.k - vectors):
-        for i, x, w in products(const(vectors + first), width):
-            sums[i] = k.let(sums[i] + reduce("add", x * w), "sum")
-    for i, value in enumerate(sums):
-        if p.start is not None:
-            value = value + cast(k.load(k.tensor(p.start), n + i % cols), p.acc)
-        p.finish(k, (*batch, m + i // cols, n + i % cols), 1, value)
-
-
-# --- shared
-
-
-def multiply_add(a: Expr, b: Expr, c: Expr) -> Expr:
-    """a·b + c, fused where the type is a float's."""
-    return fma(a, b, c) if c.dtype.is_float else a * b + c
-
-
-def tree_sum(values: list[Expr]) -> Expr:
-    """Sum as a balanced tree."""
-    while len(values) > 1:
-        values = [values[i] + values[i + 1] if i + 1 < len(values) else values[i] for i in range(0, len(values), 2)]
-    return values[0]
-
-
-def _tasks(ctx: Lowering, k: KernelBuilder, p: Product, count: int) -> Iterator[Expr]:
-    spread = ctx.threads > 1 and count > 1 and p.macs >= PARALLEL_MACS
-    return k.parallel("t", count) if spread else k.loop("t", count)
-
-
-def guard(k: KernelBuilder, cond: Expr, needed: bool) -> Iterator[None]:
-    """An If where it is needed, nothing where the condition is known to hold."""
-    if needed:
-        return k.when(cond)
-    return iter((None,))
-
-
-def _equal(a: Expr, b: int) -> Expr:
-    return (a < b + 1) & (a >= b)
-
-
-def _unravel(index: Expr, dims: tuple[int, ...]) -> tuple[Expr, ...]:
-    """Row-major coordinates of a linear index."""
-    coords: list[Expr] = []
-    for position, d in enumerate(reversed(dims)):
-        last = position == len(dims) - 1
-        coords.append(INDEX if d == 1 else index if last else index % d)
-        index = index / d if d > 1 else index
-    return tuple(reversed(coords))
-
-
-def _at(steps: tuple[int, ...], coords: tuple[Expr, ...]) -> Expr:
-    total: Expr = INDEX
-    for c, s in zip(coords, steps, strict=True):
-        total = total + c * s
-    return total

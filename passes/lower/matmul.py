@@ -10,7 +10,9 @@ from ...ir.graph import Value
 from ...ir.loops import Expr, cast, const
 from ...ir.types import DType
 from .context import KernelBuilder, Lowering, Site, lowers, strides
-from .gemm_kernel import Matrix, Product, multiply
+from .dot_kernel import multiply_by_dots, prefers_dots
+from .gemm_kernel import multiply_by_panels
+from .product import Matrix, Product, unravel
 
 ACCUMULATORS = {DType.F16: DType.F32, DType.BF16: DType.F32}
 """Types whose sums are kept in a wider one."""
@@ -81,6 +83,29 @@ def lower_gemm(ctx: Lowering) -> None:
         ),
         "gemm",
     )
+
+
+def multiply(ctx: Lowering, p: Product, family: str) -> None:
+    """Append the kernel calls of a product to the node's calls."""
+    if p.k == 0 or p.macs == 0:
+        _empty(ctx, p, family)
+    elif prefers_dots(ctx, p):
+        multiply_by_dots(ctx, p, family)
+    else:
+        multiply_by_panels(ctx, p, family)
+
+
+def _empty(ctx: Lowering, p: Product, family: str) -> None:
+    """Sums over nothing."""
+    if prod(p.batch) * p.m * p.n == 0:
+        return
+    k = ctx.kernel()
+    for t in k.loop("t", prod(p.batch)):
+        for m in k.loop("m", p.m):
+            for n in k.loop("n", p.n):
+                begin = const(0, p.acc) if p.start is None else cast(k.load(k.tensor(p.start), n), p.acc)
+                p.finish(k, (*unravel(t, p.batch), m, n), 1, begin)
+    k.done(family)
 
 
 def write(ctx: Lowering, k: KernelBuilder, site: Site, value: Expr) -> None:

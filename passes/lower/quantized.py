@@ -16,9 +16,9 @@ from ...ir.graph import Value
 from ...ir.loops import Expr, broadcast, cast, const, maximum, minimum, ramp, reduce, select, shuffle, unary
 from ...ir.types import DType, TensorType
 from .context import KernelBuilder, Lowering, Site, lowers, strides
-from .gemm_kernel import PARALLEL_MACS, Matrix, Product, multiply, pieces, whole_and_rest
-from .matmul import batch_strides, write
+from .matmul import batch_strides, multiply, write
 from .packing import bordered, spans
+from .product import PARALLEL_MACS, Matrix, Product, pieces, whole_and_rest
 from .window import Window, window
 
 Sums: TypeAlias = Callable[[KernelBuilder, Site, Expr], None]

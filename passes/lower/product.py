@@ -1,0 +1,123 @@
+"""Products of strided matrices, and what their kernels share: task loops, guards, sums, coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import TypeAlias
+
+from ...ir.graph import Value
+from ...ir.loops import Expr, fma
+from ...ir.types import DType
+from .context import INDEX, KernelBuilder, Lowering
+
+Finish: TypeAlias = Callable[[KernelBuilder, tuple[Expr, ...], int, Expr], None]
+"""Stores a vector of results: (kernel, coordinates (*batch, m, n) of lane 0, lanes along n, value)."""
+
+PARALLEL_MACS = 1 << 17
+"""Products with fewer multiply-adds stay on one thread: waking another costs as much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A matrix in a value's memory: element strides of the product's batch dimensions, of its rows and its columns."""
+
+    value: Value
+    batch: tuple[int, ...]
+    row: int
+    col: int
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One (batched) product. `acc`: type of the sums, to which elements of `a` and `b` are converted.
+
+    `start`: a constant with one element a column, padded to whole vectors, from which the sums begin.
+    """
+
+    batch: tuple[int, ...]
+    m: int
+    n: int
+    k: int
+    a: Matrix
+    b: Matrix
+    acc: DType
+    finish: Finish
+    start: Value | None = None
+
+    @property
+    def macs(self) -> int:
+        return prod(self.batch) * self.m * self.n * self.k
+
+
+def pieces(count: int) -> Iterator[tuple[int, int]]:
+    """`count` lanes as (first lane, lanes) of powers of two, largest first."""
+    at = 0
+    while at < count:
+        width = 1 << ((count - at).bit_length() - 1)
+        yield at, width
+        at += width
+
+
+def multiply_add(a: Expr, b: Expr, c: Expr) -> Expr:
+    """a·b + c, fused where the type is a float's."""
+    return fma(a, b, c) if c.dtype.is_float else a * b + c
+
+
+def tree_sum(values: list[Expr]) -> Expr:
+    """Sum as a balanced tree."""
+    while len(values) > 1:
+        values = [values[i] + values[i + 1] if i + 1 < len(values) else values[i] for i in range(0, len(values), 2)]
+    return values[0]
+
+
+def tasks(ctx: Lowering, k: KernelBuilder, p: Product, count: int) -> Iterator[Expr]:
+    spread = ctx.threads > 1 and count > 1 and p.macs >= PARALLEL_MACS
+    return k.parallel("t", count) if spread else k.loop("t", count)
+
+
+def guard(k: KernelBuilder, cond: Expr, needed: bool) -> Iterator[None]:
+    """An If where it is needed, nothing where the condition is known to hold."""
+    if needed:
+        return k.when(cond)
+    return iter((None,))
+
+
+def is_index(a: Expr, b: int) -> Expr:
+    return (a < b + 1) & (a >= b)
+
+
+def unravel(index: Expr, dims: tuple[int, ...]) -> tuple[Expr, ...]:
+    """Row-major coordinates of a linear index."""
+    coords: list[Expr] = []
+    for position, d in enumerate(reversed(dims)):
+        last = position == len(dims) - 1
+        coords.append(INDEX if d == 1 else index if last else index % d)
+        index = index / d if d > 1 else index
+    return tuple(reversed(coords))
+
+
+def offset_at(steps: tuple[int, ...], coords: tuple[Expr, ...]) -> Expr:
+    total: Expr = INDEX
+    for c, s in zip(coords, steps, strict=True):
+        total = total + c * s
+    return total
+
+
+def whole_and_rest(k: KernelBuilder, index: Expr, size: int, step: int) -> Iterator[tuple[int, Iterator[None]]]:
+    """(extent, guard) of the whole tiles and of the last, partial one."""
+    whole, rest = size // step, size % step
+    if whole:
+        yield step, guard(k, index < whole, rest > 0)
+    if rest:
+        yield rest, guard(k, index >= whole, whole > 0)
+
+
+def stacked(p: Product, value: Value, size: int, used: list[int]) -> Matrix:
+    """Packed matrices of `size` elements, one for each index of the batch dimensions that are used."""
+    steps, step = [], size
+    for dim, use in zip(reversed(p.batch), reversed(used), strict=True):
+        steps.append(step if use else 0)
+        step *= dim if use else 1
+    return Matrix(value, tuple(reversed(steps)), 0, 0)

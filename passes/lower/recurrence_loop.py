@@ -1,0 +1,154 @@
+"""The serial loop over time: a block of hidden units has all its gates in registers; state lies in whole vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ...ir.graph import Value
+from ...ir.loops import Expr, broadcast, cast, const, lane, minimum
+from ...ir.types import DType
+from .context import KernelBuilder
+from .gemm_kernel import splats_lanes
+from .packing import spans
+from .product import PARALLEL_MACS, guard, multiply_add, tree_sum, whole_and_rest
+from .recurrence import Memory, Sequence
+
+Gates: TypeAlias = list[Expr]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One step of a few rows of the batch in one direction, inside the time loop."""
+
+    k: KernelBuilder
+    direction: int
+    batch: tuple[Expr, ...]
+    old: Expr
+    new: Expr
+    inputs: tuple[Expr, ...]
+
+
+Step: TypeAlias = Callable[[Moment], None]
+
+
+def run_steps(seq: Sequence, memory: Memory, step: Step, family: str) -> None:
+    """The kernel over directions and rows of the batch; time runs inside."""
+    steps, batch, _ = seq.dims
+    tiles = -(-batch // seq.rows)
+    count = seq.directions * tiles
+    macs = steps * batch * seq.directions * seq.gates * seq.hidden * seq.hidden
+    k = seq.ctx.kernel()
+    spread = seq.ctx.threads > 1 and count > 1 and macs >= PARALLEL_MACS
+    for t in k.parallel("t", count) if spread else k.loop("t", count):
+        tile = k.let(t % tiles, "tile")
+        for d in range(seq.directions):
+            mine = (t >= d * tiles) & (t < (d + 1) * tiles) if seq.directions > 1 else t < count
+            for _ in guard(k, mine, seq.directions > 1):
+                for rows, here in whole_and_rest(k, tile, batch, seq.rows):
+                    for _ in here:
+                        _walk(seq, memory, step, k, d, tuple(tile * seq.rows + r for r in range(rows)))
+    k.done(family)
+
+
+def _walk(seq: Sequence, memory: Memory, step: Step, k: KernelBuilder, direction: int, batch: tuple[Expr, ...]) -> None:
+    """All steps of some rows of the batch in one direction."""
+    steps = seq.dims[0]
+    batch = tuple(k.let(b, "b") for b in batch)
+    half = seq.directions * seq.dims[1] * seq.padded
+    _begin(seq, k, memory.hidden, seq.operand(5), direction, batch)
+    if memory.cell is not None:
+        _begin(seq, k, memory.cell, seq.operand(6), direction, batch)
+    lengths = seq.operand(4)
+    end: Expr = const(steps)
+    if lengths is not None:
+        end = k.let(minimum(cast(k.load(k.tensor(lengths), batch[0]), DType.I64), const(steps)), "length")
+    for t in k.loop("step", end):
+        now = k.let(end - 1 - t, "now") if seq.reversed[direction] else t
+        old = k.let(t % 2 * half, "old")
+        width = seq.gates * seq.hidden
+        inputs = tuple(
+            k.let(seq.input_row(now, b) * (seq.directions * width) + direction * width, "row") for b in batch
+        )
+        new = k.let(half - old, "new")
+        step(Moment(k, direction, batch, old, new, inputs))
+        if (y := seq.result(0)) is not None:
+            for b in batch:
+                sink, source = k.let(seq.y_at(now, direction, b), "y"), k.let(new + seq.own_at(direction, b), "h")
+                _copy(seq, k, y, sink, memory.hidden, source)
+    if lengths is not None and (y := seq.result(0)) is not None:
+        for t in k.loop("step", steps, end):
+            sink = k.let(seq.y_at(t, direction, batch[0]), "y")
+            for h, lanes in spans(k, seq.hidden, seq.lanes):
+                k.store(k.tensor(y), sink + h, const(0, seq.dtype, lanes))
+    last = k.let(end % 2 * half, "last")
+    for index, value, base in ((1, memory.hidden, last), (2, memory.cell, const(0))):
+        if value is not None and (out := seq.result(index)) is not None:
+            for b in batch:
+                _copy(seq, k, out, seq.state_at(direction, b), value, base + seq.own_at(direction, b))
+
+
+def _begin(
+    seq: Sequence, k: KernelBuilder, state: Value, initial: Value | None, direction: int, batch: tuple[Expr, ...]
+) -> None:
+    for b in batch:
+        own = k.let(seq.own_at(direction, b), "own")
+        for block in k.loop("block", seq.blocks):
+            k.store(k.tensor(state), own + block * seq.lanes, const(0, seq.dtype, seq.lanes))
+        if initial is not None:
+            _copy(seq, k, state, own, initial, seq.state_at(direction, b))
+
+
+def _copy(seq: Sequence, k: KernelBuilder, sink: Value, to: Expr, source: Value, at: Expr) -> None:
+    """The hidden units of one row."""
+    for h, lanes in spans(k, seq.hidden, seq.lanes):
+        k.store(k.tensor(sink), to + h, k.load(k.tensor(source), at + h, lanes))
+
+
+def input_part(seq: Sequence, memory: Memory, now: Moment, row: Expr, gate: int, block: Expr) -> Expr:
+    """The input's part of a gate for a block of units."""
+    return now.k.load(now.k.tensor(memory.inputs), row + block * seq.lanes + gate * seq.hidden, seq.lanes)
+
+
+def gate_sums(
+    seq: Sequence, memory: Memory, now: Moment, block: Expr, gates: range, last: Expr | None = None
+) -> list[Gates]:
+    """Sums of `gates` for a block of units, a list a row; the last gate begins from `last` instead of the input."""
+    k, n, lanes, rows = now.k, len(gates), seq.lanes, len(now.batch)
+    needed = 4 if seq.ctx.target.vector_bits >= 512 else 8
+    sets = max(1, min(needed // (n * rows), seq.hidden, (seq.ctx.target.registers - n - 1) // (n * rows)))
+    total = n * rows
+    acc = k.registers("acc", seq.dtype, total * sets, lanes)
+    for i in range(total * sets):
+        gate = gates[i % n]
+        begin: Expr = const(0, seq.dtype, lanes)
+        if i < total:
+            from_input = last is None or gate != gates[-1]
+            begin = input_part(seq, memory, now, now.inputs[i // n], gate, block) if from_input else last or begin
+        k.store(acc, i, begin)
+    weights, state = k.tensor(memory.weights), k.tensor(memory.hidden)
+    base = k.let((block + now.direction * seq.blocks) * (seq.hidden * n * lanes), "w")
+    sources = [k.let(now.old + seq.own_at(now.direction, b), "h") for b in now.batch]
+    wide = splats_lanes(seq.ctx.target) and lanes == 4
+
+    def columns(c: Expr, steps: int) -> None:
+        lined = [k.let(k.load(state, s + c, steps), "x") for s in sources] if wide and steps % 4 == 0 else []
+        for j in range(steps):
+            at = base + c * (n * lanes)
+            ws = [k.let(k.load(weights, at + (j * n + g) * lanes, lanes), "w") for g in range(n)]
+            for r, source in enumerate(sources):
+                x = k.let(broadcast(lane(lined[r], j) if lined else k.load(state, source + c + j), lanes), "x")
+                for g in range(n):
+                    i = j % sets * total + r * n + g
+                    k.store(acc, i, multiply_add(x, ws[g], k.load(acc, i)))
+
+    unroll = max(sets, 4 if wide else 2)
+    main = seq.hidden // unroll * unroll
+    if main:
+        for c in k.loop("c", main, step=unroll):
+            columns(c, unroll)
+    for c in k.loop("c", seq.hidden, main) if main < seq.hidden else ():
+        columns(c, 1)
+    sums = [k.let(tree_sum([k.load(acc, s * total + i) for s in range(sets)]), "gate") for i in range(total)]
+    return [sums[r * n : (r + 1) * n] for r in range(rows)]
