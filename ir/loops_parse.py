@@ -78,13 +78,20 @@ class _Token:
 
 def parse_program(text: str, weights: bytes | bytearray = b"") -> Program:
     """A program from its text and the bytes of its weights; raises ParseError, also where the weights are others."""
-    return _Parser(text).program(weights)
+    parser = _Parser(text)
+    try:
+        return parser.program(weights)
+    except RecursionError:
+        parser.refuse("nested too deeply")
 
 
 def parse_kernel(text: str) -> Kernel:
     """One kernel from its text; raises ParseError."""
     parser = _Parser(text)
-    kernel = parser.kernel()
+    try:
+        kernel = parser.kernel()
+    except RecursionError:
+        parser.refuse("nested too deeply")
     parser.end()
     return kernel
 
@@ -152,9 +159,11 @@ class _Parser:
             self.fail(f"unexpected '{self.peek.text}'")
 
     def string(self) -> str:
-        value = json.loads(self.take("string"))
-        assert isinstance(value, str)
-        return value
+        text = self.take("string")
+        try:
+            return str(json.loads(text))
+        except ValueError:
+            self.refuse(f"{text} is no string: escapes as in JSON")
 
     def integer(self) -> int:
         text = self.peek.text

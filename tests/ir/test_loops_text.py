@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -166,3 +167,26 @@ def test_programs_of_models_round_trip(
     after = parse_program(text, before.weights)
     assert print_program(after) == text
     assert (after.kernels, after.steps, after.weights) == (before.kernels, before.steps, before.weights)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mutated_text_parses_or_is_refused(seed: int) -> None:
+    """No other exception than ParseError, whatever is cut out, doubled or replaced."""
+    rng = np.random.default_rng(seed)
+    text = print_program(program())[:20000]
+    refused = 0
+    for _ in range(25):
+        at, to = sorted(int(i) for i in rng.integers(0, len(text), 2))
+        to = min(to, at + 12)
+        middle = str(rng.choice(["", text[at:to] * 2, "(", "}", '"\\q"', "9", "-", "f32", "\x00", "é"]))
+        try:
+            parse_program(text[:at] + middle + text[to:], b"weights of a program")
+        except ParseError as error:
+            assert error.where
+            refused += 1
+    assert refused > 12, f"seed {seed}"
+
+
+def test_text_that_nests_too_deeply_is_refused() -> None:
+    with pytest.raises(ParseError, match="nested too deeply"):
+        parse_kernel("kernel k(y: f32[4]) { store y[0] = " + "(" * 20000 + "1" + ")" * 20000 + " }")
