@@ -14,7 +14,7 @@ from .tile import Segment, Tile, choose_tile, segments, splats_lanes
 NEAR_POINTWISE = 0.5
 """Weights of a chunk as a part of the first cache, where every pixel is read once."""
 
-NEAR_WINDOW = 1.0
+NEAR_WINDOW = 0.5
 """Weights of a chunk as a part of the first cache, where pixels are read by several taps."""
 
 
