@@ -9,12 +9,16 @@ PREFIX = "tap:"
 
 
 def tap(graph: Graph) -> None:
-    """Append an output `tap:<ONNX node>` for each node result that is no output yet, in plain layout."""
+    """Append an output `tap:<ONNX node>` for each node result that is no output yet, in plain layout.
+
+    Of several nodes made from one ONNX node the last has its result.
+    """
     taken = set(graph.outputs)
     names = set(graph.output_names)
     copies: list[Node] = []
-    for node in graph.nodes:
-        value, name = node.output, PREFIX + (node.origin[-1] if node.origin else node.output.name)
+    sources = {PREFIX + (n.origin[-1] if n.origin else n.output.name): n for n in graph.nodes}
+    for name, node in sources.items():
+        value = node.output
         if value in taken or name in names or value.type.dtype is DType.STRING or len(node.outputs) > 1:
             continue
         plain = Value(f"{value.name}.tap", value.type.with_layout(PLAIN))

@@ -40,9 +40,10 @@ def _permuted(type_: TensorType, perm: tuple[int, ...]) -> TensorType:
 
 
 def _sink(rw: GraphRewriter, node: Node, operands: list[Value | None], perm: tuple[int, ...], **attrs: object) -> Value:
-    """`node` on operands before the transposition, transposed then."""
+    """`node` on operands before the transposition, transposed then. Its origin says that its value is another one."""
     before = _permuted(node.output.type, _inverse(perm))
-    new = rw.emit(node.op, operands, [before], attrs, origin=node.origin, hint=node.output.name)
+    origin = (*node.origin, f"{node.origin[-1]}.transposed") if node.origin else ()
+    new = rw.emit(node.op, operands, [before], attrs, origin=origin, hint=node.output.name)
     return transpose(rw, node, new.output, perm)
 
 
