@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 
@@ -92,17 +93,33 @@ def _is_blocked_scale(node: Node, index: int) -> bool:
 
 
 def _expanded(ctx: Lowering, node: Node, index: int) -> Value:
-    """Scales or zero points of blocks, one an element."""
+    """Scales or zero points of blocks along an axis, one an element: a constant, or a copy made before the kernel."""
     x, value = node.inputs[0], node.inputs[index]
     assert x is not None and value is not None
-    if value.data is None:
-        raise ctx.unsupported(f"{node.op} with block_size and computed scales is not supported")
     key = (node, index)
     if key not in ctx.memo:
-        axis = node.attrs.get("axis", 1) % x.type.rank
-        data = np.repeat(value.data, node.attrs["block_size"], axis).take(range(x.type.dims[axis]), axis)
-        ctx.memo[key] = ctx.pack("scales", data)
+        axis, size = node.attrs.get("axis", 1) % x.type.rank, node.attrs["block_size"]
+        if value.data is not None:
+            data = np.repeat(value.data, size, axis).take(range(x.type.dims[axis]), axis)
+            ctx.memo[key] = ctx.pack("scales", data)
+        else:
+            ctx.memo[key] = _repeated(ctx, value, x.type.with_dtype(value.type.dtype), axis, size)
     return ctx.memo[key]
+
+
+def _repeated(ctx: Lowering, value: Value, type_: TensorType, axis: int, size: int) -> Value:
+    """Each element `size` times along an axis, up to the extent of `type_`."""
+    copy = Value(f"{ctx.node.output.name}.{value.name}", type_)
+    below, whole = prod(type_.dims[axis + 1 :]), type_.dims[axis]
+    blocks = value.type.dims[axis]
+    k = ctx.kernel()
+    for i in k.loop("i", prod(type_.dims[:axis])):
+        for j in k.loop("j", whole):
+            for r in k.loop("r", below):
+                source = k.load(k.tensor(value), (i * blocks + j / size) * below + r)
+                k.store(k.tensor(copy), (i * whole + j) * below + r, source)
+    k.done("repeat")
+    return copy
 
 
 def _broadcast_type(ctx: Lowering, node: Node, index: int) -> TensorType:
