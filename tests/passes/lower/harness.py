@@ -52,7 +52,7 @@ class Case:
         """What ONNX's reference evaluator gives."""
         node = self.node()
         if not reference.has_function(self.op):
-            return reference.evaluate_node(node, list(self.inputs))
+            return [*reference.evaluate_node(node, list(self.inputs))]
         graph_inputs = [v for v in node.inputs if v is not None and not v.is_constant]
         feeds = {v.name: a for v, a in zip(node.inputs, self.inputs, strict=True) if v is not None and a is not None}
         graph = Graph("case", graph_inputs, [*node.outputs], [node], [v.name for v in node.outputs])
@@ -132,3 +132,22 @@ def in_blocks(case: Case, block: int) -> Graph:
     outputs = [node.output, *node.outputs[1:]]
     graph_inputs = [v for v in node.inputs if v is not None and not v.is_constant]
     return Graph("blocks", graph_inputs, outputs, nodes, [v.name for v in outputs])
+
+
+def fused(nodes: list[Node], inputs: list[Value]) -> Graph:
+    """The nodes as one c2c.Fused group; its inputs are the graph's."""
+    outer = [Value(v.name, v.type) for v in inputs]
+    body = Graph("body", inputs, [nodes[-1].output], nodes, ["y"])
+    result = Value("y", nodes[-1].output.type)
+    group = Node("c2c.Fused", tuple(outer), (result,), {"body": body}, ("group",))
+    return Graph("fused", outer, [result], [group], ["y"])
+
+
+def with_tail(case: Case, factor: Array) -> Graph:
+    """The case, its first result through Abs, times `factor`: as one group. Inputs: the case's, then the factor."""
+    node = case.node()
+    inputs = [v for v in node.inputs if v is not None and not v.is_constant]
+    other = Value("factor", TensorType(DType.of(factor.dtype), factor.shape))
+    size = Node("Abs", (node.output,), (Value("size", node.output.type),))
+    product = Node("Mul", (size.output, other), (Value("product", node.output.type),))
+    return fused([node, size, product], [*inputs, other])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from c2c.ir.graph import Graph, Node, Value
-from c2c.tests.passes.lower.harness import Case, in_blocks, run_graph, run_op, run_ops
+from c2c.tests.passes.lower.harness import Case, fused, in_blocks, run_graph, run_op, run_ops
 
 SEED = 20
 FLOATS = (np.float32, np.float64, np.float16)
@@ -185,7 +185,7 @@ def test_blocked_quantisation() -> None:
         check([Case("DequantizeLinear", [q, scale, zero], attrs, constants)], rtol=1e-6)
 
 
-SHAPES = [
+SHAPES: list[list[tuple[int, ...]]] = [
     [(), ()], [(1,), (1, 1)], [(7,), ()], [(100, 1), (1, 33)], [(2, 3, 4, 5), (3, 1, 5)], [(64,), (3, 1, 64)],
     [(5, 1, 3), (1, 70, 1)], [(0, 3), (3,)], [(2, 1, 9, 1, 3), (4, 1, 2, 1)],
 ]  # fmt: skip
@@ -210,15 +210,6 @@ def test_blocked_layout(block: int, channels: int) -> None:
             graph = in_blocks(Case("Mul", [x, y], constants=constants), block)
             (got,) = run_graph(graph, [x] if constants else [x, y])
             np.testing.assert_array_equal(got, x * y, err_msg=f"{shape} {constants}")
-
-
-def fused(nodes: list[Node], inputs: list[Value]) -> Graph:
-    """The nodes as one c2c.Fused group; its inputs are the graph's."""
-    outer = [Value(v.name, v.type) for v in inputs]
-    body = Graph("body", inputs, [nodes[-1].output], nodes, ["y"])
-    result = Value("y", nodes[-1].output.type)
-    group = Node("c2c.Fused", tuple(outer), (result,), {"body": body}, ("group",))
-    return Graph("fused", outer, [result], [group], ["y"])
 
 
 def chain(arrays: list[Any]) -> Iterator[tuple[Graph, Any]]:

@@ -34,7 +34,7 @@ def erf(x: float) -> float:
 
 
 def gelu(x: Array) -> Array:
-    return x * np.vectorize(math.erfc)(-x / math.sqrt(2)) / 2
+    return np.asarray(x * np.vectorize(math.erfc)(-x / math.sqrt(2)) / 2)
 
 
 def mish(x: Array) -> Array:

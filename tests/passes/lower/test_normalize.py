@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from c2c.tests.passes.lower.harness import Case, in_blocks, run_graph, run_op, run_ops
+from c2c.tests.passes.lower.harness import Case, in_blocks, run_graph, run_op, run_ops, with_tail
 
 SEED = 50
 
@@ -49,7 +49,7 @@ def test_instance_and_batch_normalization(shape: tuple[int, ...]) -> None:
     for block in (4, 16):
         for case in cases:
             blocks = in_blocks(case, block)
-            (got,) = run_graph(blocks, list(case.inputs), threads=2)  # type: ignore[arg-type]
+            (got,) = run_graph(blocks, list(case.inputs), threads=2)
             np.testing.assert_allclose(got, case.expected()[0], rtol=2e-5, atol=2e-5)
 
 
@@ -68,3 +68,20 @@ def test_mean_far_from_zero() -> None:
     wide = x.astype(np.float64)
     expected = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(run_op("LayerNormalization", [x, ones])[0], expected, atol=2e-4)
+
+
+def test_fused_tail() -> None:
+    x, scale = numbers((2, 6, 4, 30)), numbers((30,))
+    channels = numbers((6,))
+    cases = [
+        Case("LayerNormalization", [x, scale], {"axis": -1}), Case("RMSNormalization", [x, scale], {"axis": -1}),
+        Case("InstanceNormalization", [x, channels, channels]), Case("MeanVarianceNormalization", [x]),
+        Case("LpNormalization", [x], {"axis": 2}), Case("LRN", [x[:, :2]], {"size": 3}),
+        Case("Softmax", [x], {"axis": 1}), Case("Softmax", [x], {"axis": -1}), Case("LogSoftmax", [x], {"axis": 0}),
+    ]  # fmt: skip
+    for case in cases:
+        for factor in (numbers((30,), seed=3), numbers(case.inputs[0].shape, seed=3), numbers((1, 1, 4, 1))):
+            inputs = [a for a in case.inputs if a is not None]
+            (got,) = run_graph(with_tail(case, factor), [*inputs, factor])
+            expected = np.abs(case.expected()[0]) * factor
+            np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5, err_msg=f"{case.op} {factor.shape}")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from c2c.tests.passes.lower.harness import Case, in_blocks, run_graph, run_ops
+from c2c.tests.passes.lower.harness import Case, in_blocks, run_graph, run_ops, with_tail
 
 SEED = 31
 SUMS = ("ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp")
@@ -33,7 +33,7 @@ def reduce_case(op: str, x: Any, axes: list[int] | None, keepdims: int = 1) -> C
 def check(cases: list[Case], rtol: float, threads: int = 1) -> None:
     for case, found in zip(cases, run_ops(cases, threads=threads), strict=True):
         for got, expected in zip(found, case.expected(), strict=True):
-            label = f"{case.op} {case.inputs[0].shape} {case.inputs[0].dtype} {case.inputs[1:]} {case.attrs}"  # type: ignore[union-attr]
+            label = f"{case.op} {case.inputs[0].shape} {case.inputs[0].dtype} {case.inputs[1:]} {case.attrs}"
             assert got.shape == expected.shape, label
             tolerance = 0 if expected.dtype.kind in "iub" else rtol
             np.testing.assert_allclose(
@@ -52,7 +52,7 @@ PATTERNS: list[tuple[tuple[int, ...], list[int] | None]] = [
 def test_axes(op: str) -> None:
     cases = [reduce_case(op, numbers(shape), axes, k) for k, (shape, axes) in enumerate(PATTERNS * 2)]
     for i, case in enumerate(cases):
-        case.attrs["keepdims"] = i // len(PATTERNS)  # type: ignore[index]
+        case.attrs["keepdims"] = i // len(PATTERNS)
     check(cases, 1e-5)
 
 
@@ -116,3 +116,15 @@ def test_results_do_not_depend_on_threads() -> None:
     ]
     for a, b in zip(run_ops(cases), run_ops(cases, threads=4), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("keepdims", (0, 1))
+def test_fused_tail(keepdims: int) -> None:
+    x = numbers((3, 20, 50)) - np.float32(1)
+    for op in ("ReduceMean", "ReduceMax", "ReduceLogSumExp", "ReduceProd"):
+        for axes in ([1], [2], [0, 2], [0, 1]):
+            case = reduce_case(op, x, axes, keepdims)
+            (plain,) = case.expected()
+            factor = numbers(plain.shape[-1:], seed=5)
+            (got,) = run_graph(with_tail(case, factor), [x, factor])
+            np.testing.assert_allclose(got, np.abs(plain) * factor, rtol=1e-5, err_msg=f"{op} {axes}")
