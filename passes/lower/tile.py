@@ -2,7 +2,7 @@
 
 A tile fits when pixels·vectors + vectors + 1 <= registers: the accumulators, one weight vector for each output vector
 and one broadcast input element. Where multiply-adds take a lane of a vector (`splats_lanes`), the pixels' channels are
-held as vectors instead, so pixels·vectors + vectors + pixels <= registers.
+held as vectors instead, so pixels·vectors + vectors + pixels < registers; with all of them in use LLVM spills.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def step_cycles(target: Target, pixels: int, vectors: int) -> float:
 
 
 def fits(target: Target, pixels: int, vectors: int, splat: bool) -> bool:
-    spare = pixels if splat else 1
+    spare = pixels + 1 if splat else 1
     return pixels * vectors + vectors + spare <= target.registers
 
 
