@@ -88,7 +88,9 @@ def axis_taps(k: KernelBuilder, axis: _Axis, x: Expr, mode: str, padding: str) -
     if mode == "nearest":
         x = k.let(unary("round", x), "x")
     if padding == "border":
-        x = k.let(_clamped(x, 0.0, axis.size - 1.0), "x")
+        # ONNX's reference moves only what lies beyond the border, half an element outside of the last centre.
+        inside = binary("ge", x, axis.low) & binary("le", x, axis.high)
+        x = k.let(select(inside, x, _clamped(x, 0.0, axis.size - 1.0)), "x")
     elif padding == "reflection":
         x = k.let(reflected(k, axis, x), "x")
     # Far outside nothing is read, so that the conversion to an integer may be clamped (and a NaN too).
