@@ -9,7 +9,6 @@ import llvmlite.binding as llvm
 from ..ir.errors import CodegenError
 from .target import Target
 
-
 DSE_WALK = 10
 """Stores that dead-store elimination looks back over; LLVM's 90 makes it quadratic in the stores of an unrolled tile,
 and takes four fifths of the time for nothing: hand-shaped kernels store each element once."""

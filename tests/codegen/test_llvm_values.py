@@ -268,7 +268,7 @@ def all_casts() -> Cases:
     for a in TYPES:
         for b in TYPES:
             k = cases.new()
-            value = k.load(k.params[TYPES.index(a)], 0, 16)
+            value = k.load(k.params[TYPES.index(a)], 0, 8)
             if a.is_float and b.is_int:
                 value = select(unary("abs", value) < 100.0, unary("abs", value), 7.0)
             cases.done(cast(value, b))
