@@ -54,7 +54,7 @@ def test_gathers() -> None:
             case("GatherND", noise(2, 5, 6, 7), below(5, 2, 3, 2), batch_dims=1),
             case("GatherND", noise(2, 5, 6, 7), below(2, 4, 2)),
             case("OneHot", below(5, 2, 3), np.array(5), floats([2, 5]), axis=1, constants=(1,)),
-            case("OneHot", np.float32([0, 2, -3]), np.array(5), ints(2, 5), constants=(1,)),
+            case("OneHot", floats([0, 2, -3]), np.array(5), ints(2, 5), constants=(1,)),
             case("ReverseSequence", noise(4, 3, 5), ints(4, 2, 1)),
             case("ReverseSequence", noise(3, 4, 5), ints(4, 2, 1), time_axis=1, batch_axis=0),
         ][:-1]
@@ -138,9 +138,7 @@ COORDINATES = ("half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel"
 
 def resizes(mode: str) -> Iterator[Case]:
     """Every coordinate mode, whole and odd scales, with what goes with `mode`."""
-    switches = (
-        [(0, 0)] if mode == "nearest" else [(0, 0), (1, 0)] if mode == "linear" else list(product((0, 1), (0, 1)))
-    )
+    flags = {"nearest": ((0,), (0,)), "linear": ((0, 1), (0,)), "cubic": ((0, 1), (0, 1))}[mode]
     for c, scale, (antialias, exclude) in product(COORDINATES, ((1, 1, 2, 2), (1, 1, 0.6, 1.7)), product(*flags)):
         yield case(
             "Resize", noise(1, 9, 5, 7), None, floats(scale), mode=mode, coordinate_transformation_mode=c,
@@ -172,7 +170,7 @@ def test_resize_to_sizes_and_regions() -> None:
             *(case("Resize", noise(1, 5, 7, 3), None, None, ints(8, 3), axes=(1, 2), nearest_mode=n, constants=(3,))
               for n in nearest),
             case("Resize", noise(1, 3, 5, 7), None, None, ints(1, 3, 8, 3), mode="linear", constants=(3,)),
-            case("Resize", noise(2, 3, 5, 7, 6), None, np.float32([1, 1, 1.5, 2, 2]), mode="linear", constants=(2,)),
+            case("Resize", noise(2, 3, 5, 7, 6), None, floats([1, 1, 1.5, 2, 2]), mode="linear", constants=(2,)),
             case("Resize", pixels, None, None, ints(2, 7, 5), mode="linear", constants=(3,)),
             case("Resize", noise(1, 1, 5, 7), None, None, ints(9, 9), axes=(2, 3), mode="linear",
                  keep_aspect_ratio_policy="not_larger", constants=(3,)),
@@ -211,7 +209,7 @@ def test_a_grid_far_outside_reads_nothing() -> None:
 
 @pytest.mark.parametrize("mode,ratio", list(product(("avg", "max"), (0, 2))))
 def test_roi_align(mode: str, ratio: int) -> None:
-    boxes = np.float32([[0, 0, 9, 9], [1.5, 2, 4, 6], [-3, -3, 20, 20]])
+    boxes = floats([[0, 0, 9, 9], [1.5, 2, 4, 6], [-3, -3, 20, 20]])
     regions = case(
         "RoiAlign", noise(2, 3, 10, 10), boxes, ints(0, 1, 0), mode=mode, output_height=3, output_width=2,
         sampling_ratio=ratio, spatial_scale=0.8,
