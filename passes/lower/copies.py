@@ -144,6 +144,9 @@ def _emit(
     if x is not None and (tile := _tile(k.ctx, y.dtype, dims)) is not None:
         _transpose(k, (y, x), r, dims, tile, parallel=parallel)
         return True
+    if x is not None and _is_repeat(dims):
+        _repeat(k, (y, x), r, dims, parallel=parallel)
+        return True
     *outer, inner = dims
 
     def row(index: Sequence[Expr]) -> None:
@@ -303,6 +306,36 @@ def transposed(k: KernelBuilder, rows: Sequence[Expr]) -> list[Expr]:
                 block[i + distance] = k.let(shuffle(a, b, high), "s")
         distance //= 2
     return block
+
+
+# ---- repeats ----
+
+
+def _is_repeat(dims: Sequence[Dim]) -> bool:
+    """Whether contiguous elements are each written a few times in a row (nearest neighbour by a whole factor)."""
+    if len(dims) < 2:
+        return False
+    row, times = dims[-2:]
+    return times.src == 0 and times.dst == 1 and row.src == 1 and row.dst == times.size <= 8 and row.size >= 4
+
+
+def _repeat(
+    k: KernelBuilder, buffers: tuple[Buffer, Buffer], r: Region, dims: Sequence[Dim], *, parallel: bool
+) -> None:
+    """One load, and a shuffle and a store for each vector of repeated elements."""
+    (y, x), (*outer, row, times) = buffers, dims
+    factor = times.size
+
+    def body(index: Sequence[Expr]) -> None:
+        at = _offset(r.dst, index, [d.dst for d in outer])
+        begin = _offset(r.src, index, [d.src for d in outer])
+        for i, lanes in vectors(k, row.size, k.ctx.lanes(y.dtype)):
+            loaded = k.let(k.load(x, begin + i, lanes), "r")
+            for part in range(factor):
+                order = tuple((part * lanes + lane) // factor for lane in range(lanes))
+                k.store(y, at + i * factor + part * lanes, shuffle(loaded, None, order))
+
+    nest(k, [d.size for d in outer], body, parallel=parallel)
 
 
 # ---- boxes ----
