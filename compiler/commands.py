@@ -131,7 +131,7 @@ def run_command(a: argparse.Namespace) -> int:
     feeds = verify.feeds_of(compiled, a.input, a.seed)
     outputs = verify.run_compiled(compiled, feeds)
     if a.output:
-        np.savez(a.output, **outputs)
+        np.savez(a.output, allow_pickle=False, **outputs)
     for name, value in outputs.items():
         print(f"{name}: {value.dtype}{list(value.shape)} {np.array2string(value.ravel()[:8], precision=6)}")
     return 0

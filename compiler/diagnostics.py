@@ -140,4 +140,5 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     if not np.isfinite(a).all():
         return float("inf")
     worst = float(np.abs(a - b).max())
-    return worst / max(float(np.abs(b).max()), np.finfo(np.float32).tiny) if worst else 0.0
+    scale = max(float(np.abs(b).max()), float(np.finfo(np.float32).tiny))
+    return worst / scale

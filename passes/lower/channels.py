@@ -6,12 +6,15 @@ Vectors of a blocked result reach beyond the last channel; an operand in plain l
 from __future__ import annotations
 
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...ir.graph import Value
 from ...ir.types import TensorType
-from .context import Lowering
+
+if TYPE_CHECKING:
+    from .context import Lowering
 
 
 def whole_blocks(ctx: Lowering, value: Value, type_: TensorType) -> tuple[Value, TensorType]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from ...ir.errors import UnsupportedOpError
 from ...ir.graph import Node, Value, constant
 from ...ir.loops import Buffer, Builder, Const, Expr, Kernel, Operand, as_expr, broadcast, ramp
 from ...ir.types import DType, TensorType
+from .channels import whole_blocks
 
 INDEX = Const(DType.I64, 1, 0)
 
@@ -91,8 +93,6 @@ class KernelBuilder(Builder):
         skip = len(site.coords) - type_.rank
         axis = (site.axis if site.axis >= 0 else len(site.coords) - 1) - skip
         if site.lanes > 1 and axis + skip == 1 and self.ctx.output.type.layout.block:
-            from .channels import whole_blocks  # it imports this module
-
             value, type_ = whole_blocks(self.ctx, value, type_)
         buffer, dims = self.tensor(value), type_.dims
         coords = [INDEX if dims[i] == 1 else c for i, c in enumerate(site.coords[skip:])]
@@ -161,8 +161,7 @@ class Lowering:
 
     def epilogue(self, k: KernelBuilder, site: Site, result: Expr) -> Expr:
         """The fused elementwise tail applied to a vector of the anchor's results; identity without a tail."""
-        from .elementwise import evaluate  # the table of elementwise operators; it imports this module
-
+        (evaluate,) = _EVALUATE
         known: dict[Value, Expr] = {self.node.output: k.let(result) if self.tail else result}
         for node in self.tail:
             known[node.output] = k.let(evaluate(k, node, site, known))
@@ -170,6 +169,18 @@ class Lowering:
 
     def unsupported(self, what: str, remedy: str = "") -> UnsupportedOpError:
         return UnsupportedOpError(what, where=self.node.where, remedy=remedy)
+
+
+Evaluate: TypeAlias = Callable[[KernelBuilder, Node, Site, dict[Value, Expr]], Expr]
+"""The expression of an elementwise node at a site; operands are known or read."""
+_EVALUATE: list[Evaluate] = []
+
+
+def evaluates(function: Evaluate) -> Evaluate:
+    """Register the one evaluator of elementwise nodes; it rests on this module, epilogues rest on it."""
+    assert not _EVALUATE, "there is one table of elementwise operators"
+    _EVALUATE.append(function)
+    return function
 
 
 LOWERINGS: dict[str, Callable[[Lowering], None]] = {}

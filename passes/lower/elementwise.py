@@ -12,7 +12,7 @@ from ...ir.loops import Const, Expr, broadcast, cast
 from ...ir.ops import OPS, Kind
 from ...ir.types import DType, TensorType
 from . import elementwise_activation, elementwise_convert
-from .context import KernelBuilder, Lowering, Site, lowers
+from .context import KernelBuilder, Lowering, Site, evaluates, lowers
 from .elementwise_table import EXACT, RULES, Application
 from .strided import StridedKernel, strided_loops, widest
 
@@ -23,6 +23,7 @@ ALONG_AXIS = ("QuantizeLinear", "DequantizeLinear", "BatchNormalization")
 """Operators whose further operands are numbers along one axis of the first."""
 
 
+@evaluates
 def evaluate(k: KernelBuilder, node: Node, site: Site, known: dict[Value, Expr]) -> Expr:
     """The result of an elementwise node at a site: operands from `known`, immediate numbers, or read from memory.
 
