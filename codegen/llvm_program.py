@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import prod
 from pathlib import Path
 
-from ..ir.loops import Program, Slot, Step
+from ..ir.loops import Bytes, Program, Slot, Step
 from .llvm_kernel import Loops, iterations, kernel_text
 from .llvm_machine import assembly_text, object_bytes
 from .object_file import WEIGHTS_SECTIONS
@@ -53,7 +53,7 @@ def write_object(program: Program, target: Target, path: Path | str, *, embed_we
         stream.write(weights)
 
 
-def _object(program: Program, target: Target, embed_weights: bool) -> tuple[bytes | bytearray, bytearray]:
+def _object(program: Program, target: Target, embed_weights: bool) -> tuple[bytes | bytearray, Bytes]:
     """The object up to its weights, and the weights."""
     obj = object_bytes(emit_llvm(program, target, embed_weights=embed_weights), target)
     if not embed_weights or not program.weights:

@@ -138,7 +138,7 @@ def load(folder: Path | str) -> CompiledModel:
         name = manifest["name"]
         obj = (folder / f"{name}.o").read_bytes()
         embedded = manifest["options"]["weights"] == "embed"
-        weights = None if embedded else (folder / f"{name}.weights").read_bytes()
+        weights = None if embedded else np.memmap(folder / f"{name}.weights", np.uint8, "r")
         inputs = [_port(r) for r in manifest["inputs"]]
         outputs = [_port(r) for r in manifest["outputs"]]
         expected = manifest["sha256"][f"{name}.o"]

@@ -297,6 +297,9 @@ class Kernel:
         return first if isinstance(first, For) and first.kind == "parallel" else None
 
 
+Bytes: TypeAlias = bytearray | memoryview
+"""A model's weights; a memoryview at a 64-byte boundary is what `plan_memory` makes."""
+
 Base: TypeAlias = Literal["arena", "weights", "input", "output"]
 
 
@@ -338,7 +341,7 @@ class Program:
     kernels: dict[str, Kernel]
     steps: tuple[Step, ...]
     arena_bytes: int
-    weights: bytearray
+    weights: Bytes
     threads: int = 1
     notes: dict[str, str] = field(default_factory=dict)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..ir.errors import PassError
 from ..ir.graph import Graph, Value
-from ..ir.loops import Slot
+from ..ir.loops import Bytes, Slot
 from .lower.context import Call
 from .views import View, locate
 
@@ -35,7 +35,7 @@ class MemoryPlan:
     slots: dict[Value, Slot]
     arena_bytes: int
     lower_bound: int
-    weights: bytearray
+    weights: Bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def _caller_slots(graph: Graph, views: Mapping[Value, View]) -> dict[Value, Slot
     return slots
 
 
-def _lay_weights(constants: Sequence[Value], slots: dict[Value, Slot], kept: Set[Value] | None) -> bytearray:
+def _lay_weights(constants: Sequence[Value], slots: dict[Value, Slot], kept: Set[Value] | None) -> Bytes:
     """Byte image of constants in order; adds their slots. Arrays of those not in `kept` are dropped once copied."""
     known: dict[tuple[int, bytes], list[tuple[int, Value]]] = {}
     offsets: list[int] = []
@@ -113,7 +113,7 @@ def _lay_weights(constants: Sequence[Value], slots: dict[Value, Slot], kept: Set
         slots[value] = Slot("weights", at)
     if kept is not None:
         _forget_pages(kept)
-    image = bytearray(top)
+    image = _aligned(top)
     view = np.frombuffer(image, np.uint8)
     for at, value in zip(offsets, constants, strict=True):
         data = _bytes(value)
@@ -134,6 +134,13 @@ def _forget_pages(values: Set[Value]) -> None:
         if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             mapped.madvise(mmap.MADV_DONTNEED)
             return
+
+
+def _aligned(size: int) -> memoryview:
+    """Zero bytes at a multiple of ALIGN, so that a model loaded in process runs on them without a copy."""
+    room = np.zeros(size + ALIGN, np.uint8)
+    skip = -room.ctypes.data % ALIGN
+    return room.data[skip : skip + size]
 
 
 def _bytes(value: Value) -> np.ndarray:

@@ -36,7 +36,7 @@ class Loaded:
         name: str,
         *,
         arena_bytes: int,
-        weights: bytes | bytearray | np.ndarray | None = None,
+        weights: bytes | bytearray | memoryview | np.ndarray | None = None,
         threads: int = 1,
     ) -> None:
         self.name, self.threads = name, threads
@@ -92,7 +92,7 @@ class Loaded:
         self._obj = b""
 
 
-def _aligned(data: bytes | bytearray | np.ndarray | None) -> np.ndarray | None:
+def _aligned(data: bytes | bytearray | memoryview | np.ndarray | None) -> np.ndarray | None:
     """The bytes at a 64-byte boundary, copied only where they do not lie at one."""
     if data is None:
         return None
