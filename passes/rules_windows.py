@@ -45,7 +45,11 @@ def _explicit_window(rw: GraphRewriter, node: Node) -> Value | None:
         attrs.setdefault("group", 1)
     if attrs == node.attrs:
         return None
-    return rw.emit_like(node, node.op, node.inputs, **attrs)
+    types = [v.type for v in node.outputs]
+    new = rw.emit(node.op, node.inputs, types, attrs, origin=node.origin, hint=node.output.name)
+    for old, value in zip(node.outputs[1:], new.outputs[1:], strict=True):
+        rw.replace(old, value)
+    return new.output
 
 
 def _merge_pad(rw: GraphRewriter, node: Node) -> Value | None:
