@@ -147,7 +147,8 @@ class GraphRewriter(Rewriter):
 @dataclass(frozen=True)
 class Rule:
     """A local rewrite: `equation` is its law as text; `apply` gives the value to take the place of the first output of
-    a node of one of `ops`, or None to decline. Nodes that a declined application emitted are dropped."""
+    a node of one of `ops`, or None to decline; a new node with as many outputs takes the place of all of them. Nodes
+    that a declined application emitted are dropped."""
 
     name: str
     equation: str
@@ -185,4 +186,7 @@ def _apply_first(rewriter: GraphRewriter, rules: Iterable[Rule], node: Node) -> 
             del nodes[mark:]
             continue
         rewriter.replace(node.output, new)
+        if len(node.outputs) > 1 and new.producer is not None and len(new.producer.outputs) == len(node.outputs):
+            for result, value in zip(node.outputs[1:], new.producer.outputs[1:], strict=True):
+                rewriter.replace(result, value)
         return

@@ -47,8 +47,6 @@ def _explicit_window(rw: GraphRewriter, node: Node) -> Value | None:
         return None
     types = [v.type for v in node.outputs]
     new = rw.emit(node.op, node.inputs, types, attrs, origin=node.origin, hint=node.output.name)
-    for old, value in zip(node.outputs[1:], new.outputs[1:], strict=True):
-        rw.replace(old, value)
     return new.output
 
 

@@ -288,3 +288,12 @@ def test_softmax_with_dropped_dimensions_is_recognised() -> None:
     graph = net.done(net.op("Div", e, total))
     check(graph, "canonicalize", tolerance=2e-6)
     assert op_names(graph) == ["Softmax"]
+
+
+def test_indices_of_a_pool_follow_it() -> None:
+    net = Net()
+    y, at = net.ops("MaxPool", net.input(1, 2, 6, 6), outputs=2, kernel_shape=[2, 2], auto_pad="VALID")
+    graph = net.done(y, at)
+    check(graph, "canonicalize")
+    (node,) = graph.nodes
+    assert "auto_pad" not in node.attrs and list(node.outputs) == graph.outputs
