@@ -8,7 +8,7 @@ from math import isclose
 
 import numpy as np
 
-from ..ir.graph import Node, Value, constant
+from ..ir.graph import Node, Value
 from ..ir.types import DType
 from .base import GraphRewriter
 
@@ -32,11 +32,6 @@ def scalar(value: Value | None) -> float | None:
 
 def near(a: float | None, b: float) -> bool:
     return a is not None and isclose(a, b, rel_tol=SCALAR_TOLERANCE)
-
-
-def inputs(node: Node) -> tuple[Value, ...]:
-    """Inputs of a node that leaves none out."""
-    return tuple(v for v in node.inputs if v is not None)
 
 
 def required(node: Node, index: int = 0) -> Value:
@@ -169,7 +164,3 @@ def reduced_axes(node: Node) -> tuple[int, ...] | None:
 def int_list(values: object) -> tuple[int, ...]:
     """An attribute that holds integers, as a tuple."""
     return tuple(int(v) for v in np.asarray(values).reshape(-1))
-
-
-def ones_like_channels(name: str, size: int, dtype: DType) -> Value:
-    return constant(name, np.ones(size, dtype.numpy))
