@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import struct
 from collections.abc import Iterator
@@ -444,4 +445,6 @@ def _value(text: str) -> int | float | bool:
         bits = int(text[text.index("(") + 1 : -1], 16)
         value: float = struct.unpack("<d", struct.pack("<Q", bits))[0]
         return value
+    if text == "nan":
+        return math.nan  # one object, so that equal constants compare equal
     return int(text) if re.fullmatch(r"-?\d+", text) else float(text)
