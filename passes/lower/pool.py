@@ -1,63 +1,22 @@
-"""Pooling: MaxPool, AveragePool, LpPool and their global forms, over blocked or plain tensors.
+"""Pooling by sliding windows: MaxPool, AveragePool, LpPool, over blocked or plain tensors.
 
-Blocked tensors: lanes are channels, a tile is a run of pixels. Plain tensors: lanes run along the width. Global forms
-sum over all positions at once.
+Blocked tensors: lanes are channels, a tile is a run of pixels. Plain tensors: lanes run along the width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from math import prod
 
-import numpy as np
-
-from ...ir.loops import Buffer, Expr, broadcast, call, cast, const, maximum, ramp, reduce, select, unary
+from ...ir.loops import Buffer, Expr, broadcast, cast, const, ramp, select
 from ...ir.types import DType
 from .context import INDEX, KernelBuilder, Lowering, Site, lowers, offset, strides
 from .conv_kernel import ConvKernel, finish, guarded, pad_operands, tasks, unravel
+from .pool_reduction import ACCUMULATORS, reduction_of
 from .tile import Segment, runs, segments
 from .window import Axis, Window, window
 
-ACCUMULATORS = {DType.F16: DType.F32, DType.BF16: DType.F32}
-"""Types whose sums are kept in a wider one."""
-
 TILE = 8
 """Pixels of a tile: enough results in flight to hide the latency of one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reduction:
-    """`begin`: value over nothing; `step(acc, x)`; `end(acc)` after the last; `average`: divide by the count."""
-
-    begin: float
-    step: Callable[[Expr, Expr], Expr]
-    combine: str
-    end: Callable[[Expr], Expr] = lambda v: v
-    average: bool = False
-
-
-def _reduction(op: str, dtype: DType, p: int) -> Reduction:
-    if "Max" in op:
-        lowest = float("-inf") if dtype.is_float else 0 if dtype is DType.BOOL else int(np.iinfo(dtype.numpy).min)
-        return Reduction(lowest, lambda acc, x: maximum(x, acc), "max")
-    if "Average" in op:
-        return Reduction(0, lambda acc, x: acc + x, "add", average=True)
-    return Reduction(0, lambda acc, x: acc + _power(x, p), "add", lambda v: _root(v, p))
-
-
-def _power(x: Expr, p: int) -> Expr:
-    """|x|^p."""
-    if p == 2:
-        return x * x
-    size = unary("abs", x)
-    return size if p == 1 else call("pow", size, const(float(p), x.dtype, x.lanes))
-
-
-def _root(x: Expr, p: int) -> Expr:
-    if p == 1:
-        return x
-    return unary("sqrt", x) if p == 2 else call("pow", x, const(1 / p, x.dtype, x.lanes))
 
 
 @lowers("MaxPool", "AveragePool", "LpPool")
@@ -74,17 +33,6 @@ def lower_pool(ctx: Lowering) -> None:
     writer(ctx, view).write()
 
 
-@lowers("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
-def lower_global_pool(ctx: Lowering) -> None:
-    """Pooling over all spatial positions: [N, C, *spatial] -> [N, C, 1, …]."""
-    x = ctx.node.inputs[0]
-    assert x is not None
-    if x.type.layout.block:
-        _global_blocked(ctx)
-    else:
-        _global_plain(ctx)
-
-
 class _Pool:
     """What both forms of a window share."""
 
@@ -94,7 +42,7 @@ class _Pool:
         self.ctx, self.window, self.k, self.x = ctx, view, k, x
         self.dtype = x.type.dtype
         self.acc = ACCUMULATORS.get(self.dtype, self.dtype)
-        self.reduction = _reduction(ctx.node.op, self.dtype, ctx.node.attrs.get("p", 2))
+        self.reduction = reduction_of(ctx.node.op, self.dtype, ctx.node.attrs.get("p", 2))
         self.source = k.tensor(x, "x")
         include = ctx.node.attrs.get("count_include_pad", 0)
         self.counted = [a.padded() if include else a for a in view.axes]
@@ -236,7 +184,7 @@ def _max_pool_with_indices(ctx: Lowering, view: Window) -> None:
     k, x, node = ctx.kernel(), ctx.node.inputs[0], ctx.node
     assert x is not None
     source, dtype = k.tensor(x, "x"), x.type.dtype
-    lowest = _reduction("MaxPool", dtype, 0).begin
+    lowest = reduction_of("MaxPool", dtype, 0).begin
     dims = (*x.type.dims[:2], view.d.out, view.h.out)
     for t in tasks(ctx, k, prod(dims) * view.w.out * view.taps, prod(dims)):
         n, c, d, h = unravel(k, t, dims)
@@ -276,81 +224,3 @@ def _flat_index(ctx: Lowering, view: Window, n: Expr, c: Expr, at: list[Expr]) -
         total = total + position * step
         step *= axis.size
     return total
-
-
-def _global_blocked(ctx: Lowering) -> None:
-    x = ctx.node.inputs[0]
-    assert x is not None
-    k, lanes, dtype = ConvKernel(ctx), x.type.layout.block, x.type.dtype
-    acc_type = ACCUMULATORS.get(dtype, dtype)
-    reduction = _reduction(ctx.node.op, dtype, ctx.node.attrs.get("p", 2))
-    batch, channels = x.type.dims[:2]
-    blocks, pixels = -(-channels // lanes), prod(x.type.dims[2:])
-    whole = pad_operands(ctx, lanes) or _is_row(ctx, lanes)
-    last = lanes if whole else channels - (blocks - 1) * lanes
-    source = k.tensor(x, "x")
-    several = last < lanes
-    for t in tasks(ctx, k, batch * blocks * pixels * lanes, batch * blocks):
-        n, block = unravel(k, t, (batch, blocks))
-        acc = k.registers("acc", acc_type, 4, lanes)
-        for i in range(4):
-            k.store(acc, i, const(reduction.begin, acc_type, lanes))
-        origin = k.let(t * (pixels * lanes), "x")
-        main = pixels // 4 * 4
-        for begin, end, step in ((0, main, 4), (main, pixels, 1)):
-            for p in k.loop("p", end, begin, step) if begin < end else ():
-                for i in range(step):
-                    value = k.let(cast(k.load(source, origin + p * lanes + i * lanes, lanes), acc_type), "v")
-                    k.store(acc, i, reduction.step(k.load(acc, i), value))
-        total = _combined(reduction, [k.load(acc, i) for i in range(4)])
-        value = k.let(_global_end(reduction, total, pixels, dtype), "y")
-        coords = (n, block * lanes, *(INDEX,) * (x.type.rank - 2))
-        for valid, cond in ((lanes, block < blocks - 1), (last, block >= blocks - 1)) if several else ((lanes, None),):
-            for _ in guarded(k, cond if cond is not None else block < blocks, several):
-                finish(k, coords, valid, value)
-    k.done("pool_global")
-
-
-def _is_row(ctx: Lowering, lanes: int) -> bool:
-    """Whether the channels of a plain result are whole vectors."""
-    return ctx.node.output.type.dims[1] % lanes == 0
-
-
-def _global_plain(ctx: Lowering) -> None:
-    x = ctx.node.inputs[0]
-    assert x is not None
-    k, dtype = ctx.kernel(), x.type.dtype
-    acc_type = ACCUMULATORS.get(dtype, dtype)
-    reduction = _reduction(ctx.node.op, dtype, ctx.node.attrs.get("p", 2))
-    batch, channels, pixels = *x.type.dims[:2], prod(x.type.dims[2:])
-    lanes = min(ctx.lanes(acc_type), 1 << (pixels.bit_length() - 1))
-    source = k.tensor(x, "x")
-    for t in tasks(ctx, k, batch * channels * pixels, batch * channels):
-        n, c = unravel(k, t, (batch, channels))
-        origin = k.let(t * pixels, "x")
-        main = pixels // lanes * lanes
-        acc = k.registers("acc", acc_type, 1, lanes)
-        k.store(acc, 0, const(reduction.begin, acc_type, lanes))
-        for p in k.loop("p", main, step=lanes):
-            value = k.let(cast(k.load(source, origin + p, lanes), acc_type), "v")
-            k.store(acc, 0, reduction.step(k.load(acc, 0), value))
-        one = k.registers("sum", acc_type, 1, 1)
-        k.store(one, 0, reduce(reduction.combine, k.load(acc, 0)))
-        for p in k.loop("p", pixels, main) if main < pixels else ():
-            value = k.let(cast(k.load(source, origin + p), acc_type), "v")
-            k.store(one, 0, reduction.step(k.load(one, 0), value))
-        site = Site((n, c, *(INDEX,) * (x.type.rank - 2)))
-        value = _global_end(reduction, k.load(one, 0), pixels, dtype)
-        k.write(ctx.output, site, ctx.epilogue(k, site, value))
-    k.done("pool_global_planar")
-
-
-def _combined(reduction: Reduction, parts: list[Expr]) -> Expr:
-    join = maximum if reduction.combine == "max" else (lambda a, b: a + b)
-    return join(join(parts[0], parts[1]), join(parts[2], parts[3]))
-
-
-def _global_end(reduction: Reduction, total: Expr, pixels: int, dtype: DType) -> Expr:
-    if reduction.average:
-        total = total / float(pixels)
-    return cast(reduction.end(total), dtype)

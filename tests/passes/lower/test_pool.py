@@ -104,3 +104,12 @@ def test_ceil_mode_does_not_count_beyond_the_padding() -> None:
     attrs = {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1, "count_include_pad": 1, "pads": [0, 0, 0, 0]}
     (got,) = run_ops([Case("AveragePool", [x], attrs)])[0]
     np.testing.assert_allclose(got, np.ones((1, 1, 2, 2), np.float32), rtol=1e-6)
+
+
+@pytest.mark.parametrize("blocked", [True, False])
+def test_long_average_keeps_its_digits(blocked: bool) -> None:
+    """The sum of 40,000 numbers is good to a few roundings, not to the square root of their count."""
+    x = np.random.default_rng(SEED).uniform(0, 1, (1, 8, 200, 200)).astype(np.float32)
+    case = Case("GlobalAveragePool", [x])
+    (got,) = run_graph(in_blocks(case, LANES), [x]) if blocked else run_ops([case])[0]
+    np.testing.assert_allclose(got, x.astype(np.float64).mean(axis=(2, 3), keepdims=True), rtol=6e-7)
