@@ -10,7 +10,7 @@ import numpy as np
 from onnx import TensorProto, numpy_helper
 
 import c2c
-from c2c.ir.errors import C2CError
+from c2c.ir.errors import C2CError, PassError, RunError, VerifyError
 
 from .cases import NodeTest
 
@@ -19,16 +19,21 @@ PASSED, REFUSED, WRONG, CRASHED = "passed", "refused", "wrong", "crashed"
 ROUNDING = {"bfloat16": 2**-6, "float16": 2**-9}
 """Two units in the last place: ONNX's own runner grants them to bfloat16; expected values round after every step."""
 
+DEFECTS = (PassError, VerifyError, RunError)
+"""Errors that blame the compiler, or this runner, but not the model: no refusal."""
+
 _PIN = re.compile(r"--value (\S+?)=")
 
 
 @dataclass(frozen=True)
 class Result:
-    """outcome, the first line of the error or difference, and the inputs whose values were made constants."""
+    """outcome, the first line of the error or difference, the inputs whose values were made constants, and whether
+    these were all of them: then the importer computed the result, and the object only copies it."""
 
     outcome: str
     detail: str = ""
     pinned: tuple[str, ...] = ()
+    folded: bool = False
 
     def record(self) -> dict[str, Any]:
         return asdict(self)
@@ -53,6 +58,8 @@ def _run(test: NodeTest, inputs: list[Any], expected: list[Any], target: str) ->
             model = c2c.compile(test.model, target, values={n: feeds[n] for n in pinned}, name="m")
             got = model.run({n: a for n, a in feeds.items() if n not in pinned})
             break
+        except DEFECTS as e:
+            return Result(CRASHED, f"{type(e).__name__}: {_line(e)}", tuple(pinned))
         except C2CError as e:
             refusal = refusal if refusal is not None and not _PIN.search(str(refusal)) else e
             more = to_pin(e, feeds, pinned)
@@ -62,7 +69,8 @@ def _run(test: NodeTest, inputs: list[Any], expected: list[Any], target: str) ->
         except Exception as e:  # anything else is a defect, whatever its class
             return Result(CRASHED, f"{type(e).__name__}: {_line(e)}", tuple(pinned))
     difference = compare(list(got.values()), expected, test.rtol, test.atol)
-    return Result(WRONG, difference, tuple(pinned)) if difference else Result(PASSED, "", tuple(pinned))
+    outcome = WRONG if difference else PASSED
+    return Result(outcome, difference, tuple(pinned), folded=all(n in pinned for n in feeds))
 
 
 def to_pin(error: C2CError, feeds: dict[str, Any], pinned: list[str]) -> list[str]:

@@ -39,6 +39,7 @@ def page(results: Mapping[str, Result]) -> str:
     """The table of operators, in Markdown."""
     total = Counter(r.outcome for r in results.values())
     pinned = sum(1 for r in results.values() if r.outcome == PASSED and r.pinned)
+    folded = sum(1 for r in results.values() if r.outcome == PASSED and r.folded)
     groups: dict[str, list[Result]] = defaultdict(list)
     for name, result in results.items():
         groups[node_tests()[name].operator].append(result)
@@ -58,8 +59,10 @@ and run in process:
 | {total[PASSED]} | {total[REFUSED]} | {total[WRONG]} | {total[CRASHED]} |
 
 {pinned} of those that passed make an input a constant (`--value NAME=…`), because it decides a shape or a table: the
-memory of a compiled model is planned before it runs. The column *pinned* counts them. Results are compared with each
-test's own tolerance; relative tolerance at least two units in the last place for half types ({rounding}).
+memory of a compiled model is planned before it runs. The column *pinned* counts them. In {folded} tests
+no input is left then (or there was none): the compiler computes the result and the object copies it. Results are
+compared with each test's own tolerance; relative tolerance at least
+two units in the last place for half types ({rounding}).
 Expected values that are rounding noise where the result is zero: {noise}.
 
 *by*: `kernel` — a lowering of its own; `definition` — ONNX's function body, compiled; `fold` — computed by the importer
