@@ -12,7 +12,7 @@ from ..codegen.target import Target
 from ..ir.errors import C2CError
 from ..ir.graph import Graph, Node
 from ..ir.ops import op as op_row
-from ..passes.lower import is_lowered, lower_node
+from ..passes.lower import is_lowered, is_refused, lower_node
 from .diagnostics import PassObserver
 from .driver import optimise
 from .onnx_import import import_model
@@ -67,6 +67,7 @@ def _operator_problems(graph: Graph, complete: bool) -> list[Problem]:
     missing = [
         _problem(n, C2CError(f"operator {n.op} is not supported", where=n.where)) for n in graph.nodes if _lacks(n)
     ]
+    missing += [p for n in graph.nodes if is_refused(n.op) and (p := _try(n, Target.parse(TARGET))) is not None]
     if missing or not complete:
         return missing
     options = CompileOptions(Target.parse(TARGET), winograd_error=0)

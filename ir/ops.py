@@ -65,7 +65,9 @@ OPS: dict[str, OpDef] = {
     ),
     **_rows(Kind.ANCHOR, "Conv ConvTranspose Gemm MatMul c2c.WinogradConv"),
     **_rows(
-        Kind.OPAQUE, "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial", pure=False
+        Kind.OPAQUE,
+        "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial ImageDecoder",
+        pure=False,
     ),
     **_rows(Kind.OPAQUE, "c2c.Fused"),
 }

@@ -6,11 +6,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import c2c
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+import c2c
 
 ROOT = Path(__file__).parent.parent
 assert Path(c2c.__file__).parent == ROOT, f"tests import c2c from {c2c.__file__}: run make setup in this checkout"

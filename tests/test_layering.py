@@ -18,7 +18,13 @@ ROOMS = {
 }
 LIBRARIES = {
     "onnx": {"compiler/", "ir/reference"},
-    "llvmlite": {"codegen/llvm_", "codegen/target.py", "runtime_stub/loader.py", "runtime_stub/pool.py", "compiler/bundle.py"},
+    "llvmlite": {
+        "codegen/llvm_",
+        "codegen/target.py",
+        "runtime_stub/loader.py",
+        "runtime_stub/pool.py",
+        "compiler/bundle.py",
+    },
     "onnxruntime": set(),
 }
 """Path prefixes that may import a library; any other use is an error."""

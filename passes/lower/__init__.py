@@ -12,13 +12,19 @@ from ...ir.graph import Graph, Node, Value
 from ...ir.types import DType
 from .context import LOWERINGS, Call, Lowering, lowers
 
-__all__ = ["Call", "Lowering", "is_lowered", "lower_graph", "lower_node", "lowers"]
+__all__ = ["Call", "Lowering", "is_lowered", "is_refused", "lower_graph", "lower_node", "lowers"]
 
 
 def is_lowered(op: str) -> bool:
     """Whether an operator has a lowering (or is a group of such)."""
     _load()
     return op == "c2c.Fused" or op in LOWERINGS
+
+
+def is_refused(op: str) -> bool:
+    """Whether an operator is known and refused in every form (`refused.py` has the reasons)."""
+    _load()
+    return op in LOWERINGS and LOWERINGS[op].__module__ == f"{__name__}.refused"
 
 
 def lower_graph(graph: Graph, target: Target, threads: int, placed: frozenset[Value] = frozenset()) -> list[Call]:
