@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,7 +80,7 @@ def peak(seconds: float) -> float:
     step = Step("peak", (Slot("output"),), "peak_step")
     program = Program("peak_of", (), (port,), {"peak": k.kernel("peak")}, (step,), 0, bytearray())
     loaded = Loaded(emit_object(program, target), program.name, arena_bytes=0)
-    best = least(lambda: loaded.trace([], [np.zeros(chains * lanes, np.float32)], 1)[0], seconds)
+    best = least(lambda: float(loaded.trace([], [np.zeros(chains * lanes, np.float32)], 1)[0]), seconds)
     return 2 * chains * lanes * rounds / best
 
 
@@ -114,15 +115,15 @@ def measure(layer: Layer, seconds: float) -> float:
     )
     mine = [i for i, call in enumerate(calls) if call.node is nodes[1]]
     feed, result = rng.standard_normal(x.dims).astype(np.float32), np.zeros(y.dims, np.float32)
-    return least(lambda: loaded.trace([feed], [result], len(calls))[mine].sum(), seconds)
+    return least(lambda: float(loaded.trace([feed], [result], len(calls))[mine].sum()), seconds)
 
 
-def least(run, seconds: float) -> float:  # type: ignore[no-untyped-def]
+def least(run: Callable[[], float], seconds: float) -> float:
     """The least of many measurements."""
     run()
     end, best = time.perf_counter() + seconds, float("inf")
     while time.perf_counter() < end:
-        best = min(best, float(run()))
+        best = min(best, run())
     return best
 
 
