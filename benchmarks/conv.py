@@ -81,7 +81,7 @@ def peak(seconds: float) -> float:
     program = Program("peak_of", (), (port,), {"peak": k.kernel("peak")}, (step,), 0, bytearray())
     loaded = Loaded(emit_object(program, target), program.name, arena_bytes=0)
     best = least(lambda: float(loaded.trace([], [np.zeros(chains * lanes, np.float32)], 1)[0]), seconds)
-    return 2 * chains * lanes * rounds / best
+    return float(2 * chains * lanes * rounds / best)
 
 
 def measure(layer: Layer, seconds: float) -> float:
