@@ -42,6 +42,8 @@ def lower_direct(ctx: Lowering, conv: Convolution) -> None:
     whole = pad_operands(ctx, ctx.lanes()) and (conv.groups == 1 or conv.channels_out % ctx.lanes() == 0)
     if conv.window.is_pointwise and flattens(ctx):
         conv = replace(conv, window=conv.window.merged())
+    elif conv.window.is_column and flattens(ctx):
+        conv = replace(conv, window=conv.window.turned(), weights=conv.weights.swapaxes(3, 4))
     plan = make_plan(ctx, conv, whole)
     _Writer(ctx, plan).write()
 

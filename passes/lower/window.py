@@ -93,6 +93,15 @@ class Window:
     def pixels_in(self) -> int:
         return self.d.size * self.h.size * self.w.size
 
+    @property
+    def is_column(self) -> bool:
+        """Whether the last axis has one position, so that the height may take its place: their strides are equal."""
+        return self.w.is_pointwise and self.w.size == 1 and self.h.size > 1
+
+    def turned(self) -> Window:
+        """A column as a row; coordinates along it stand in the last axis."""
+        return replace(self, h=Axis(), w=self.h)
+
     def merged(self) -> Window:
         """A pointwise window as one axis."""
         assert self.is_pointwise
