@@ -42,9 +42,14 @@ def _permuted(type_: TensorType, perm: tuple[int, ...]) -> TensorType:
 def _sink(rw: GraphRewriter, node: Node, operands: list[Value | None], perm: tuple[int, ...], **attrs: object) -> Value:
     """`node` on operands before the transposition, transposed then. Its origin says that its value is another one."""
     before = _permuted(node.output.type, _inverse(perm))
-    origin = (*node.origin, f"{node.origin[-1]}.transposed") if node.origin else ()
+    origin = _other_value(node)
     new = rw.emit(node.op, operands, [before], attrs, origin=origin, hint=node.output.name)
     return transpose(rw, node, new.output, perm)
+
+
+def _other_value(node: Node) -> tuple[str, ...]:
+    """The origin of a node that stands for `node` but has another value: no tap compares the two."""
+    return (*node.origin, f"{node.origin[-1]}.transposed") if node.origin else ()
 
 
 def _through_elementwise(rw: GraphRewriter, node: Node) -> Value | None:
@@ -139,7 +144,7 @@ def _into_matrix(rw: GraphRewriter, node: Node) -> Value | None:
     order = [inner.index(i) for i in range(len(inner))]
     fresh = rw.constant(weights.name, rows.transpose(*order, len(inner)).reshape(weights.type.dims))
     shape = rw.constant("shape", np.asarray((before.type.dims[0], prod(before.type.dims[1:])), np.int64))
-    straight = rw.emit("Reshape", [before, shape], [flat.output.type], origin=flat.origin, hint=flat.output.name)
+    straight = rw.emit("Reshape", [before, shape], [flat.output.type], origin=_other_value(flat), hint=flat.output.name)
     return rw.emit_like(node, "MatMul", [straight.output, fresh])
 
 
