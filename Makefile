@@ -5,7 +5,7 @@ BIN := .venv/bin
 APT := gcc make qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-all check setup tools clean
+.PHONY: demo test test-all check operators setup tools clean
 
 demo: setup tools
 	$(BIN)/python examples/demo.py
@@ -20,6 +20,10 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Renews docs/operators.md and the expected results from ONNX's own node tests.
+operators: setup
+	$(BIN)/python -m c2c.tests.backend.report
 
 setup: .venv/ready
 
