@@ -22,6 +22,7 @@ from ..ir.errors import (
     UnsupportedOpError,
 )
 from ..ir.graph import Graph, Node, Value, constant
+from ..ir.operands import check_operands
 from ..ir.reference import (
     OPSET,
     dtype_of,
@@ -392,6 +393,7 @@ class Importer:
             return (self.constant(data),)
         self._infer(node)
         check_axis(node)
+        check_operands(node)
         if folds(node) and (results := fold(node)) is not None:
             return tuple(self.constant(r) for r in results)
         if self.expand(op) and has_function(op):

@@ -3,7 +3,8 @@
 1. Single assignment: every value read is a graph input, a constant, or made by an earlier node; names are unique.
 2. Constants hold data of their type, in logical order of axes whatever their layout.
 3. Operators exist, take as many inputs and outputs as their schema says, and know their attributes.
-4. Result types are those that ONNX's inference gives for the inputs (so broadcasting and element types agree).
+4. Result types are those that ONNX's inference gives for the inputs (so broadcasting and element types agree), and
+   operands fit each other where it does not look (`operands.py`).
 5. Layouts: inputs and outputs of the graph are plain; only `c2c.Reorder` changes a layout between equal shapes;
    views are plain; operands of an elementwise node that have its result's shape have its layout.
 6. `c2c.Fused`: see `_check_fused`.
@@ -15,6 +16,7 @@ from typing import Any
 
 from .errors import C2CError, UnknownShapeError, VerifyError
 from .graph import Graph, Node, Value
+from .operands import check_operands
 from .ops import Kind, op
 from .reference import infer_node, schema_of
 from .types import PLAIN
@@ -112,6 +114,7 @@ def _check_schema(node: Node) -> None:
 def _check_types(node: Node) -> None:
     """Rule 4."""
     try:
+        check_operands(node)
         inferred = infer_node(node)
     except UnknownShapeError:
         return
