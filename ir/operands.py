@@ -108,6 +108,11 @@ def _prelu(node: Node) -> None:
     _require(_broadcasts_to(_shape(node, 1), _shape(node, 0)), "the slope does not broadcast to the input", node)
 
 
+def _clip(node: Node) -> None:
+    for value in node.inputs[1:]:
+        _require(value is None or value.type.size == 1, "a bound is one value", node)
+
+
 def _gemm(node: Node) -> None:
     _require(_broadcasts_to(_shape(node, 2), node.output.type.shape), "C does not broadcast to the product", node)
 
@@ -211,6 +216,7 @@ def _reverse_sequence(node: Node) -> None:
 
 _CHECKS: dict[str, Callable[[Node], None]] = {
     "AveragePool": _pool,
+    "Clip": _clip,
     "Conv": _convolution,
     "ConvTranspose": _transposed_convolution,
     "DepthToSpace": _depth_to_space,

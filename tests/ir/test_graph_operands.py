@@ -35,6 +35,7 @@ X = (1, 6, 8, 8)
 GOOD: list[tuple[str, list[Operand], dict[str, Any]]] = [
     ("Conv", [X, (4, 6, 3, 3), (4,)], {}),
     ("Conv", [X, (6, 1, 3, 3)], {"group": 6, "kernel_shape": (3, 3), "auto_pad": "SAME_UPPER"}),
+    ("Clip", [X, (), None], {}),
     ("ConvTranspose", [X, (6, 4, 3, 3), (8,)], {"group": 2}),
     ("MaxPool", [X], {"kernel_shape": (3, 3), "pads": (2, 2, 2, 2)}),
     ("AveragePool", [X], {"kernel_shape": (2, 2), "dilations": (3, 3), "pads": (3, 3, 3, 3)}),
@@ -64,6 +65,7 @@ BAD: list[tuple[str, list[Operand], dict[str, Any], str]] = [
     ("Conv", [X, (4, 6, 3, 3)], {"kernel_shape": (5, 5)}, "kernel_shape .5, 5."),
     ("Conv", [X, (4, 6, 3, 3)], {"auto_pad": "FOO"}, "auto_pad 'FOO' does not exist"),
     ("Conv", [(1, 6, 2, 2), (4, 6, 3, 3)], {}, "the window is larger"),
+    ("Clip", [X, (), (8,)], {}, "a bound is one value"),
     ("ConvTranspose", [X, (5, 4, 3, 3)], {}, "6 channels, the weights take 5"),
     ("ConvTranspose", [X, (6, 4, 3, 3), (6,)], {}, "a bias of 4 values"),
     ("AveragePool", [X], {"kernel_shape": (3, 3), "pads": (3, 0, 0, 0)}, "reach the window's size"),
