@@ -137,6 +137,7 @@ def _entry(program: Program, embedded: bool, embed_weights: bool) -> str:
         f"    if (({aligned}) & 63)",
         "        return 2;",
         *(f"    frame[{i}] = (char *){p};" for i, p in enumerate(pointers)),
+        *(["    (void)frame;"] if not calls else []),
         *calls,
         "    return 0;",
         "}",

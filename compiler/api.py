@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -13,64 +15,78 @@ import onnx
 
 from ..codegen.llvm_program import emit_object
 from ..codegen.target import Target
-from ..ir.errors import OnnxImportError, RunError
+from ..ir.errors import OnnxImportError, OptionsError, RunError
 from ..ir.loops import Port
 from ..ir.types import DType
 from ..runtime_stub.loader import Loaded
-from .bundle import port_record, write_bundle
+from .bundle import write_bundle
 from .driver import Compiled, compile_file
-from .inputs import checked_inputs
-from .names import identifier
+from .inputs import checked_inputs, checked_outputs
+from .names import model_identifier
 from .options import CompileOptions
 
 
 class CompiledModel:
-    """A model loaded in this process. Not for two threads at once: it owns one arena (`clone` gives another)."""
+    """A model loaded in this process. It owns one arena: runs from several threads wait for each other, those of its
+    `clone` do not. loaded: None where the model is for another machine and can only be saved."""
 
     def __init__(
-        self, name: str, inputs: Sequence[Port], outputs: Sequence[Port], loaded: Loaded, compiled: Compiled | None
+        self,
+        name: str,
+        inputs: Sequence[Port],
+        outputs: Sequence[Port],
+        loaded: Loaded | None,
+        compiled: Compiled | None,
     ) -> None:
         self.name = name
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self._loaded = loaded
         self._compiled = compiled
         self._model_sha256 = ""
+        self._running = Lock()
+
+    def clone(self) -> CompiledModel:
+        """The same model with an arena of its own, for another thread."""
+        twin = CompiledModel(self.name, self.inputs, self.outputs, self._loadable().clone(), self._compiled)
+        twin._model_sha256 = self._model_sha256
+        return twin
 
     def run(
         self, feeds: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray] | None = None
     ) -> dict[str, np.ndarray]:
         """Run once. feeds: array by input name, of the declared dtype and shape; contiguous ones are read in place.
         outputs: contiguous arrays to write into, by output name; others are allocated. Raises RunError."""
+        loaded = self._loadable()
         arrays = checked_inputs(self.inputs, feeds)
-        results = [self._result(p, outputs or {}) for p in self.outputs]
-        unknown = [n for n in outputs or {} if n not in {p.name for p in self.outputs}]
-        if unknown:
-            raise RunError(f"the model has no output '{unknown[0]}'")
-        code = self._loaded.run(arrays, results)
+        results = checked_outputs(self.outputs, outputs or {}, arrays)
+        with self._running:
+            code = loaded.run(arrays, results)
         if code:
             raise RunError(f"{self.name}_run returned error {code}")
         return {p.name: r for p, r in zip(self.outputs, results, strict=True)}
 
     def trace(self, feeds: Mapping[str, np.ndarray], steps: int) -> np.ndarray:
         """Nanoseconds of each of the program's `steps` in one run on this thread."""
-        results = [self._result(p, {}) for p in self.outputs]
-        return self._loaded.trace(checked_inputs(self.inputs, feeds), results, steps)
+        loaded = self._loadable()
+        arrays = checked_inputs(self.inputs, feeds)
+        with self._running:
+            return loaded.trace(arrays, checked_outputs(self.outputs, {}, arrays), steps)
 
-    def _result(self, port: Port, given: Mapping[str, np.ndarray]) -> np.ndarray:
-        array = given.get(port.name)
-        if array is None:
-            return np.empty(port.shape, port.dtype.numpy)
-        if array.shape != port.shape or array.dtype != port.dtype.numpy or not array.flags.c_contiguous:
-            raise RunError(f"output '{port.name}' needs a contiguous {port.dtype}{list(port.shape)} array")
-        return array
+    def _loadable(self) -> Loaded:
+        if self._loaded is None:
+            raise RunError(
+                f"{self.name} is for {self.compiled.options.target}, which this machine cannot run",
+                remedy="save it, or run it emulated with c2c run or c2c verify",
+            )
+        return self._loaded
 
     def save(self, folder: Path | str, *, weights: str = "embed", emit: Sequence[str] = ("obj",)) -> dict[str, Any]:
         """Write object, header, example and manifest into `folder`; returns the manifest."""
         if self._compiled is None:
             raise RunError("a model that was loaded from files cannot be saved again", remedy="copy its folder")
         return write_bundle(
-            self._compiled.program, self._compiled.options, Path(folder), weights=weights, emit=tuple(emit),
-            model_sha256=self._model_sha256,
+            self._compiled.program, self._compiled.options, Path(folder), weights=weights,
+            emit=(emit,) if isinstance(emit, str) else tuple(emit), model_sha256=self._model_sha256,
         )  # fmt: skip
 
     @property
@@ -107,11 +123,11 @@ def compile(
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
     options = CompileOptions(
         Target.parse(target),
-        name=identifier(name) if name else model_name(source),
+        name=model_identifier(name) if name else model_name(source),
         threads=threads,
         level=level,
-        dims=dict(dims or {}),
-        shapes={k: tuple(int(d) for d in v) for k, v in (shapes or {}).items()},
+        dims={k: _integer(k, v) for k, v in (dims or {}).items()},
+        shapes={k: tuple(_integer(k, d) for d in _sequence(k, v)) for k, v in (shapes or {}).items()},
         values={k: np.asarray(v) for k, v in (values or {}).items()},
         winograd_error=winograd_error,
     )
@@ -120,13 +136,29 @@ def compile(
     return made
 
 
+def _integer(name: str, size: object) -> int:
+    """A dimension as a plain int, whatever integer type it came in."""
+    try:
+        return operator.index(size)  # type: ignore[arg-type]
+    except TypeError as e:
+        raise OptionsError(f"'{name}' cannot have size {size!r}", remedy="give a whole number") from e
+
+
+def _sequence(name: str, shape: object) -> Sequence[object]:
+    if not isinstance(shape, Sequence | np.ndarray):
+        raise OptionsError(f"'{name}' cannot have shape {shape!r}", remedy="give a tuple of whole numbers")
+    return tuple(shape)
+
+
 def from_compiled(compiled: Compiled) -> CompiledModel:
     """Load what the driver made."""
     program, target = compiled.program, compiled.options.target
-    obj = emit_object(program, target, embed_weights=False) if target.runs_here else b""
-    loaded = Loaded(
-        obj, program.name, arena_bytes=program.arena_bytes, weights=program.weights, threads=program.threads
-    )
+    loaded = None
+    if target.runs_here:
+        obj = emit_object(program, target, embed_weights=False)
+        loaded = Loaded(
+            obj, program.name, arena_bytes=program.arena_bytes, weights=program.weights, threads=program.threads
+        )
     return CompiledModel(program.name, program.inputs, program.outputs, loaded, compiled)
 
 
@@ -138,14 +170,15 @@ def load(folder: Path | str) -> CompiledModel:
         name = manifest["name"]
         obj = (folder / f"{name}.o").read_bytes()
         embedded = manifest["options"]["weights"] == "embed"
-        weights = None if embedded else np.memmap(folder / f"{name}.weights", np.uint8, "r")
+        weights = None if embedded else _mapped(folder / f"{name}.weights")
         inputs = [_port(r) for r in manifest["inputs"]]
         outputs = [_port(r) for r in manifest["outputs"]]
-        expected = manifest["sha256"][f"{name}.o"]
+        files = [f"{name}.o", *([] if embedded else [f"{name}.weights"])]
+        changed = [f for f in files if file_sha256(folder / f) != manifest["sha256"][f]]
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise RunError(f"{folder} is not a bundle of c2c: {e}", remedy="write one with c2c compile") from e
-    if hashlib.sha256(obj).hexdigest() != expected:
-        raise RunError(f"{name}.o is not the object that manifest.json describes", remedy="compile it again")
+    if changed:
+        raise RunError(f"{changed[0]} is not the file that manifest.json describes", remedy="compile it again")
     if not Target.parse(manifest["options"]["target"]).runs_here:
         raise RunError(f"{folder} is for {manifest['options']['target']}, which this machine cannot run")
     loaded = Loaded(obj, name, arena_bytes=manifest["bytes"]["arena"], weights=weights, threads=manifest["threads"])
@@ -153,14 +186,17 @@ def load(folder: Path | str) -> CompiledModel:
 
 
 def _port(record: Mapping[str, Any]) -> Port:
-    port = Port(record["name"], DType(record["dtype"]), tuple(record["shape"]))
-    assert port_record(port) == record
-    return port
+    return Port(record["name"], DType(record["dtype"]), tuple(record["shape"]))
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """A file's bytes, mapped; there is no mapping of an empty file."""
+    return np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
 
 
 def model_name(source: Path | str | bytes) -> str:
-    """The model's name in symbols: that of its file (or of its folder, for one called model.onnx)."""
-    return "model" if isinstance(source, bytes) else identifier(Path(source).stem)
+    """The model's name in symbols and files: that of its file."""
+    return "model" if isinstance(source, bytes) else model_identifier(Path(source).stem)
 
 
 def file_sha256(path: Path | str) -> str:

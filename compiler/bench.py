@@ -86,7 +86,9 @@ def _node_times(
 ) -> tuple[NodeTime, ...]:
     samples: list[list[int]] = [[] for _ in steps]
     end = time.perf_counter() + seconds
-    while len(samples[0]) < MIN_RUNS or time.perf_counter() < end:
+    runs = 0
+    while runs < MIN_RUNS or time.perf_counter() < end:
+        runs += 1
         for sample, nanoseconds in zip(samples, model.trace(feeds, len(steps)), strict=True):
             sample.append(nanoseconds)
     medians = [statistics.median(s) / 1e6 for s in samples]

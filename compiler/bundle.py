@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -18,25 +16,28 @@ import llvmlite.binding
 from ..codegen.c_source import emit_c
 from ..codegen.llvm_program import emit_asm, emit_llvm, write_object
 from ..codegen.object_file import read_object
-from ..ir.errors import CodegenError
+from ..ir.errors import OptionsError
 from ..ir.loops import Port, Program
 from ..ir.loops_text import print_program
 from .header import example, header
 from .options import CompileOptions
+from .output import staged
 from .toolchain import link_shared
 
 EMITS = ("obj", "shared", "c", "llvm", "asm", "ir")
+WEIGHTS = ("embed", "file")
 RUNTIME = Path(__file__).parent.parent / "runtime_stub"
 
 
-@contextmanager
-def staged(folder: Path) -> Iterator[Path]:
-    """A temporary folder whose files move into `folder` only when the block ends without an error."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".c2c-", dir=folder) as made:
-        yield Path(made)
-        for path in sorted(Path(made).iterdir()):
-            path.replace(folder / path.name)
+def check_kinds(emit: Sequence[str], weights: str = "embed") -> None:
+    """Raises OptionsError where a bundle cannot be asked for in this form."""
+    unknown = [e for e in emit if e not in EMITS]
+    if unknown:
+        raise OptionsError(f"unknown output kind '{unknown[0]}'", remedy=f"one of {', '.join(EMITS)}")
+    if not emit:
+        raise OptionsError("no output kind is given", remedy=f"one or more of {', '.join(EMITS)}")
+    if weights not in WEIGHTS:
+        raise OptionsError(f"weights cannot go into '{weights}'", remedy=f"one of {', '.join(WEIGHTS)}")
 
 
 def write_bundle(
@@ -48,10 +49,8 @@ def write_bundle(
     emit: tuple[str, ...] = ("obj",),
     model_sha256: str = "",
 ) -> dict[str, Any]:
-    """Write the bundle into `folder`; returns the manifest. `weights`: "embed" or "file"."""
-    unknown = [e for e in emit if e not in EMITS]
-    if unknown:
-        raise CodegenError(f"unknown output kind '{unknown[0]}'", remedy=f"one of {', '.join(EMITS)}")
+    """Write the bundle into `folder`; returns the manifest. weights: of WEIGHTS. Raises OptionsError, OutputError."""
+    check_kinds(emit, weights)
     embed = weights == "embed"
     with staged(folder) as out:
         for kind in emit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except C2CError as e:
         _report(e, getattr(arguments, "json", False))
         return 1
+    except MemoryError as e:
+        _report(C2CError(f"out of memory: {e}"), getattr(arguments, "json", False))
+        return 1
     except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to flush at exit
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

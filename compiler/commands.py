@@ -23,13 +23,14 @@ from ..ir.graph_text import print_graph
 from ..ir.loops_text import print_program
 from ..passes.base import PassContext, run_pipeline
 from . import api, bench, verify
-from .bundle import write_bundle
+from .bundle import check_kinds, write_bundle
 from .check import Problem, check_model
 from .diagnostics import PassObserver, read_graph
 from .driver import Compiled, Progress, compile_file
 from .inputs import read_array
-from .names import identifier
+from .names import model_identifier
 from .options import CompileOptions, Debug
+from .output import writing
 
 
 def options_of(a: argparse.Namespace) -> CompileOptions:
@@ -38,10 +39,8 @@ def options_of(a: argparse.Namespace) -> CompileOptions:
         tuple(a.print_after), a.print_changed, a.dump_dir, a.verify_each, a.check_each, a.time_passes, a.stop_after,
         a.rewrite_limit,
     )  # fmt: skip
-    if a.threads < 1:
-        raise C2CError(f"--threads {a.threads} makes no sense", remedy="give a number from 1")
     return CompileOptions(
-        Target.parse(a.target), a.name and identifier(a.name) or api.model_name(a.model), a.threads, a.level,
+        Target.parse(a.target), model_identifier(a.name) if a.name else api.model_name(a.model), a.threads, a.level,
         winograd_error=a.winograd_error, debug=debug, **pinned(a),
     )  # fmt: skip
 
@@ -105,8 +104,9 @@ def _compiled(a: argparse.Namespace, **changes: Any) -> Compiled:
 
 
 def compile_command(a: argparse.Namespace) -> int:
-    compiled = _compiled(a)
     kinds = tuple(k for k in a.emit.split(",") if k)
+    check_kinds(kinds)
+    compiled = _compiled(a)
     with progress() as show:
         show("write the object")
         manifest = write_bundle(
@@ -131,7 +131,8 @@ def run_command(a: argparse.Namespace) -> int:
     feeds = verify.feeds_of(compiled, a.input, a.seed)
     outputs = verify.run_compiled(compiled, feeds)
     if a.output:
-        np.savez(a.output, allow_pickle=False, **outputs)
+        with writing(a.output), a.output.open("wb") as stream:
+            np.savez(stream, allow_pickle=False, **outputs)
     for name, value in outputs.items():
         print(f"{name}: {value.dtype}{list(value.shape)} {np.array2string(value.ravel()[:8], precision=6)}")
     return 0
@@ -150,9 +151,8 @@ def _print_problems(model: Path, problems: list[Problem]) -> None:
     if not problems:
         print(f"{model}: can be compiled")
     for p in problems:
-        where = f" node '{p.node}'" if p.node else ""
-        what = f" ({p.op})" if p.op else ""
-        print(f"{p.severity}:{where}{what}: {p.what}" + (f"\n  do: {p.remedy}" if p.remedy else ""))
+        node = f"node '{p.node}' ({p.op}): " if p.op else f"node '{p.node}': " if p.node else ""
+        print(f"{p.severity}: {node}{p.what}" + (f"\n  do: {p.remedy}" if p.remedy else ""))
 
 
 def verify_command(a: argparse.Namespace) -> int:

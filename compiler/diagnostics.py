@@ -19,6 +19,7 @@ from ..ir.verify import verify
 from ..passes.base import Pass
 from .inputs import random_inputs
 from .options import Debug
+from .output import writing
 
 CHECK_TOLERANCE = 1e-4
 """Of a pass that changes the order of float operations, relative to an output's largest value."""
@@ -101,14 +102,15 @@ class PassObserver:
 
 
 def dump_graph(graph: Graph, path: Path) -> None:
-    """Write a graph's text; its large constants go into `constants/HASH.npy` beside it."""
+    """Write a graph's text; its large constants go into `constants/HASH.npy` beside it. Raises OutputError."""
     folder = path.parent / "constants"
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(print_graph(graph))
-    for digest, data in large_constants(graph).items():
-        file = folder / f"{digest}.npy"
-        if not file.exists():
-            np.save(file, data)
+    with writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(print_graph(graph))
+        for digest, data in large_constants(graph).items():
+            file = folder / f"{digest}.npy"
+            if not file.exists():
+                np.save(file, data)
 
 
 def read_graph(path: Path) -> Graph:

@@ -90,10 +90,12 @@ def optimise(graph: Graph, options: CompileOptions, observer: PassObserver) -> G
     """Run the graph passes of the optimisation level, up to `--stop-after`."""
     names = list(pipeline(options.level))
     stop = options.debug.stop_after
+    for name in (*options.debug.print_after, *((stop,) if stop is not None else ())):
+        if name != "all" or name == stop:
+            find_pass(name)
+            if name not in names:
+                raise PassError(f"pass {name} does not run at -O{options.level}", remedy=f"it runs {', '.join(names)}")
     if stop is not None:
-        find_pass(stop)
-        if stop not in names:
-            raise PassError(f"pass {stop} does not run at -O{options.level}", remedy=f"it runs {', '.join(names)}")
         names = names[: names.index(stop) + 1]
     context = PassContext(options.target, options.threads, allow=observer.allow, winograd_error=options.winograd_error)
     run_pipeline(graph, names, context, observer)

@@ -34,6 +34,8 @@ def random_array(type_: TensorType, rng: np.random.Generator) -> np.ndarray:
 def checked_inputs(ports: tuple[Port, ...], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """The arrays of `feeds` in the model's order, contiguous; raises RunError on a wrong name, shape or type."""
     names = [p.name for p in ports]
+    if not isinstance(feeds, Mapping):
+        raise RunError(f"inputs are a {type(feeds).__name__}", remedy=f"give a dict by name: {', '.join(names)}")
     unknown = [n for n in feeds if n not in names]
     if unknown:
         raise RunError(f"the model has no input '{unknown[0]}'", remedy=f"its inputs: {', '.join(names)}")
@@ -54,6 +56,34 @@ def checked_inputs(ports: tuple[Port, ...], feeds: Mapping[str, np.ndarray]) -> 
             )
         arrays.append(np.ascontiguousarray(array))
     return arrays
+
+
+def checked_outputs(
+    ports: tuple[Port, ...], given: Mapping[str, np.ndarray], inputs: list[np.ndarray]
+) -> list[np.ndarray]:
+    """The arrays to write into, in the model's order; those not given are new. Raises RunError on a wrong name, or an
+    array that is not of the port's form, or that shares bytes with an input or with another output."""
+    names = [p.name for p in ports]
+    unknown = [n for n in given if n not in names]
+    if unknown:
+        raise RunError(f"the model has no output '{unknown[0]}'", remedy=f"its outputs: {', '.join(names)}")
+    arrays: list[np.ndarray] = []
+    for port in ports:
+        array = given.get(port.name)
+        if array is None:
+            array = np.empty(port.shape, port.dtype.numpy)
+        elif not _fits(port, array):
+            raise RunError(f"output '{port.name}' needs a writable, contiguous {port.dtype}{list(port.shape)} array")
+        elif any(np.may_share_memory(array, other) for other in (*inputs, *arrays)):
+            raise RunError(f"output '{port.name}' lies on an input or on another output", remedy="give separate arrays")
+        arrays.append(array)
+    return arrays
+
+
+def _fits(port: Port, array: object) -> bool:
+    if not isinstance(array, np.ndarray) or array.shape != port.shape or array.dtype != port.dtype.numpy:
+        return False
+    return bool(array.flags.c_contiguous and array.flags.writeable and array.flags.aligned)
 
 
 def read_array(path: Path, name: str) -> np.ndarray:

@@ -13,9 +13,13 @@ RESERVED = frozenset(
     dynamic_cast explicit export false friend mutable namespace new noexcept not not_eq nullptr operator or or_eq
     private protected public reinterpret_cast static_assert static_cast template this thread_local throw true try
     typeid typename using virtual wchar_t xor xor_eq arena weights parallel
+    NULL EOF stdin stdout stderr errno linux unix near far small interface IN OUT
     """.split()
 )
-"""Words of C99 and C++11, and the header's own fields."""
+"""Words of C99 and C++11, the header's own fields, and macros of system headers."""
+
+TAKEN_FILES = frozenset({"example", "c2c_runtime"})
+"""Stems of the bundle's own C files."""
 
 
 def identifier(text: str) -> str:
@@ -24,15 +28,21 @@ def identifier(text: str) -> str:
     return f"_{name}" if name[0].isdigit() else name
 
 
+def model_identifier(text: str) -> str:
+    """An identifier for a model, whose files are called by it and clash with none of the bundle's."""
+    name = identifier(text)
+    return f"{name}_model" if name.lower() in TAKEN_FILES else name
+
+
 def unique_identifiers(texts: Iterable[str]) -> list[str]:
-    """An identifier for each text, in order, none twice and none reserved."""
+    """An identifier for each text, in order, none reserved and none twice, in whatever case (macros are upper-case)."""
     used: set[str] = set()
     result = []
     for text in texts:
         base = identifier(text)
         name, k = (f"{base}_" if base in RESERVED else base), 1
-        while name in used:
+        while name.lower() in used:
             name, k = f"{base}_{k}", k + 1
-        used.add(name)
+        used.add(name.lower())
         result.append(name)
     return result

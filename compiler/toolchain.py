@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +37,9 @@ PACKAGES = {
 def toolchain(target: Target) -> Toolchain:
     """How to link and run a Linux program for `target` here; raises ToolError that says what to install."""
     if target.os != "linux":
-        raise ToolError(f"no way to run a {target.os} program here", remedy=f"link and run the bundle on {target.os}")
+        raise ToolError(
+            f"programs for {target.os} cannot be linked and run here", remedy=f"link and run the bundle on {target.os}"
+        )
     found = (
         Toolchain("gcc")
         if target.arch == "x86_64"
@@ -57,6 +60,10 @@ def run(command: Sequence[str | Path], cwd: Path | None = None) -> str:
         raise ToolError(f"{line[0]} not found", remedy=f"install {PACKAGES.get(line[0], line[0])}") from e
     except subprocess.TimeoutExpired as e:
         raise ToolError(f"{line[0]} ran longer than {TIMEOUT_SECONDS} s") from e
+    if done.returncode == -signal.SIGILL:
+        raise ToolError(
+            f"{line[0]} met an instruction that this processor lacks", remedy="run it on the target's machine"
+        )
     if done.returncode:
         raise ToolError(
             f"{line[0]} failed with exit code {done.returncode}", where=(done.stderr or done.stdout)[-2000:]

@@ -59,5 +59,13 @@ class ParseError(C2CError):
     """IR text that does not parse; `where` is line:column and the line itself."""
 
 
+class OptionsError(C2CError):
+    """An option has a value that makes no sense."""
+
+
+class OutputError(C2CError):
+    """A file cannot be written where it was asked for."""
+
+
 class RunError(C2CError):
     """Wrong inputs to a compiled model, or an error code that it returned."""

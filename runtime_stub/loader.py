@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import itertools
 from collections.abc import Sequence
@@ -44,6 +45,14 @@ class Loaded:
         self._weights = _aligned(weights)
         self._obj = obj
         self._run: ctypes._FuncPointer | None = None
+
+    def clone(self) -> Loaded:
+        """The same code and weights with another arena."""
+        if self._run is None:
+            self._link()
+        twin = copy.copy(self)
+        twin._arena = aligned_bytes(self._arena.size)
+        return twin
 
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> int:
         """Run on C-contiguous arrays in the model's order; returns NAME_run's code (0: done)."""

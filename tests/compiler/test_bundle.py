@@ -58,7 +58,7 @@ def test_a_changed_object_is_refused(small_cnn: onnx.ModelProto, save: Save, tmp
     c2c_compile(save(small_cnn), dims={"N": 1}, name="m").save(tmp_path / "b")
     obj = tmp_path / "b" / "m.o"
     obj.write_bytes(obj.read_bytes()[:-1] + b"\1")
-    with pytest.raises(RunError, match="not the object"):
+    with pytest.raises(RunError, match="not the file"):
         load(tmp_path / "b")
 
 
@@ -124,3 +124,13 @@ def test_equal_bytes_for_every_hash_seed_and_folder(
         digests.append({f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files})
     assert digests[0] == digests[1]
     assert {"m.o", "m.c", "m.h", "m.ll", "m.loops", "example.c", "manifest.json"} <= digests[0].keys()
+
+
+@pytest.mark.needs("gcc")
+def test_c_of_a_model_without_steps_compiles_strictly(tmp_path: Path) -> None:
+    ports = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [0, 3]) for n in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", ports[:1], ports[1:])
+    c2c_compile(onnx.helper.make_model(graph), name="m").save(tmp_path, emit=("c",))
+    strict = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-c", str(tmp_path / "m.c"), "-o", os.devnull]
+    done = subprocess.run(["gcc", *strict], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

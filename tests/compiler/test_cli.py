@@ -53,6 +53,17 @@ def test_compile_writes_a_bundle(
         (["compile", "MODEL", "--dim", "N=1", "--target", "arm64-noen"], "arm64-neon"),
         (["compile", "MODEL", "--dim", "N=1", "--emit", "exe"], "obj"),
         (["compile", "MODEL", "--dim", "N=1", "--stop-after", "fold"], "no pass"),
+        (["compile", "MODEL", "--dim", "N=1", "--emit", ""], "no output kind"),
+        (["compile", "MODEL", "--dim", "N=1", "-o", "model.onnx"], "cannot write model.onnx"),
+        (["compile", "MODEL", "--dim", "N=1", "-o", "model.onnx/deeper"], "cannot write model.onnx/deeper"),
+        (["compile", "MODEL", "--dim", "N=1", "--threads", "0"], "0 threads"),
+        (["dump", "MODEL", "--dim", "N=1", "--print-after", "fold"], "no pass"),
+        (["dump", "MODEL", "--dim", "N=1", "-O", "0", "--print-after", "fuse"], "does not run at -O0"),
+        (["dump", "MODEL", "--dim", "N=1", "--dump-dir", "model.onnx"], "cannot write model.onnx"),
+        (["dump", "MODEL", "--dim", "N=1", "--rewrite-limit", "-1"], "rewrites"),
+        (["run", "MODEL", "--dim", "N=1", "--output", "nowhere/y.npz"], "cannot write nowhere/y.npz"),
+        (["run", "MODEL", "--dim", "1=1", "--target", "arm64-neon-macos", "--shape", "x=1,3,16,16"], "'1'"),
+        (["bench", "MODEL", "--dim", "N=1", "--target", "arm64-neon"], "cannot run"),
         (["run", "MODEL", "--dim", "N=1", "--input", "z=nothing.npy"], "nothing.npy"),
         (["verify", "MODEL", "--shape", "q=1"], "q"),
     ],
@@ -134,3 +145,26 @@ def test_relative_error_sees_differences() -> None:
     assert relative_error(one * 1.5, one) == 0.5
     assert relative_error(np.array([1.0, np.nan]), np.array([1.0, 1.0])) == float("inf")
     assert relative_error(one[:2], one) == float("inf")
+
+
+def test_a_problem_of_no_node_prints_no_empty_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    assert main(["check", str(tmp_path / "empty.onnx")]) == 1
+    assert capsys.readouterr().out.startswith(f"error: {tmp_path}")
+
+
+def test_bench_of_a_model_without_steps(save: Save) -> None:
+    ports = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [0, 3]) for n in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", ports[:1], ports[1:])
+    assert main(["bench", str(save(onnx.helper.make_model(graph))), "--seconds", "0"]) == 0
+
+
+def test_memory_that_is_not_there_is_an_error(
+    small_cnn: onnx.ModelProto, save: Save, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise MemoryError("64 GiB")
+
+    monkeypatch.setattr("c2c.compiler.verify.random_inputs", none)
+    assert main(["verify", str(save(small_cnn)), "--dim", "N=1"]) == 1
+    assert capsys.readouterr().err == "c2c: error: out of memory: 64 GiB\n"
