@@ -58,7 +58,7 @@ def write_bundle(
         if not embed:
             (out / f"{program.name}.weights").write_bytes(program.weights)
         (out / f"{program.name}.h").write_text(header(program, str(options.target), embed, _version()))
-        (out / "example.c").write_text(example(program))
+        (out / "example.c").write_text(example(program, embed))
         for source in ("c2c_runtime.h", "c2c_runtime.c"):
             shutil.copyfile(RUNTIME / source, out / source)
         manifest = _manifest(program, options, out, embed, emit, model_sha256)

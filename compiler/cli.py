@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ documentation: docs/ (command-line.md lists every option)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 success, 1 a problem in the model or a difference, 2 wrong usage."""
+    if argv is None:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that temporary files go away
     arguments = parser().parse_args(argv)
     if not hasattr(arguments, "command"):
         parser().print_help()

@@ -121,7 +121,7 @@ def header(program: Program, target: str, embedded: bool, version: str) -> str:
 EXAMPLE = """\
 /* Runs {name} once: ./example INPUT.raw... OUTPUT.raw...   (raw files in the model's order; without any: zeros)
  *
- *   cc -O2 example.c {name}.o -lm -o example
+ *   cc -O2 example.c {name}.o{runtime} -lm -o example
  *   cc -O2 -DUSE_THREADS=2 example.c {name}.o c2c_runtime.c -lm -lpthread -o example
  */
 #include "{name}.h"
@@ -181,7 +181,7 @@ int main(int argc, char **argv) {{
 """
 
 
-def example(program: Program) -> str:
+def example(program: Program, embedded: bool) -> str:
     """The text of `example.c`."""
     name, upper = program.name, program.name.upper()
     ins, outs = port_identifiers(program)
@@ -207,4 +207,5 @@ def example(program: Program) -> str:
             f'    printf("\\n");'
         )
     parts = {k: "\n".join(v) for k, v in dict(allocate=allocate, read=read, write=write, show=show).items()}
-    return EXAMPLE.format(name=name, upper=upper, **parts)
+    runtime = "" if embedded else " c2c_runtime.c -lpthread"
+    return EXAMPLE.format(name=name, upper=upper, runtime=runtime, **parts)

@@ -25,13 +25,17 @@ from .toolchain import link_example, run_example
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One value: ONNX node (or output), operator, type, error relative to its largest magnitude."""
+    """One value: ONNX node (or output), operator, type, error relative to its largest magnitude.
+
+    fused: all ONNX nodes that one kernel computes on the way to this value, itself the last.
+    """
 
     name: str
     op: str
     type: str
     error: float
     ok: bool
+    fused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,8 @@ class VerifyReport:
         first = self.first_difference
         if first is not None:
             lines.append(f"first that differs: node '{first.name}' ({first.op}) {first.type}, error {first.error:.2g}")
+            if len(first.fused) > 1:
+                lines.append(f"  its kernel computes {', '.join(first.fused)}")
         return "\n".join([*lines, "right" if self.ok else "WRONG"])
 
 
@@ -76,12 +82,16 @@ def verify_model(
     tapped = compile_file(path, replace(options, taps=True), progress)
     feeds = feeds_of(shipped, inputs, seed)
     progress("reference")
+    fused = {n.origin[-1]: n.origin for n in tapped.graph.nodes if n.origin}
     producers = {n.origin[-1] if n.origin else n.output.name: n for n in shipped.source.nodes}
     expected = evaluate_all(shipped.source, feeds)
     progress(f"run on {options.target}")
     found = run_compiled(tapped, feeds)
     nodes = [
-        _compare(name.removeprefix(PREFIX), producers[name.removeprefix(PREFIX)], value, expected, tolerance)
+        replace(
+            _compare(name.removeprefix(PREFIX), producers[name.removeprefix(PREFIX)], value, expected, tolerance),
+            fused=fused.get(name.removeprefix(PREFIX), ()),
+        )
         for name, value in found.items()
         if name.startswith(PREFIX) and name.removeprefix(PREFIX) in producers
     ]

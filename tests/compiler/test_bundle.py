@@ -134,3 +134,17 @@ def test_c_of_a_model_without_steps_compiles_strictly(tmp_path: Path) -> None:
     strict = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-c", str(tmp_path / "m.c"), "-o", os.devnull]
     done = subprocess.run(["gcc", *strict], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.needs("gcc")
+@pytest.mark.parametrize("weights", ["embed", "file"])
+def test_the_example_builds_as_its_comment_says(
+    small_cnn: onnx.ModelProto, save: Save, tmp_path: Path, weights: str
+) -> None:
+    c2c_compile(save(small_cnn), dims={"N": 1}, name="m").save(tmp_path / "b", weights=weights)
+    lines = (tmp_path / "b" / "example.c").read_text().splitlines()
+    commands = [line.removeprefix(" *   ") for line in lines if line.startswith(" *   cc ")]
+    assert len(commands) == 2
+    for command in commands:
+        subprocess.run(["gcc", *command.split()[1:]], cwd=tmp_path / "b", check=True)
+        subprocess.run(["./example"], cwd=tmp_path / "b", check=True, stdout=subprocess.DEVNULL)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -168,3 +171,21 @@ def test_memory_that_is_not_there_is_an_error(
     monkeypatch.setattr("c2c.compiler.verify.random_inputs", none)
     assert main(["verify", str(save(small_cnn)), "--dim", "N=1"]) == 1
     assert capsys.readouterr().err == "c2c: error: out of memory: 64 GiB\n"
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_compile_leaves_nothing(
+    small_cnn: onnx.ModelProto, save: Save, tmp_path: Path, end: signal.Signals
+) -> None:
+    """The signal arrives while the bundle is being written."""
+    script = (
+        "import os, signal, sys, c2c.compiler.bundle as bundle\n"
+        "from c2c.compiler.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"bundle.header = lambda *_: os.kill(os.getpid(), {int(end)})\n"
+        "sys.exit(main())\n"
+    )
+    command = [sys.executable, "-c", script, "compile", str(save(small_cnn)), "--dim", "N=1", "-o", str(tmp_path / "o")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + end and "Traceback" not in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
