@@ -10,7 +10,7 @@ from .c_expressions import Operators
 from .c_helpers import C_TYPES
 from .c_style import CStyle
 
-_PARALLEL = """\
+PARALLEL = """\
 #ifndef C2C_PARALLEL_DEFINED
 #define C2C_PARALLEL_DEFINED
 typedef void (*c2c_task)(void *frame, int64_t begin, int64_t end, int32_t worker);
@@ -21,6 +21,7 @@ typedef struct c2c_parallel {
 } c2c_parallel;
 #endif
 """
+"""What the generated code and an app agree on for running in parallel; headers carry it with a comment."""
 
 _RUN = """\
 static void {name}_step(const c2c_parallel *parallel, c2c_task task, void *frame, int64_t count)
@@ -48,7 +49,7 @@ def emit_c(program: Program, *, embed_weights: bool) -> str:
     parts = [
         f"/* {program.name}: a compiled network in C99; {program.name}.h declares {program.name}_run. */\n"
         "#include <math.h>\n#include <stddef.h>\n#include <stdint.h>\n#include <string.h>\n",
-        _PARALLEL,
+        PARALLEL,
         *operators.helpers.values(),
         *([_weights(program)] if embedded else []),
         *kernels,

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 from math import prod
 
+from ..codegen.c_helpers import C_TYPES
+from ..codegen.c_source import PARALLEL as DECLARATIONS
 from ..ir.loops import Port, Program
 from ..ir.types import DType
 from .names import unique_identifiers
 
-C_TYPES = {
-    DType.F32: "float", DType.F64: "double", DType.F16: "uint16_t", DType.BF16: "uint16_t", DType.BOOL: "uint8_t",
-    DType.I8: "int8_t", DType.I16: "int16_t", DType.I32: "int32_t", DType.I64: "int64_t",
-    DType.U8: "uint8_t", DType.U16: "uint16_t", DType.U32: "uint32_t", DType.U64: "uint64_t",
-}  # fmt: skip
-
-PARALLEL = """\
-#ifndef C2C_PARALLEL_DEFINED
-#define C2C_PARALLEL_DEFINED
+_GUARD = "#define C2C_PARALLEL_DEFINED\n"
+PARALLEL = DECLARATIONS.replace(
+    _GUARD,
+    _GUARD
+    + """\
 /* How a model runs on several threads. run() splits [0, count) into at most `workers` contiguous ranges, calls task
  * once for each, with distinct worker numbers in [0, workers), and returns when all are done. c2c_runtime.h has a
  * thread pool that fits; an app may bring its own. */
-typedef void (*c2c_task)(void *frame, int64_t begin, int64_t end, int32_t worker);
-typedef struct c2c_parallel {
-    void (*run)(void *self, c2c_task task, void *frame, int64_t count, int32_t workers);
-    void *self;
-    int32_t workers;
-} c2c_parallel;
-#endif
-"""
+""",
+)
+"""The same text stands in c2c_runtime.h."""
 
 ERRORS = (
     ("OK", 0, ""),

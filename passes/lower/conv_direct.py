@@ -18,19 +18,9 @@ from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, broadcast, const, fma, maximum, minimum, shuffle
 from ...ir.types import DType
 from .context import INDEX, Lowering, strides
-from .conv_kernel import (
-    ConvKernel,
-    Convolution,
-    finish,
-    flattens,
-    guarded,
-    pad_operands,
-    padded_bias,
-    start,
-    tasks,
-    unravel,
-)
+from .conv_kernel import ConvKernel, Convolution, finish, flattens, pad_operands, padded_bias, start, unravel
 from .conv_plan import Inputs, Outputs, Plan, make_plan, pack_weights
+from .tasks import guarded, tasks
 from .tile import Segment, Taps, splats_lanes
 
 
@@ -79,7 +69,7 @@ class _Writer:
     def write(self) -> None:
         k, plan = self.k, self.plan
         count = int(np.prod(plan.dims))
-        for t in tasks(self.ctx, k, self.conv.macs, count):
+        for t in tasks(k, self.conv.macs, count):
             n, rows, tiles, group, blocks = unravel(k, t, plan.dims)
             begin, end = blocks * plan.blocks, blocks * plan.blocks + plan.blocks
             if plan.blocks_out % plan.blocks:

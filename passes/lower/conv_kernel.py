@@ -1,8 +1,8 @@
-"""What all convolution kernels share: the problem, its epilogue over blocks of channels, and its parallel tasks."""
+"""What all convolution kernels share: the problem, its epilogue over blocks of channels, and coordinates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +11,8 @@ from ...ir.graph import Node, Value, constant
 from ...ir.loops import Binary, Const, Expr, const, shuffle
 from ...ir.types import DType, TensorType
 from .context import INDEX, KernelBuilder, Lowering, Site, offset, strides
-from .tile import pieces
+from .tasks import pieces
 from .window import Window
-
-PARALLEL_MACS = 1 << 17
-"""Convolutions with fewer multiply-adds stay on one thread: waking another costs as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +156,6 @@ def start(k: KernelBuilder, bias: Value | None, at: Expr, lanes: int) -> Expr:
     return const(0, DType.F32, lanes) if bias is None else k.load(k.tensor(bias), at, lanes)
 
 
-def tasks(ctx: Lowering, k: KernelBuilder, macs: int, count: int) -> Iterator[Expr]:
-    """The outermost loop: parallel where the work is worth it."""
-    spread = ctx.threads > 1 and count > 1 and macs >= PARALLEL_MACS
-    return k.parallel("t", count) if spread else k.loop("t", count)
-
-
 def unravel(k: KernelBuilder, index: Expr, dims: Sequence[int]) -> list[Expr]:
     """Row-major coordinates of a linear index, each named."""
     coords: list[Expr] = []
@@ -173,8 +164,3 @@ def unravel(k: KernelBuilder, index: Expr, dims: Sequence[int]) -> list[Expr]:
         coords.append(INDEX if d == 1 else k.let(index if last else index % d, "i"))
         index = index if d == 1 or last else k.let(index / d, "i")
     return coords[::-1]
-
-
-def guarded(k: KernelBuilder, cond: Expr, needed: bool) -> Iterator[None]:
-    """An If where it is needed, nothing where the condition is known to hold."""
-    return k.when(cond) if needed else iter((None,))

@@ -14,7 +14,8 @@ from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, broadcast, cast, const, fma, ramp
 from ...ir.types import DType
 from .context import INDEX, Lowering, Site, offset, strides
-from .conv_kernel import flattens, tasks, unravel
+from .conv_kernel import flattens, unravel
+from .tasks import tasks
 from .tile import runs
 from .window import Window
 
@@ -64,7 +65,7 @@ class _Writer:
         batch = conv.x.type.dims[0]
         dims = (batch, conv.groups, conv.channels_out // self.channels, window.d.out, window.h.out)
         macs = batch * window.pixels * conv.weights.type.size
-        for t in tasks(self.ctx, k, macs, prod(dims)):
+        for t in tasks(k, macs, prod(dims)):
             n, group, block, d, h = unravel(k, t, dims)
             self._row(n, group, k.let(group * conv.channels_out + block * self.channels, "m"), d, h)
         k.done("conv_planar")

@@ -21,7 +21,8 @@ from ...ir.types import DType
 from .context import KernelBuilder, Lowering, Site, lowers
 from .matmul import ACCUMULATORS, write
 from .packing import bordered, gathered, to_whole_vectors
-from .product import PARALLEL_MACS, guard, multiply_add, pieces, whole_and_rest
+from .product import multiply_add, whole_and_rest
+from .tasks import PARALLEL_MACS, guarded, pieces, tasks
 
 MAX_PHASES = 32
 """Kernels have a piece of code for every phase of the outer axes; beyond this many the code would grow too large."""
@@ -203,8 +204,7 @@ def _tiled(t: Transposed, x: Value) -> None:
     outer = list(product(enumerate(t.axes[0].phases), enumerate(t.axes[1].phases)))
     filters = [[_filters(t, (p, q, r)) for r in t.axes[2].phases] for (_, p), (_, q) in outer]
     k = ctx.kernel()
-    spread = ctx.threads > 1 and count > 1 and t.macs >= PARALLEL_MACS
-    for task in k.parallel("t", count) if spread else k.loop("t", count):
+    for task in tasks(k, t.macs, count):
         h, rest = k.let(task % height, "h"), k.let(task / height, "rest")
         d, rest = k.let(rest % depth, "d"), k.let(rest / depth, "rest")
         block, rest = k.let(rest % blocks, "block"), k.let(rest / blocks, "rest")
@@ -212,7 +212,7 @@ def _tiled(t: Transposed, x: Value) -> None:
         for ((first_d, _), (first_h, _)), weights in zip(outer, filters, strict=True):
             sd, sh = t.axes[0].stride, t.axes[1].stride
             mine = _is(d % sd, first_d) & _is(h % sh, first_h)
-            for _ in guard(k, mine, len(outer) > 1):
+            for _ in guarded(k, mine, len(outer) > 1):
                 for rows, here in whole_and_rest(k, block, t.maps, t.rows):
                     for _ in here:
                         for q in k.loop("q", t.vectors):
@@ -271,11 +271,11 @@ def _store_row(t: Transposed, k: KernelBuilder, at: tuple[Expr, ...], sums: list
         write(t.ctx, k, site, cast(part, dtype))
 
     if whole:
-        for _ in guard(k, q < whole, whole < t.vectors):
+        for _ in guarded(k, q < whole, whole < t.vectors):
             for first in range(0, count * t.lanes, t.lanes):
                 put(first, t.lanes)
     if whole < t.vectors:
-        for _ in guard(k, q >= whole, whole > 0):
+        for _ in guarded(k, q >= whole, whole > 0):
             left = t.axes[2].out - whole * count * t.lanes
             for first in range(0, left, t.lanes):
                 for inner, lanes in pieces(min(t.lanes, left - first)):
@@ -322,9 +322,8 @@ def _scalar(t: Transposed) -> None:
     bias, dtype = ctx.node.input(2), ctx.node.output.type.dtype
     maps = t.groups * t.maps
     k = ctx.kernel()
-    spread = ctx.threads > 1 and t.batch * maps > 1 and t.macs >= PARALLEL_MACS
     acc = None
-    for task in k.parallel("t", t.batch * maps) if spread else k.loop("t", t.batch * maps):
+    for task in tasks(k, t.macs, t.batch * maps):
         n, m = k.let(task / maps, "n"), k.let(task % maps, "m")
         group = k.let(m / t.maps, "g")
         acc = k.registers("acc", t.acc, 1, 1)

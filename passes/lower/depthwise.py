@@ -13,11 +13,12 @@ from math import prod
 import numpy as np
 
 from ...ir.graph import Value
-from ...ir.loops import Buffer, Expr, broadcast, const, fma, minimum, shuffle
+from ...ir.loops import Buffer, Expr, broadcast, fma, minimum, shuffle
 from ...ir.types import DType
 from .context import INDEX, Lowering, strides
-from .conv_kernel import ConvKernel, Convolution, finish, guarded, pad_operands, padded_bias, start, tasks, unravel
-from .tile import Segment, segments
+from .conv_kernel import ConvKernel, Convolution, finish, pad_operands, padded_bias, start, unravel
+from .tasks import guarded, tasks
+from .tile import Segment, segments, tap_runs
 
 MAX_UNROLLED = 7
 """Longest row of a filter whose weights are kept in registers."""
@@ -76,7 +77,7 @@ class _Writer:
         wanted = -(-4 * self.ctx.threads // (conv.batch * self.blocks)) if self.ctx.threads > 1 else 1
         rows = -(-total // min(total, wanted))
         dims = (conv.batch, self.blocks, -(-total // rows))
-        for t in tasks(self.ctx, k, conv.macs, prod(dims)):
+        for t in tasks(k, conv.macs, prod(dims)):
             n, block, chunk = unravel(k, t, dims)
             begin = chunk * rows
             end = begin + rows if total % rows == 0 else minimum(begin + rows, total)
@@ -163,13 +164,7 @@ class _Writer:
     def _filter_loop(self, s: Segment, w: Expr, x: Expr, y: Expr, acc: Buffer) -> None:
         """Tap by tap: for long filters and for pixels whose taps are known at run time only."""
         k, axis, lanes = self.k, self.conv.window.w, self.lanes
-        if s.dynamic:
-            groups = [(*axis.tap_range(w), 0, 1)]
-        elif s.taps is None:
-            groups = [(const(0), const(axis.kernel), 0, s.pixels)]
-        else:
-            groups = [(const(g.begin), const(g.end), g.first, g.last) for g in s.taps]
-        for begin, end, first, last in groups:
+        for begin, end, first, last in tap_runs(s, axis, w):
             for t in k.loop("s", end, begin):
                 weight = k.let(k.load(self.w, y + t * lanes, lanes), "f")
                 for p in range(first, last):

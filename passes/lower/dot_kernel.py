@@ -13,7 +13,8 @@ import numpy as np
 
 from ...ir.loops import Expr, cast, const, reduce
 from .context import KernelBuilder, Lowering
-from .product import Product, multiply_add, offset_at, pieces, stacked, tasks, tree_sum, unravel, whole_and_rest
+from .product import Product, multiply_add, offset_at, stacked, tree_sum, unravel, whole_and_rest
+from .tasks import pieces, tasks
 
 
 def prefers_dots(ctx: Lowering, p: Product) -> bool:
@@ -33,7 +34,7 @@ def multiply_by_dots(ctx: Lowering, p: Product, family: str) -> None:
     cols = min(p.n, 8 if p.m == 1 else 4 if many else 2)
     row_tasks, col_tasks = -(-p.m // rows), -(-p.n // cols)
     k = ctx.kernel()
-    for t in tasks(ctx, k, p, prod(p.batch) * row_tasks * col_tasks):
+    for t in tasks(k, p.macs, prod(p.batch) * row_tasks * col_tasks):
         nb, rest = k.let(t % col_tasks, "nb"), k.let(t / col_tasks, "rest")
         mb = k.let(rest % row_tasks, "mb")
         batch = tuple(k.let(b, "batch") for b in unravel(rest / row_tasks, p.batch))

@@ -11,7 +11,8 @@ from ...ir.loops import Buffer, Expr, broadcast, cast, const, ramp
 from .context import INDEX, KernelBuilder, Lowering, Site, lowers, strides
 from .matmul import ACCUMULATORS, multiply, write
 from .packing import spans
-from .product import PARALLEL_MACS, Matrix, Product, multiply_add
+from .product import Matrix, Product, multiply_add
+from .tasks import tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +124,7 @@ def _loops(ctx: Lowering, e: Equation) -> None:
     count = int(np.prod([e.sizes[s] for s in outer], dtype=np.int64))
     macs = int(np.prod(list(e.sizes.values()), dtype=np.int64))
     k = ctx.kernel()
-    spread = ctx.threads > 1 and count > 1 and macs >= PARALLEL_MACS
-    for t in k.parallel("t", count) if spread else k.loop("t", count):
+    for t in tasks(k, macs, count):
         coords: dict[str, Expr] = {}
         rest: Expr = t
         for label in reversed(outer):

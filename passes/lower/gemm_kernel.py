@@ -20,19 +20,8 @@ from ...codegen.target import Target
 from ...ir.loops import Expr, broadcast, cast, const, lane, minimum, ramp, shuffle
 from ...ir.types import DType
 from .context import KernelBuilder, Lowering
-from .product import (
-    PARALLEL_MACS,
-    Product,
-    guard,
-    is_index,
-    multiply_add,
-    offset_at,
-    pieces,
-    stacked,
-    tasks,
-    tree_sum,
-    unravel,
-)
+from .product import Product, is_index, multiply_add, offset_at, stacked, tree_sum, unravel
+from .tasks import PARALLEL_MACS, guarded, pieces, tasks
 
 LATENCY = 4
 """Cycles from a multiply-add to the use of its result, on every core of interest."""
@@ -144,17 +133,17 @@ def multiply_by_panels(ctx: Lowering, p: Product, family: str) -> None:
     p, packed = _packed(ctx, p, plan)
     k = ctx.kernel()
     count = prod(p.batch) * plan.row_tasks * plan.panels
-    for t in tasks(ctx, k, p, count):
+    for t in tasks(k, p.macs, count):
         nb = k.let(t % plan.panels, "panel")
         rest = k.let(t / plan.panels, "rest")
         mb, batch = k.let(rest % plan.row_tasks, "block"), unravel(rest / plan.row_tasks, p.batch)
         batch = tuple(k.let(b, "batch") for b in batch)
         at = offset_at(p.b.batch, batch)
         if plan.whole:
-            for _ in guard(k, nb < plan.whole, plan.whole < plan.panels):
+            for _ in guarded(k, nb < plan.whole, plan.whole < plan.panels):
                 _rows(k, p, plan, _whole_strip(p, plan, packed, at, nb), batch, mb)
         if plan.whole < plan.panels:
-            for _ in guard(k, nb >= plan.whole, plan.whole > 0):
+            for _ in guarded(k, nb >= plan.whole, plan.whole > 0):
                 for strip in _rest_strips(p, plan, packed, at):
                     _rows(k, p, plan, strip, batch, mb)
     k.done(family)
@@ -238,7 +227,7 @@ def _rows(k: KernelBuilder, p: Product, plan: _Plan, strip: Strip, batch: tuple[
         for i in k.loop("i", end, begin):
             _tile(k, p, strip, batch, source, k.let(i * plan.tile.rows, "m"), plan.tile.rows)
     if rest := p.m - tiles * plan.tile.rows:
-        for _ in guard(k, is_index(mb, plan.row_tasks - 1), plan.row_tasks > 1):
+        for _ in guarded(k, is_index(mb, plan.row_tasks - 1), plan.row_tasks > 1):
             _tile(k, p, strip, batch, source, const(tiles * plan.tile.rows), rest)
 
 

@@ -12,7 +12,8 @@ from ...ir.graph import Value
 from ...ir.loops import Expr, cast, const
 from ...ir.types import DType
 from .context import KernelBuilder, Lowering, Site
-from .product import multiply_add, pieces
+from .product import multiply_add
+from .tasks import pieces
 
 Convert: TypeAlias = Callable[[KernelBuilder, Expr], Expr]
 

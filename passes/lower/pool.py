@@ -10,9 +10,10 @@ from math import prod
 from ...ir.loops import Buffer, Expr, broadcast, cast, const, ramp, select
 from ...ir.types import DType
 from .context import INDEX, KernelBuilder, Lowering, Site, lowers, offset, strides
-from .conv_kernel import ConvKernel, finish, guarded, pad_operands, tasks, unravel
+from .conv_kernel import ConvKernel, finish, pad_operands, unravel
 from .pool_reduction import ACCUMULATORS, reduction_of
-from .tile import Segment, runs, segments
+from .tasks import guarded, tasks
+from .tile import Segment, runs, segments, tap_runs
 from .window import Axis, Window, window
 
 TILE = 8
@@ -78,7 +79,7 @@ class _Blocked(_Pool):
         dims = (self.x.type.dims[0], self.blocks, view.d.out, view.h.out)
         work = prod(dims) * view.w.out * view.taps * self.lanes
         row = segments(view.w, TILE)
-        for t in tasks(self.ctx, k, work, prod(dims)):
+        for t in tasks(k, work, prod(dims)):
             n, block, d, h = unravel(k, t, dims)
             for last in (False, True) if self.valid < self.lanes else (True,):
                 cond = block >= self.blocks - 1 if last else block < self.blocks - 1
@@ -119,13 +120,7 @@ class _Blocked(_Pool):
 
     def _taps(self, s: Segment, w: Expr, x: Expr, acc: Buffer) -> None:
         k, axis, lanes = self.k, self.window.w, self.lanes
-        if s.dynamic:
-            groups = [(*axis.tap_range(w), 0, 1)]
-        elif s.taps is None:
-            groups = [(const(0), const(axis.kernel), 0, s.pixels)]
-        else:
-            groups = [(const(g.begin), const(g.end), g.first, g.last) for g in s.taps]
-        for begin, end, first, last in groups:
+        for begin, end, first, last in tap_runs(s, axis, w):
             for t in k.loop("s", end, begin):
                 for p in range(first, last):
                     at = x + t * (axis.dilation * lanes) + p * axis.stride * lanes
@@ -145,7 +140,7 @@ class _Planar(_Pool):
     def write(self) -> None:
         k, view = self.k, self.window
         dims = (*self.x.type.dims[:2], view.d.out, view.h.out)
-        for t in tasks(self.ctx, k, prod(dims) * view.w.out * view.taps, prod(dims)):
+        for t in tasks(k, prod(dims) * view.w.out * view.taps, prod(dims)):
             n, c, d, h = unravel(k, t, dims)
             for run in runs(view.w, self.lanes, 1):
                 for w in k.loop("w", run.end, run.begin, run.step):
@@ -186,7 +181,7 @@ def _max_pool_with_indices(ctx: Lowering, view: Window) -> None:
     source, dtype = k.tensor(x, "x"), x.type.dtype
     lowest = reduction_of("MaxPool", dtype, 0).begin
     dims = (*x.type.dims[:2], view.d.out, view.h.out)
-    for t in tasks(ctx, k, prod(dims) * view.w.out * view.taps, prod(dims)):
+    for t in tasks(k, prod(dims) * view.w.out * view.taps, prod(dims)):
         n, c, d, h = unravel(k, t, dims)
         for w in k.loop("w", view.w.out):
             best = k.alloc("best", dtype, 1)

@@ -11,8 +11,9 @@ from math import prod
 from ...ir.loops import Expr, binary, cast, const, minimum, reduce
 from ...ir.types import DType
 from .context import INDEX, KernelBuilder, Lowering, Site, lowers
-from .conv_kernel import ConvKernel, finish, guarded, pad_operands, tasks, unravel
+from .conv_kernel import ConvKernel, finish, pad_operands, unravel
 from .pool_reduction import ACCUMULATORS, Reduction, reduction_of
+from .tasks import guarded, tasks
 
 WAYS = 4
 """Accumulators that hide the latency of one."""
@@ -43,7 +44,7 @@ def _blocked(ctx: Lowering) -> None:
     blocks, pixels = -(-channels // lanes), prod(x.type.dims[2:])
     last = lanes if pad_operands(ctx, lanes) else channels - (blocks - 1) * lanes
     source = k.tensor(x, "x")
-    for t in tasks(ctx, k, batch * blocks * pixels * lanes, batch * blocks):
+    for t in tasks(k, batch * blocks * pixels * lanes, batch * blocks):
         n, block = unravel(k, t, (batch, blocks))
         origin = k.let(t * (pixels * lanes), "x")
         total = _sum(k, reduction, acc, lanes, pixels, lambda p: k.load(source, origin + p * lanes, lanes))
@@ -67,7 +68,7 @@ def _plain(ctx: Lowering) -> None:
     batch, channels, pixels = *x.type.dims[:2], prod(x.type.dims[2:])
     lanes = min(ctx.lanes(acc), 1 << (pixels.bit_length() - 1))
     source = k.tensor(x, "x")
-    for t in tasks(ctx, k, batch * channels * pixels, batch * channels):
+    for t in tasks(k, batch * channels * pixels, batch * channels):
         n, c = unravel(k, t, (batch, channels))
         origin = k.let(t * pixels, "x")
         vectors = pixels // lanes

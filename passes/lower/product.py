@@ -1,4 +1,4 @@
-"""Products of strided matrices, and what their kernels share: task loops, guards, sums, coordinates."""
+"""Products of strided matrices, and what their kernels share: sums, coordinates, whole and partial tiles."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from typing import TypeAlias
 from ...ir.graph import Value
 from ...ir.loops import Expr, fma
 from ...ir.types import DType
-from .context import INDEX, KernelBuilder, Lowering
+from .context import INDEX, KernelBuilder
+from .tasks import guarded
 
 Finish: TypeAlias = Callable[[KernelBuilder, tuple[Expr, ...], int, Expr], None]
 """Stores a vector of results: (kernel, coordinates (*batch, m, n) of lane 0, lanes along n, value)."""
-
-PARALLEL_MACS = 1 << 17
-"""Products with fewer multiply-adds stay on one thread: waking another costs as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +49,6 @@ class Product:
         return prod(self.batch) * self.m * self.n * self.k
 
 
-def pieces(count: int) -> Iterator[tuple[int, int]]:
-    """`count` lanes as (first lane, lanes) of powers of two, largest first."""
-    at = 0
-    while at < count:
-        width = 1 << ((count - at).bit_length() - 1)
-        yield at, width
-        at += width
-
-
 def multiply_add(a: Expr, b: Expr, c: Expr) -> Expr:
     """a·b + c, fused where the type is a float's."""
     return fma(a, b, c) if c.dtype.is_float else a * b + c
@@ -70,18 +59,6 @@ def tree_sum(values: list[Expr]) -> Expr:
     while len(values) > 1:
         values = [values[i] + values[i + 1] if i + 1 < len(values) else values[i] for i in range(0, len(values), 2)]
     return values[0]
-
-
-def tasks(ctx: Lowering, k: KernelBuilder, p: Product, count: int) -> Iterator[Expr]:
-    spread = ctx.threads > 1 and count > 1 and p.macs >= PARALLEL_MACS
-    return k.parallel("t", count) if spread else k.loop("t", count)
-
-
-def guard(k: KernelBuilder, cond: Expr, needed: bool) -> Iterator[None]:
-    """An If where it is needed, nothing where the condition is known to hold."""
-    if needed:
-        return k.when(cond)
-    return iter((None,))
 
 
 def is_index(a: Expr, b: int) -> Expr:
@@ -109,9 +86,9 @@ def whole_and_rest(k: KernelBuilder, index: Expr, size: int, step: int) -> Itera
     """(extent, guard) of the whole tiles and of the last, partial one."""
     whole, rest = size // step, size % step
     if whole:
-        yield step, guard(k, index < whole, rest > 0)
+        yield step, guarded(k, index < whole, rest > 0)
     if rest:
-        yield rest, guard(k, index >= whole, whole > 0)
+        yield rest, guarded(k, index >= whole, whole > 0)
 
 
 def stacked(p: Product, value: Value, size: int, used: list[int]) -> Matrix:

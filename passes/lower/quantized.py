@@ -18,7 +18,8 @@ from ...ir.types import DType, TensorType
 from .context import KernelBuilder, Lowering, Site, lowers, strides
 from .matmul import batch_strides, multiply, write
 from .packing import bordered, spans
-from .product import PARALLEL_MACS, Matrix, Product, pieces, whole_and_rest
+from .product import Matrix, Product, whole_and_rest
+from .tasks import PARALLEL_MACS, pieces, tasks
 from .window import Window, window
 
 Sums: TypeAlias = Callable[[KernelBuilder, Site, Expr], None]
@@ -194,8 +195,7 @@ def _integer_conv(
     blocks = ceil(maps / rows)
     count = out.dims[0] * groups * blocks * win.d.out * win.h.out
     k = ctx.kernel()
-    spread = ctx.threads > 1 and count > 1 and macs >= PARALLEL_MACS
-    for task in k.parallel("t", count) if spread else k.loop("t", count):
+    for task in tasks(k, macs, count):
         h, rest = k.let(task % win.h.out, "h"), k.let(task / win.h.out, "rest")
         d, rest = k.let(rest % win.d.out, "d"), k.let(rest / win.d.out, "rest")
         block, rest = k.let(rest % blocks, "block"), k.let(rest / blocks, "rest")

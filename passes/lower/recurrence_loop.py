@@ -12,8 +12,9 @@ from ...ir.types import DType
 from .context import KernelBuilder
 from .gemm_kernel import splats_lanes
 from .packing import spans
-from .product import PARALLEL_MACS, guard, multiply_add, tree_sum, whole_and_rest
+from .product import multiply_add, tree_sum, whole_and_rest
 from .recurrence import Memory, Sequence
+from .tasks import guarded, tasks
 
 Gates: TypeAlias = list[Expr]
 
@@ -40,12 +41,11 @@ def run_steps(seq: Sequence, memory: Memory, step: Step, family: str) -> None:
     count = seq.directions * tiles
     macs = steps * batch * seq.directions * seq.gates * seq.hidden * seq.hidden
     k = seq.ctx.kernel()
-    spread = seq.ctx.threads > 1 and count > 1 and macs >= PARALLEL_MACS
-    for t in k.parallel("t", count) if spread else k.loop("t", count):
+    for t in tasks(k, macs, count):
         tile = k.let(t % tiles, "tile")
         for d in range(seq.directions):
             mine = (t >= d * tiles) & (t < (d + 1) * tiles) if seq.directions > 1 else t < count
-            for _ in guard(k, mine, seq.directions > 1):
+            for _ in guarded(k, mine, seq.directions > 1):
                 for rows, here in whole_and_rest(k, tile, batch, seq.rows):
                     for _ in here:
                         _walk(seq, memory, step, k, d, tuple(tile * seq.rows + r for r in range(rows)))

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ...codegen.target import Target
+from ...ir.loops import Expr, const
 from ...ir.types import DType
+from .tasks import pieces
 from .window import Axis
 
 LATENCY = 4
@@ -132,6 +134,16 @@ def _dynamic_segments(axis: Axis, pixels: int) -> tuple[Segment, ...]:
     return tuple([*out, Segment(at, axis.out - at, 1, dynamic=True)] if at < axis.out else out)
 
 
+def tap_runs(segment: Segment, axis: Axis, at: Expr) -> list[tuple[Expr, Expr, int, int]]:
+    """The taps of a tile at output position `at`, as (first tap, end, first pixel, end): every tap of a run applies to
+    all its pixels."""
+    if segment.dynamic:
+        return [(*axis.tap_range(at), 0, 1)]
+    if segment.taps is None:
+        return [(const(0), const(axis.kernel), 0, segment.pixels)]
+    return [(const(g.begin), const(g.end), g.first, g.last) for g in segment.taps]
+
+
 def tap_groups(axis: Axis, start: int, size: int) -> tuple[Taps, ...]:
     """Taps grouped by the pixels of a tile that have them; the pixels are contiguous for every tap."""
     ranges = [axis.taps(o) for o in range(start, start + size)]
@@ -146,15 +158,6 @@ def tap_groups(axis: Axis, start: int, size: int) -> tuple[Taps, ...]:
         else:
             groups.append(Taps(t, t + 1, first, last))
     return tuple(groups)
-
-
-def pieces(count: int) -> Iterator[tuple[int, int]]:
-    """`count` lanes as (first lane, lanes) of powers of two, largest first."""
-    at = 0
-    while at < count:
-        width = 1 << ((count - at).bit_length() - 1)
-        yield at, width
-        at += width
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ from ...ir.types import DType
 from ..winograd_math import input_matrix, output_matrix, transform_weights
 from .context import Lowering, lowers, strides
 from .conv import lower_conv, read_convolution
-from .conv_kernel import ConvKernel, Convolution, finish, guarded, pad_operands, padded_bias, start, tasks, unravel
+from .conv_kernel import ConvKernel, Convolution, finish, pad_operands, padded_bias, start, unravel
+from .tasks import guarded, tasks
 from .tile import Tile, choose_tile, splats_lanes, split
 from .winograd_transform import apply
 
@@ -173,15 +174,15 @@ class _Phases:
         plan, k = self.plan, self.k
         macs = plan.n**2 * plan.tiles * plan.conv.channels_in * plan.conv.channels_out
         if phase == 0:
-            for t in tasks(self.ctx, k, macs, plan.blocks_in):
+            for t in tasks(k, macs, plan.blocks_in):
                 self._inputs(t, const(0), const(plan.tiles))
         elif phase == 1:
             groups = sum(count for _, count, _ in _groups(plan))
-            for t in tasks(self.ctx, k, macs, plan.n**2 * groups):
+            for t in tasks(k, macs, plan.n**2 * groups):
                 p, group = unravel(k, t, (plan.n**2, groups))
                 self._products(p, group)
         else:
-            for t in tasks(self.ctx, k, macs, plan.blocks_out):
+            for t in tasks(k, macs, plan.blocks_out):
                 self._outputs(t, const(0), const(plan.tiles))
         k.done(("winograd_input", "winograd_product", "winograd_output")[phase])
 
@@ -189,7 +190,7 @@ class _Phases:
         """All phases, block of tiles by block of tiles."""
         plan, k = self.plan, self.k
         blocks = -(-plan.tiles // plan.block)
-        for t in tasks(self.ctx, k, plan.conv.macs, blocks):
+        for t in tasks(k, plan.conv.macs, blocks):
             if self.ctx.threads > 1 and blocks > 1:
                 self.v_base = k.let(k.worker * (plan.n**2 * plan.stride_v), "v0")
                 self.m_base = k.let(k.worker * (plan.n**2 * plan.stride_m), "m0")

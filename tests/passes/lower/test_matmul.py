@@ -9,7 +9,7 @@ from c2c.codegen.target import Target
 from c2c.ir.graph import Graph, Node, Value
 from c2c.ir.types import DType, TensorType
 from c2c.passes.lower.gemm_kernel import choose_tile
-from c2c.passes.lower.product import pieces
+from c2c.passes.lower.tasks import pieces
 from c2c.tests.passes.lower.harness import Array, Case, run_graph, run_ops
 
 SEED = 11
