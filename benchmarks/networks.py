@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +46,12 @@ def name_of(path: Path) -> str:
     return path.parent.name if path.stem == "model" else path.stem
 
 
+def given_inputs(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of inputs.npz beside the model, by input name."""
+    side = path.parent / "inputs.npz"
+    return dict(np.load(side)) if side.exists() else {}
+
+
 def burst(call: Callable[[], object]) -> list[float]:
     times: list[float] = []
     end = time.perf_counter() + BURST
@@ -58,9 +64,8 @@ def burst(call: Callable[[], object]) -> list[float]:
 
 def measure(path: Path, threads: int, seconds: float) -> dict[str, object]:
     """One row."""
-    side = path.parent / "inputs.npz"
-    feeds = dict(np.load(side)) if side.exists() else None
-    shapes = {k: v.shape for k, v in feeds.items()} if feeds else {}
+    feeds = given_inputs(path)
+    shapes = {k: v.shape for k, v in feeds.items()}
     start = time.perf_counter()
     compiled = compile_file(path, CompileOptions(Target.parse("native"), "model", threads, shapes=shapes))
     model = from_compiled(compiled)
@@ -91,15 +96,12 @@ def measure(path: Path, threads: int, seconds: float) -> dict[str, object]:
 
 def compile_only(path: Path) -> dict[str, object]:
     """`c2c compile` in a process of its own: seconds, peak memory, section sizes."""
-    side = path.parent / "inputs.npz"
-    shapes = {k: v.shape for k, v in np.load(side).items()} if side.exists() else {}
-    arguments = [f"--shape={k}={','.join(map(str, v))}" for k, v in shapes.items() if v]
-    out = Path(os.environ.get("TMPDIR", "/tmp")) / f"c2c-bench-{os.getpid()}"
-    command = [sys.executable, "-m", "c2c", "compile", str(path), "-o", str(out), "--json", *arguments]
-    start = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - start
-    subprocess.run(["rm", "-rf", str(out)], check=True)
+    arguments = [f"--shape={k}={','.join(map(str, v.shape))}" for k, v in given_inputs(path).items() if v.shape]
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, "-m", "c2c", "compile", str(path), "-o", out, "--json", *arguments]
+        start = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - start
     if done.returncode:
         return {"model": name_of(path), "error": done.stderr[-300:]}
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
@@ -118,11 +120,7 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     for path in models(a.models):
         try:
-            row = (
-                {"model": name_of(path), **compile_only(path)}
-                if a.compile_only
-                else measure(path, a.threads, a.seconds)
-            )
+            row = compile_only(path) if a.compile_only else measure(path, a.threads, a.seconds)
         except Exception as e:  # one model's failure is a row of the table
             row = {"model": name_of(path), "error": f"{type(e).__name__}: {e}"[:300]}
         rows.append(row)

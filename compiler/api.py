@@ -19,7 +19,7 @@ from ..ir.errors import OnnxImportError, OptionsError, RunError
 from ..ir.loops import Port
 from ..ir.types import DType
 from ..runtime_stub.loader import Loaded
-from .bundle import write_bundle
+from .bundle import sha256, write_bundle
 from .driver import Compiled, compile_file
 from .inputs import checked_inputs, checked_outputs
 from .names import model_identifier
@@ -173,8 +173,10 @@ def load(folder: Path | str) -> CompiledModel:
         weights = None if embedded else _mapped(folder / f"{name}.weights")
         inputs = [_port(r) for r in manifest["inputs"]]
         outputs = [_port(r) for r in manifest["outputs"]]
-        files = [f"{name}.o", *([] if embedded else [f"{name}.weights"])]
-        changed = [f for f in files if file_sha256(folder / f) != manifest["sha256"][f]]
+        read: dict[str, bytes | memoryview] = {f"{name}.o": obj}
+        if weights is not None:
+            read[f"{name}.weights"] = weights.data
+        changed = [f for f, data in read.items() if hashlib.sha256(data).hexdigest() != manifest["sha256"][f]]
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise RunError(f"{folder} is not a bundle of c2c: {e}", remedy="write one with c2c compile") from e
     if changed:
@@ -200,9 +202,8 @@ def model_name(source: Path | str | bytes) -> str:
 
 
 def file_sha256(path: Path | str) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a model's file, in hexadecimal; raises OnnxImportError where it cannot be read."""
     try:
-        with Path(path).open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256(Path(path))
     except OSError as e:
         raise OnnxImportError(f"cannot read {path}: {e.strerror}") from e

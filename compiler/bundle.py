@@ -90,7 +90,7 @@ def port_record(port: Port) -> dict[str, Any]:
 def _manifest(
     program: Program, options: CompileOptions, out: Path, embed: bool, emit: tuple[str, ...], model_sha256: str
 ) -> dict[str, Any]:
-    files = {p.name: _sha256(p) for p in sorted(out.iterdir())}
+    files = {p.name: sha256(p) for p in sorted(out.iterdir())}
     objects = [p for p in out.iterdir() if p.suffix == ".o"]
     return {
         "format": 1,
@@ -108,7 +108,7 @@ def _manifest(
         "bytes": {
             "arena": program.arena_bytes,
             "weights": len(program.weights),
-            **(_sections(objects[0]) if objects else {}),
+            **(asdict(read_object(objects[0]).sizes) if objects else {}),
         },
         "threads": program.threads,
         "kernels": len(program.kernels),
@@ -117,17 +117,10 @@ def _manifest(
     }
 
 
-def _sections(path: Path) -> dict[str, int]:
-    sizes = asdict(read_object(path).sizes)
-    return {k: int(v) for k, v in sizes.items()}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _version() -> str:

@@ -84,11 +84,7 @@ def _model(p: argparse.ArgumentParser, target: str = "native") -> None:
     p.add_argument("model", type=Path, help="model.onnx")
     p.add_argument("--target", default=target, metavar="T", help=f"see `c2c targets` (default {target})")
     p.add_argument("--threads", type=int, default=1, metavar="N", help="the most threads a run may use (default 1)")
-    p.add_argument("--dim", action="append", default=[], metavar="NAME=N", help="pin a named dimension")
-    p.add_argument("--shape", action="append", default=[], metavar="INPUT=N,…", help="set an input's shape")
-    p.add_argument(
-        "--value", action="append", default=[], metavar="INPUT=V,…|FILE.npy", help="make an input a constant"
-    )
+    _pins(p)
     p.add_argument("-O", dest="level", type=int, choices=(0, 1, 2), default=2, help="optimisation level (default 2)")
     p.add_argument("--name", help="name of the model in symbols and files (default: the file's)")
     p.add_argument("--winograd-error", type=float, default=1e-4, metavar="E", help="cap for Winograd layers; 0: none")
@@ -105,6 +101,21 @@ def _model(p: argparse.ArgumentParser, target: str = "native") -> None:
     g.add_argument("--rewrite-limit", type=int, metavar="N", help="apply only the first N rewrites (to bisect)")
 
 
+def _pins(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--dim", action="append", default=[], metavar="NAME=N", help="pin a named dimension")
+    p.add_argument("--shape", action="append", default=[], metavar="INPUT=N,…", help="set an input's shape")
+    p.add_argument(
+        "--value", action="append", default=[], metavar="INPUT=V,…|FILE.npy", help="make an input a constant"
+    )
+
+
+def _feeds(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--input", action="append", default=[], metavar="NAME=FILE.npy|.npz", help="an input (default: random)"
+    )
+    p.add_argument("--seed", type=int, default=0, help="of random inputs")
+
+
 def _compile(p: argparse.ArgumentParser) -> None:
     _model(p)
     p.add_argument("-o", "--output", type=Path, default=Path("out"), metavar="DIR", help="folder (default out/)")
@@ -118,29 +129,21 @@ def _compile(p: argparse.ArgumentParser) -> None:
 
 def _run(p: argparse.ArgumentParser) -> None:
     _model(p)
-    p.add_argument(
-        "--input", action="append", default=[], metavar="NAME=FILE.npy|.npz", help="an input (default: random)"
-    )
+    _feeds(p)
     p.add_argument("--output", type=Path, metavar="FILE.npz", help="write the outputs")
-    p.add_argument("--seed", type=int, default=0, help="of random inputs")
     p.set_defaults(command=commands.run_command)
 
 
 def _check(p: argparse.ArgumentParser) -> None:
     p.add_argument("model", type=Path)
-    p.add_argument("--dim", action="append", default=[], metavar="NAME=N")
-    p.add_argument("--shape", action="append", default=[], metavar="INPUT=N,…")
-    p.add_argument("--value", action="append", default=[], metavar="INPUT=V,…|FILE.npy")
+    _pins(p)
     p.add_argument("--json", action="store_true", help="the problems as JSON")
     p.set_defaults(command=commands.check_command)
 
 
 def _verify(p: argparse.ArgumentParser) -> None:
     _model(p)
-    p.add_argument(
-        "--input", action="append", default=[], metavar="NAME=FILE.npy|.npz", help="an input (default: random)"
-    )
-    p.add_argument("--seed", type=int, default=0, help="of random inputs")
+    _feeds(p)
     p.add_argument("--tolerance", type=float, default=1e-4, metavar="E", help="relative to a node's largest value")
     p.add_argument("--json", action="store_true")
     p.set_defaults(command=commands.verify_command)

@@ -430,9 +430,3 @@ class Importer:
         if info is None or not info.type.tensor_type.HasField("shape"):
             return None
         return self.pins.fill(tensor_type(info.type, info.name))
-
-
-def _unknown_name(name: str, scope: Scope) -> C2CError:
-    if scope.find_sequence(name) is not None:
-        return UnsupportedOpError(f"'{name}' is a sequence value; only dense tensors are supported")
-    return OnnxImportError(f"'{name}' is read but no input, constant or node makes it")

@@ -16,7 +16,7 @@ from ..ir.reference import evaluate
 from .api import from_compiled
 from .bundle import write_bundle
 from .diagnostics import relative_error
-from .driver import Compiled, Progress, compile_file
+from .driver import Compiled, Progress, compile_file, compile_graph
 from .inputs import checked_inputs, random_inputs, read_array
 from .options import CompileOptions
 from .taps import PREFIX
@@ -79,24 +79,19 @@ def verify_model(
 ) -> VerifyReport:
     """Compile twice (as it ships, and with every node's result as an output), run both, compare with the reference."""
     shipped = compile_file(path, options, progress)
-    tapped = compile_file(path, replace(options, taps=True), progress)
+    tapped = compile_graph(shipped.source, replace(options, taps=True), progress=progress)
     feeds = feeds_of(shipped, inputs, seed)
     progress("reference")
     fused = {n.origin[-1]: n.origin for n in tapped.graph.nodes if n.origin}
     producers = {n.origin[-1] if n.origin else n.output.name: n for n in shipped.source.nodes}
     expected = evaluate_all(shipped.source, feeds)
     progress(f"run on {options.target}")
-    found = run_compiled(tapped, feeds)
+    taps = {n.removeprefix(PREFIX): v for n, v in run_compiled(tapped, feeds).items() if n.startswith(PREFIX)}
     nodes = [
-        replace(
-            _compare(name.removeprefix(PREFIX), producers[name.removeprefix(PREFIX)], value, expected, tolerance),
-            fused=fused.get(name.removeprefix(PREFIX), ()),
-        )
-        for name, value in found.items()
-        if name.startswith(PREFIX) and name.removeprefix(PREFIX) in producers
+        replace(_compare(name, node, taps[name], expected, tolerance), fused=fused.get(name, ()))
+        for name, node in producers.items()
+        if name in taps
     ]
-    order = {n: i for i, n in enumerate(producers)}
-    nodes.sort(key=lambda c: order[c.name])
     results = run_compiled(shipped, feeds)
     outputs = []
     for name, value in zip(shipped.source.output_names, shipped.source.outputs, strict=True):

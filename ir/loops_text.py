@@ -102,13 +102,6 @@ def buffer_text(b: Buffer) -> str:
     return f"{b.name}: {type_text(b.dtype, b.lanes)}[{b.size}]{space}{align}"
 
 
-def print_statement(stmt: Stmt) -> str:
-    """One statement with what it contains, without a newline at the end."""
-    lines: list[str] = []
-    _statement(stmt, 0, lines)
-    return "\n".join(lines)
-
-
 def _block(block: Block, depth: int, lines: list[str]) -> None:
     for stmt in block.body:
         _statement(stmt, depth, lines)

@@ -69,14 +69,6 @@ def operands(e: Expr) -> tuple[Expr, ...]:
     return get(e) if get else ()
 
 
-def with_operands(e: Expr, new: tuple[Expr, ...]) -> Expr:
-    """The node with other subexpressions; the same object where all are the same objects."""
-    for x, y in zip(operands(e), new, strict=True):
-        if x is not y:
-            return _REBUILD[type(e)](e, new)
-    return e
-
-
 def walk(e: Expr) -> Iterator[Expr]:
     """The expression and everything in it, each node before its operands."""
     stack = [e]
@@ -161,25 +153,6 @@ def statements(block: Block) -> Iterator[Stmt]:
         yield stmt
         for inner in blocks(stmt):
             yield from statements(inner)
-
-
-def map_block(block: Block, each: Callable[[Stmt], Stmt]) -> Block:
-    """`each` applied to every direct statement."""
-    new = tuple(each(s) for s in block.body)
-    return block if all(x is y for x, y in zip(block.body, new, strict=True)) else Block(new)
-
-
-def map_expressions(block: Block, each: Rewrite) -> Block:
-    """`each` applied to every expression that stands in a statement, at any depth."""
-
-    def visit(stmt: Stmt) -> Stmt:
-        found = expressions(stmt)
-        if found:
-            stmt = with_expressions(stmt, tuple(each(e) for e in found))
-        inner = blocks(stmt)
-        return with_blocks(stmt, tuple(map_block(b, visit) for b in inner)) if inner else stmt
-
-    return map_block(block, visit)
 
 
 def loads(kernel: Kernel) -> Iterator[Load]:
