@@ -318,13 +318,7 @@ def test_vector_forms(target: str, run_program: Callable[..., list[Array]]) -> N
     wild = cast(k.load(k.params[TYPES.index(DType.U8)], 3, 8) % 60, DType.I64)
     cases.done(k.load(k.params[0], wild))
     for lanes in (2, 3, 4, 7, 8, 12, 16, 64):
-        for dtype, op in (
-            (DType.F32, "add"),
-            (DType.I32, "add"),
-            (DType.F64, "max"),
-            (DType.BF16, "min"),
-            (DType.U8, "max"),
-        ):
+        for dtype, op in REDUCTIONS:
             k = cases.new()
             cases.done(reduce(op, k.load(k.params[TYPES.index(dtype)], 0, lanes)))
     for a, b, lanes_of in SHUFFLES:

@@ -12,7 +12,7 @@ from c2c.ir.loops_interp import run_kernel
 from c2c.ir.loops_parse import parse_kernel
 from c2c.ir.types import DType
 
-NAN, INF = math.nan, math.inf
+INF = math.inf
 
 
 def value(type_: str, text: str) -> object:
