@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...ir.graph import Value
-from ...ir.loops import Buffer, Expr, broadcast, const, fma, maximum, minimum, shuffle
+from ...ir.loops import Buffer, Expr, const, maximum, minimum
 from ...ir.types import DType
 from .context import INDEX, Lowering, strides
 from .conv_kernel import ConvKernel, Convolution, finish, flattens, pad_operands, padded_bias, start, unravel
 from .conv_plan import Inputs, Outputs, Plan, make_plan, pack_weights
+from .micro import multiply, packed, rows_of
 from .tasks import guarded, tasks
-from .tile import Segment, Taps, splats_lanes
+from .tile import Segment, Taps
 
 
 def lower_direct(ctx: Lowering, conv: Convolution) -> None:
@@ -64,7 +65,6 @@ class _Writer:
         block = plan.conv.x.type.layout.block
         self.pixel = block or 1
         self.plane = plan.conv.window.pixels_in * self.pixel
-        self.splat = splats_lanes(ctx.target) and block == plan.lanes
 
     def write(self) -> None:
         k, plan = self.k, self.plan
@@ -214,25 +214,9 @@ class _Writer:
 
     def _products(self, out: Outputs, size: int, taps: Taps, x: Expr, w: Expr, acc: Buffer) -> None:
         """One tap: `size` channels of the tile's pixels times their weights."""
-        k, lanes, width = self.k, self.plan.lanes, out.vectors * self.plan.lanes
         step = self.conv.window.w.stride * self.pixel
-        if self.splat and size == lanes:
-            pixels = [k.let(k.load(self.x, x + p * step, lanes), "p") for p in range(taps.first, taps.last)]
-            for j in range(lanes):
-                self._multiply(out, taps, [shuffle(p, None, (j,) * lanes) for p in pixels], w + j * width, acc)
-            return
-        for c in k.loop("c", size):
-            pixels = [broadcast(k.load(self.x, x + c + p * step), lanes) for p in range(taps.first, taps.last)]
-            self._multiply(out, taps, pixels, w + c * width, acc)
-
-    def _multiply(self, out: Outputs, taps: Taps, pixels: list[Expr], w: Expr, acc: Buffer) -> None:
-        k, lanes = self.k, self.plan.lanes
-        vectors = [k.let(k.load(self.w, w + v * lanes, lanes), "v") for v in range(out.vectors)]
-        for p, pixel in enumerate(pixels, taps.first):
-            x = k.let(pixel, "p") if out.vectors > 1 else pixel
-            for v, vector in enumerate(vectors):
-                i = p * out.vectors + v
-                k.store(acc, i, fma(x, vector, k.load(acc, i)))
+        rows = rows_of(self.x, x, step, taps.last - taps.first, first=taps.first)
+        multiply(self.k, rows, packed(self.w, w, out.vectors, self.plan.lanes), size, acc, first=taps.first)
 
 
 def _at_least(first: Expr) -> Expr:

@@ -9,7 +9,8 @@ import numpy as np
 from ...ir.types import DType
 from .context import Lowering
 from .conv_kernel import Convolution
-from .tile import Segment, Tile, choose_tile, segments, splats_lanes
+from .micro import splats_lanes
+from .tile import Segment, Tile, choose_tile, segments
 
 NEAR_POINTWISE = 0.5
 """Weights of a chunk as a part of the first cache, where every pixel is read once."""

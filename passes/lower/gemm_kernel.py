@@ -17,10 +17,11 @@ from math import prod
 import numpy as np
 
 from ...codegen.target import Target
-from ...ir.loops import Expr, broadcast, cast, const, lane, minimum, ramp, shuffle
+from ...ir.loops import Expr, broadcast, cast, const, minimum, ramp, shuffle
 from ...ir.types import DType
 from .context import KernelBuilder, Lowering
-from .product import Product, is_index, multiply_add, offset_at, stacked, tree_sum, unravel
+from .micro import Weights, multiply, rows_of, splats_lanes
+from .product import Product, is_index, offset_at, stacked, tree_sum, unravel
 from .tasks import PARALLEL_MACS, guarded, pieces, tasks
 
 LATENCY = 4
@@ -77,11 +78,6 @@ def _cycles(target: Target, tile: Tile, m: int, vectors: int, k: int) -> float:
             rest = m % tile.rows
             total += panels * (m // tile.rows * step(tile.rows, width) + (step(rest, width) if rest else 0))
     return total
-
-
-def splats_lanes(target: Target) -> bool:
-    """Whether multiply-adds take a lane of a vector as a factor, so that `a` is best read as vectors along k."""
-    return target.arch.startswith(("aarch64", "arm64"))
 
 
 def pack_panels(data: np.ndarray, width: int, lanes: int) -> np.ndarray:
@@ -246,33 +242,10 @@ def _tile(
         for r in range(rows):
             for v in range(vectors):
                 k.store(acc, s * tile + r * vectors + v, _begin(k, p, strip, v) if s == 0 else const(0, p.acc, lanes))
-    a, b, row = k.tensor(p.a.value), k.tensor(p.b.value), k.let(source + m * p.a.row, "row")
-
-    def columns(kk: Expr, steps: int) -> None:
-        lined = (
-            [k.let(cast(k.load(a, row + kk * p.a.col + r * p.a.row, steps), p.acc), "x") for r in range(rows)]
-            if (along_k and steps == 4)
-            else []
-        )
-        for j in range(steps):
-            weights = [
-                k.let(cast(k.load(b, strip.base + kk * strip.step + (j * strip.step + v * lanes), lanes), p.acc), "w")
-                for v in range(vectors)
-            ]
-            for r in range(rows):
-                x = lane(lined[r], j) if lined else k.load(a, row + kk * p.a.col + (j * p.a.col + r * p.a.row))
-                x = k.let(broadcast(cast(x, p.acc), lanes), "x")
-                for v in range(vectors):
-                    i = (j % sets) * tile + r * vectors + v
-                    k.store(acc, i, multiply_add(x, weights[v], k.load(acc, i)))
-
-    main = p.k // unroll * unroll
-    if main:
-        for kk in k.loop("k", main, step=unroll):
-            columns(kk, unroll)
-    if main < p.k:
-        for kk in k.loop("k", p.k, main):
-            columns(kk, 1)
+    row = k.let(source + m * p.a.row, "row")
+    x = rows_of(k.tensor(p.a.value), row, p.a.row, rows, step=p.a.col)
+    weights = Weights(k.tensor(p.b.value), strip.base, strip.step, vectors, lanes)
+    multiply(k, x, weights, p.k, acc, sets=sets, unroll=unroll)
     for r in range(rows):
         for v in range(vectors):
             i = r * vectors + v

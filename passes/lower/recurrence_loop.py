@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ...ir.graph import Value
-from ...ir.loops import Expr, broadcast, cast, const, lane, minimum
+from ...ir.loops import Expr, cast, const, minimum
 from ...ir.types import DType
 from .context import KernelBuilder
-from .gemm_kernel import splats_lanes
+from .micro import Rows, multiply, packed, splats_lanes
 from .packing import spans
-from .product import multiply_add, tree_sum, whole_and_rest
+from .product import tree_sum, whole_and_rest
 from .recurrence import Memory, Sequence
 from .tasks import guarded, tasks
 
@@ -130,25 +130,8 @@ def gate_sums(
     weights, state = k.tensor(memory.weights), k.tensor(memory.hidden)
     base = k.let((block + now.direction * seq.blocks) * (seq.hidden * n * lanes), "w")
     sources = [k.let(now.old + seq.own_at(now.direction, b), "h") for b in now.batch]
-    wide = splats_lanes(seq.ctx.target) and lanes == 4
-
-    def columns(c: Expr, steps: int) -> None:
-        lined = [k.let(k.load(state, s + c, steps), "x") for s in sources] if wide and steps % 4 == 0 else []
-        for j in range(steps):
-            at = base + c * (n * lanes)
-            ws = [k.let(k.load(weights, at + (j * n + g) * lanes, lanes), "w") for g in range(n)]
-            for r, source in enumerate(sources):
-                x = k.let(broadcast(lane(lined[r], j) if lined else k.load(state, source + c + j), lanes), "x")
-                for g in range(n):
-                    i = j % sets * total + r * n + g
-                    k.store(acc, i, multiply_add(x, ws[g], k.load(acc, i)))
-
-    unroll = max(sets, 4 if wide else 2)
-    main = seq.hidden // unroll * unroll
-    if main:
-        for c in k.loop("c", main, step=unroll):
-            columns(c, unroll)
-    for c in k.loop("c", seq.hidden, main) if main < seq.hidden else ():
-        columns(c, 1)
+    x = Rows(state, tuple((source, 0) for source in sources))
+    unroll = max(sets, 4 if splats_lanes(seq.ctx.target) else 2)
+    multiply(k, x, packed(weights, base, n, lanes), seq.hidden, acc, sets=sets, unroll=unroll)
     sums = [k.let(tree_sum([k.load(acc, s * total + i) for s in range(sets)]), "gate") for i in range(total)]
     return [sums[r * n : (r + 1) * n] for r in range(rows)]

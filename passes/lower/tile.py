@@ -59,11 +59,6 @@ class Segment:
         return self.start + self.count * self.pixels
 
 
-def splats_lanes(target: Target) -> bool:
-    """Whether multiply-adds take a lane of a vector as a factor."""
-    return target.arch.startswith(("aarch64", "arm64"))
-
-
 def fma_per_cycle(target: Target) -> int:
     return 1 if target.vector_bits >= 512 else 2
 

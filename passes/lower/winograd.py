@@ -17,14 +17,15 @@ from math import prod
 import numpy as np
 
 from ...ir.graph import Value
-from ...ir.loops import Buffer, Expr, broadcast, const, fma, maximum, minimum, shuffle
+from ...ir.loops import Buffer, Expr, const, maximum, minimum
 from ...ir.types import DType
 from ..winograd_math import input_matrix, output_matrix, transform_weights
 from .context import Lowering, lowers, strides
 from .conv import lower_conv, read_convolution
 from .conv_kernel import ConvKernel, Convolution, finish, pad_operands, padded_bias, start, unravel
+from .micro import multiply, packed, rows_of, splats_lanes
 from .tasks import guarded, tasks
-from .tile import Tile, choose_tile, splats_lanes, split
+from .tile import Tile, choose_tile, split
 from .winograd_transform import apply
 
 LINE = 16
@@ -284,13 +285,7 @@ class _Phases:
         whole, rest = divmod(plan.conv.channels_in, lanes)
         width, step = tile.vectors * lanes, plan.block * lanes
         for c in k.loop("cb", whole) if whole else ():
-            x, u = k.let(v + c * step, "x"), k.let(weights + c * (lanes * width), "u")
-            if splats_lanes(self.ctx.target):
-                pixels = [k.let(k.load(self.v, x + i * lanes, lanes), "x") for i in range(tile.pixels)]
-                for j in range(lanes):
-                    self._multiply(tile, [shuffle(y, None, (j,) * lanes) for y in pixels], u + j * width, acc)
-            else:
-                self._channels(tile, lanes, x, u, acc)
+            self._channels(tile, lanes, v + c * step, weights + c * (lanes * width), acc)
         if rest:
             self._channels(tile, rest, v + whole * step, weights + whole * lanes * width, acc)
         for i in range(tile.pixels):
@@ -300,20 +295,9 @@ class _Phases:
 
     def _channels(self, tile: Tile, count: int, x: Expr, u: Expr, acc: Buffer) -> None:
         k, lanes = self.k, self.plan.lanes
-        x, u = k.let(x, "x"), k.let(u, "u")
-        for c in k.loop("c", count):
-            pixels = [broadcast(k.load(self.v, x + c + i * lanes), lanes) for i in range(tile.pixels)]
-            self._multiply(tile, pixels, u + c * (tile.vectors * lanes), acc)
-
-    def _multiply(self, tile: Tile, pixels: list[Expr], u: Expr, acc: Buffer) -> None:
-        k, lanes = self.k, self.plan.lanes
-        w = k.tensor(self.weights, "w")
-        vectors = [k.let(k.load(w, u + j * lanes, lanes), "w") for j in range(tile.vectors)]
-        for i, pixel in enumerate(pixels):
-            x = k.let(pixel, "x") if tile.vectors > 1 else pixel
-            for j, vector in enumerate(vectors):
-                at = i * tile.vectors + j
-                k.store(acc, at, fma(x, vector, k.load(acc, at)))
+        rows = rows_of(self.v, k.let(x, "x"), lanes, tile.pixels)
+        weights = packed(k.tensor(self.weights, "w"), k.let(u, "u"), tile.vectors, lanes)
+        multiply(k, rows, weights, count, acc)
 
     # --- output transform
 

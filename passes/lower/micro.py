@@ -1,0 +1,101 @@
+"""The inner loop of products: a register tile of rows × vectors accumulators over a run of k.
+
+Elements of x are broadcast one by one or, where multiply-adds take a lane of a vector, read as vectors along k whose
+lanes are the factors. Weights are read as vectors along n; packed ones are one linear stream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...codegen.target import Target
+from ...ir.loops import Buffer, Expr, broadcast, cast, shuffle
+from .context import KernelBuilder
+from .product import multiply_add
+
+
+def splats_lanes(target: Target) -> bool:
+    """Whether multiply-adds take a lane of a vector as a factor, so that x is best read as vectors along k."""
+    return target.arch == "aarch64"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of x: element k of row r lies at base + constant + k·step, (base, constant) = at[r]."""
+
+    buffer: Buffer
+    at: tuple[tuple[Expr, int], ...]
+    step: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Vector v of step k lies at `at` + k·step + v·lanes; `step` is vectors·lanes where they are packed."""
+
+    buffer: Buffer
+    at: Expr
+    step: int
+    vectors: int
+    lanes: int
+
+
+def rows_of(buffer: Buffer, at: Expr, row: int, count: int, *, first: int = 0, step: int = 1) -> Rows:
+    """`count` rows, `row` elements apart, from row `first` on; `at` is where row 0 begins."""
+    return Rows(buffer, tuple((at, r * row) for r in range(first, first + count)), step)
+
+
+def packed(buffer: Buffer, at: Expr, vectors: int, lanes: int) -> Weights:
+    return Weights(buffer, at, vectors * lanes, vectors, lanes)
+
+
+def multiply(
+    k: KernelBuilder, x: Rows, w: Weights, count: int, acc: Buffer, *, first: int = 0, sets: int = 1, unroll: int = 1
+) -> None:
+    """acc[(first + r)·vectors + v] += Σ x[r, i] · w[i, v] for i below `count`.
+
+    `sets` copies of the tile follow each other in `acc`: step i adds to copy i % sets, which hides the latency of
+    small tiles. `unroll`: steps of one iteration, a multiple of `sets`.
+    """
+    inner = _Inner(k, x, w, acc, first, sets)
+    if splats_lanes(k.ctx.target) and x.step == 1 and count >= w.lanes:
+        unroll = max(unroll, w.lanes)
+    main = count // unroll * unroll
+    for i in k.loop("k", main, step=unroll) if main else ():
+        inner.steps(i, unroll)
+    for i in k.loop("k", count, main) if main < count else ():
+        inner.steps(i, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Inner:
+    k: KernelBuilder
+    x: Rows
+    w: Weights
+    acc: Buffer
+    first: int
+    sets: int
+
+    def steps(self, i: Expr, count: int) -> None:
+        """Steps i to i + count."""
+        k, x, w = self.k, self.x, self.w
+        lined = splats_lanes(k.ctx.target) and x.step == 1 and count == w.lanes > 1
+        rows = [self._x(r, i, 0, count) for r in range(len(x.at))] if lined else []
+        for j in range(count):
+            vectors = [
+                k.let(
+                    cast(k.load(w.buffer, w.at + i * w.step + (j * w.step + v * w.lanes), w.lanes), self.acc.dtype), "w"
+                )
+                for v in range(w.vectors)
+            ]
+            for r in range(len(x.at)):
+                factor = shuffle(rows[r], None, (j,) * w.lanes) if lined else broadcast(self._x(r, i, j, 1), w.lanes)
+                factor = k.let(factor, "x") if w.vectors > 1 else factor
+                for v, vector in enumerate(vectors):
+                    at = j % self.sets * (self.acc.size // self.sets) + (self.first + r) * w.vectors + v
+                    k.store(self.acc, at, multiply_add(factor, vector, k.load(self.acc, at)))
+
+    def _x(self, r: int, i: Expr, j: int, count: int) -> Expr:
+        base, constant = self.x.at[r]
+        value = self.k.load(self.x.buffer, base + i * self.x.step + (constant + j * self.x.step), count)
+        value = cast(value, self.acc.dtype)
+        return self.k.let(value, "x") if count > 1 else value
