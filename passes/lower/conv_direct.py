@@ -17,8 +17,18 @@ import numpy as np
 from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, const, maximum, minimum
 from ...ir.types import DType
-from .context import INDEX, Lowering, strides
-from .conv_kernel import ConvKernel, Convolution, finish, flattens, pad_operands, padded_bias, start, unravel
+from .context import INDEX, Lowering
+from .conv_kernel import (
+    ConvKernel,
+    Convolution,
+    Image,
+    finish,
+    flattens,
+    pad_operands,
+    padded_bias,
+    start,
+    unravel,
+)
 from .conv_plan import Inputs, Outputs, Plan, make_plan, pack_weights
 from .micro import multiply, packed, rows_of
 from .tasks import guarded, tasks
@@ -36,74 +46,92 @@ def lower_direct(ctx: Lowering, conv: Convolution) -> None:
     elif conv.window.is_column and flattens(ctx):
         conv = replace(conv, window=conv.window.turned(), weights=conv.weights.swapaxes(3, 4))
     plan = make_plan(ctx, conv, whole)
-    _Writer(ctx, plan).write()
+    DirectWriter(ctx, plan, ConvKernel(ctx)).write()
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a tile stands: image, first output channel, output row, elements offsets of x, weights and bias."""
+    """Where a tile stands: image, first output channel, output row, input image, elements offsets of the first input
+    channel in it, of weights and of the bias."""
 
     n: Expr
     channel: Expr
     d: Expr
     h: Expr
+    image: Image
     x: Expr
     weights: Expr
     bias: Expr
     chunk: Expr
 
 
-class _Writer:
-    """Writes the kernel of a plan."""
+class DirectWriter:
+    """Writes the kernel of a plan, or rows of its result as a part of the kernel `k`."""
 
-    def __init__(self, ctx: Lowering, plan: Plan) -> None:
-        self.ctx, self.plan, self.conv = ctx, plan, plan.conv
-        self.k = ConvKernel(ctx)
+    def __init__(self, ctx: Lowering, plan: Plan, k: ConvKernel) -> None:
+        self.ctx, self.plan, self.conv, self.k = ctx, plan, plan.conv, k
         self.x: Buffer = self.k.tensor(plan.conv.x, "x")
         self.w: Buffer = self.k.tensor(ctx.pack("weights", pack_weights(plan)), "w")
         self.bias: Value | None = padded_bias(ctx, plan.conv.bias, plan.conv.groups, plan.lanes)
         block = plan.conv.x.type.layout.block
         self.pixel = block or 1
-        self.plane = plan.conv.window.pixels_in * self.pixel
+        axes = plan.conv.window.axes
+        self.rows_in = self.k.image(plan.conv.x, INDEX, axes[1].size).rows
+        self.plane = axes[0].size * self.rows_in * axes[2].size * self.pixel
 
     def write(self) -> None:
         k, plan = self.k, self.plan
         count = int(np.prod(plan.dims))
+        height = self.conv.window.d.out * self.conv.window.h.out
         for t in tasks(k, self.conv.macs, count):
             n, rows, tiles, group, blocks = unravel(k, t, plan.dims)
+            first = rows * plan.rows
+            last = first + plan.rows if height % plan.rows == 0 else minimum(first + plan.rows, height)
             begin, end = blocks * plan.blocks, blocks * plan.blocks + plan.blocks
             if plan.blocks_out % plan.blocks:
                 end = minimum(end, plan.blocks_out)
             for chunk in k.loop("chunk", plan.chunks):
                 for block in k.loop("block", end, begin) if plan.blocks > 1 else (blocks,):
-                    for i, out in enumerate(plan.outputs):
-                        several = len(plan.outputs) > 1
-                        cond = block < out.first + out.count if i == 0 else block >= out.first
-                        for _ in guarded(k, cond, several):
-                            self._rows(out, chunk, n, rows, tiles, group, block)
+                    self._block(n, first, last, tiles, group, block, chunk)
         k.done("conv")
 
-    def _rows(self, out: Outputs, chunk: Expr, n: Expr, rows: Expr, tiles: Expr, group: Expr, block: Expr) -> None:
+    def write_rows(self, n: Expr, first: Expr, last: Expr) -> None:
+        """Rows [first, last) of the result of image `n`."""
+        for group in self.k.loop("group", self.conv.groups):
+            for block in self.k.loop("block", self.plan.blocks_out):
+                self._block(n, first, last, INDEX, group, block, INDEX)
+
+    def _block(self, n: Expr, first: Expr, last: Expr, tiles: Expr, group: Expr, block: Expr, chunk: Expr) -> None:
+        """One block of output channels."""
+        several = len(self.plan.outputs) > 1
+        for i, out in enumerate(self.plan.outputs):
+            cond = block < out.first + out.count if i == 0 else block >= out.first
+            for _ in guarded(self.k, cond, several):
+                self._rows(out, chunk, n, (first, last), tiles, group, block)
+
+    def _rows(
+        self, out: Outputs, chunk: Expr, n: Expr, rows: tuple[Expr, Expr], tiles: Expr, group: Expr, block: Expr
+    ) -> None:
         k, plan, conv, lanes = self.k, self.plan, self.conv, self.plan.lanes
         total = -(-conv.channels_out // lanes) * lanes
         per_vector = conv.channels_in * conv.window.taps * lanes
         blocks_in = conv.channels_in // lanes if self.pixel > 1 else conv.channels_in
         at = block * (plan.tile.vectors * lanes)
+        image = k.image(conv.x, n, self.rows_in)
         place = _Place(
             n,
             group * conv.channels_out + at,
             INDEX,
             INDEX,
-            n * strides(conv.x.type)[0] + group * (blocks_in * self.plane),
+            image,
+            image.first + group * (blocks_in * self.plane),
             k.let(group * (total // lanes * per_vector) + block * (plan.tile.vectors * per_vector), "w"),
             k.let(group * total + at, "b"),
             chunk,
         )
         height = conv.window.h
         last = conv.window.d.out * height.out
-        begin = rows * plan.rows
-        end = begin + plan.rows if last % plan.rows == 0 else minimum(begin + plan.rows, last)
-        for row in k.loop("row", end, begin) if last > 1 else (INDEX,):
+        for row in k.loop("row", rows[1], rows[0]) if last > 1 else (INDEX,):
             several = last > height.out
             d, h = (k.let(row / height.out, "d"), k.let(row % height.out, "h")) if several else (INDEX, row)
             self._row(out, replace(place, d=d, h=h), tiles)
@@ -160,7 +188,7 @@ class _Writer:
         for p in range(s.pixels):
             for v in range(out.vectors):
                 coords = (place.n, place.channel + v * self.plan.lanes, *self._spatial(place, w + p))
-                yield p * out.vectors + v, self.k.blocked_offset(self.ctx.output.type, coords)
+                yield p * out.vectors + v, self.k.place(self.ctx.output, coords)
 
     def _spatial(self, place: _Place, w: Expr) -> tuple[Expr, ...]:
         return self.conv.window.spatial(place.d, place.h, w)
@@ -179,11 +207,12 @@ class _Writer:
         ad, ah, aw = window.axes
         tap = channels.size * out.vectors * self.plan.lanes
         row = aw.size * pixel
+        above = place.h * ah.stride - ah.pad
         origin = k.let(
             place.x
             + channels.first * self.plane
             + (place.d * ad.stride - ad.pad) * (ah.size * row)
-            + (place.h * ah.stride - ah.pad) * row
+            + place.image.base(above, row)
             + (w * aw.stride - aw.pad) * pixel,
             "x",
         )
@@ -202,9 +231,8 @@ class _Writer:
         for c in k.loop("cb", hi, lo):
             for q in k.loop("q", d1, d0):
                 for r in k.loop("r", h1, h0):
-                    x = k.let(
-                        origin + c * self.plane + q * (ad.dilation * ah.size * row) + r * (ah.dilation * row), "x"
-                    )
+                    line = place.image.step(above, r * ah.dilation, row)
+                    x = k.let(origin + c * self.plane + q * (ad.dilation * ah.size * row) + line, "x")
                     y = k.let(weights + c * (window.taps * tap) + (q * ah.kernel + r) * (aw.kernel * tap), "w")
                     for g in groups:
                         lo, hi = aw.tap_range(w) if dynamic else (const(g.begin), const(g.end))

@@ -45,8 +45,33 @@ class Convolution:
         return self.batch * self.window.pixels * self.weights.size
 
 
+@dataclass(frozen=True, slots=True)
+class Image:
+    """The rows of an image that a buffer holds, from element `first` on: all of them, or row h in place h % `ring`."""
+
+    first: Expr
+    rows: int
+    ring: bool = False
+
+    def base(self, h: Expr, row: int) -> Expr:
+        """The part of row h + r's element offset that does not depend on r; a row has `row` elements."""
+        return INDEX if self.ring else h * row
+
+    def step(self, h: Expr, r: Expr, row: int) -> Expr:
+        """The part that does."""
+        return (h + r) % self.rows * row if self.ring else r * row
+
+
 class ConvKernel(KernelBuilder):
     """A kernel builder that knows channels as multiples of the block, so that offsets need no division."""
+
+    def image(self, value: Value, n: Expr, rows: int) -> Image:
+        """Where image `n` of `rows` rows lies in the tensor's buffer; a hook for kernels that keep some rows only."""
+        return Image(n * strides(value.type)[0], rows)
+
+    def place(self, value: Value, coords: Sequence[Expr]) -> Expr:
+        """Element offset of a vector of channels in the value's buffer."""
+        return self.blocked_offset(value.type, coords)
 
     def blocked_offset(self, type_: TensorType, coords: Sequence[Expr]) -> Expr:
         block = type_.layout.block

@@ -15,8 +15,8 @@ import numpy as np
 from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, broadcast, fma, minimum, shuffle
 from ...ir.types import DType
-from .context import INDEX, Lowering, strides
-from .conv_kernel import ConvKernel, Convolution, finish, pad_operands, padded_bias, start, unravel
+from .context import INDEX, Lowering
+from .conv_kernel import ConvKernel, Convolution, Image, finish, pad_operands, padded_bias, start, unravel
 from .tasks import guarded, tasks
 from .tile import Segment, segments, tap_runs
 
@@ -34,24 +34,27 @@ def is_depthwise(ctx: Lowering, conv: Convolution) -> bool:
 
 def lower_depthwise(ctx: Lowering, conv: Convolution) -> None:
     """Append the kernel of a depthwise convolution (see `is_depthwise`)."""
-    _Writer(ctx, conv, pad_operands(ctx, ctx.lanes())).write()
+    DepthwiseWriter(ctx, conv, pad_operands(ctx, ctx.lanes()), ConvKernel(ctx)).write()
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Image, block of output channels, output row; element offsets of the input plane and of the weights."""
+    """Image, block of output channels, output row; input image; element offsets of the input plane and the weights."""
 
     n: Expr
     block: Expr
     d: Expr
     h: Expr
+    image: Image
     x: Expr
     weights: Expr
 
 
-class _Writer:
-    def __init__(self, ctx: Lowering, conv: Convolution, whole_vectors: bool) -> None:
-        self.ctx, self.conv, self.k, self.lanes = ctx, conv, ConvKernel(ctx), ctx.lanes()
+class DepthwiseWriter:
+    """Writes a kernel, or rows of its result as a part of the kernel `k`."""
+
+    def __init__(self, ctx: Lowering, conv: Convolution, whole_vectors: bool, k: ConvKernel) -> None:
+        self.ctx, self.conv, self.k, self.lanes = ctx, conv, k, ctx.lanes()
         channels = conv.groups * conv.channels_out
         self.blocks = -(-channels // self.lanes)
         self.valid = self.lanes if whole_vectors else channels - (self.blocks - 1) * self.lanes
@@ -59,6 +62,8 @@ class _Writer:
         self.unrolled = w.kernel <= MAX_UNROLLED
         room = ctx.target.registers - 1 - (w.kernel if self.unrolled else 1)
         self.segments = segments(w, max(4, min(room, 8 if ctx.target.registers <= 16 else 14)))
+        self.rows_in = k.image(conv.x, INDEX, conv.window.h.size).rows
+        self.plane = conv.window.d.size * self.rows_in * w.size * self.lanes
         self.x: Buffer = self.k.tensor(conv.x, "x")
         self.w: Buffer = self.k.tensor(ctx.pack("weights", self._pack(conv.weights)), "w")
         self.bias: Value | None = padded_bias(ctx, conv.bias, 1, self.lanes)
@@ -81,22 +86,32 @@ class _Writer:
             n, block, chunk = unravel(k, t, dims)
             begin = chunk * rows
             end = begin + rows if total % rows == 0 else minimum(begin + rows, total)
-            x = k.let(n * strides(conv.x.type)[0] + self._source(block), "x")
-            w = k.let(block * (conv.window.taps * self.lanes), "w")
-            for row in k.loop("row", end, begin) if total > 1 else (INDEX,):
-                d, h = (
-                    (k.let(row / height.out, "d"), k.let(row % height.out, "h")) if total > height.out else (INDEX, row)
-                )
-                place = _Place(n, block, d, h, x, w)
-                for last in (False, True) if self.valid < self.lanes else (True,):
-                    cond = block >= self.blocks - 1 if last else block < self.blocks - 1
-                    for _ in guarded(k, cond, self.valid < self.lanes):
-                        self._row(place, self.valid if last else self.lanes)
+            self._rows(n, block, begin, end)
         k.done("conv_depthwise")
+
+    def write_rows(self, n: Expr, begin: Expr, end: Expr) -> None:
+        """Rows [begin, end) of the result of image `n`."""
+        for block in self.k.loop("block", self.blocks):
+            self._rows(n, block, begin, end)
+
+    def _rows(self, n: Expr, block: Expr, begin: Expr, end: Expr) -> None:
+        k, conv = self.k, self.conv
+        height = conv.window.h
+        total = conv.window.d.out * height.out
+        image = k.image(conv.x, n, self.rows_in)
+        x = k.let(image.first + self._source(block), "x")
+        w = k.let(block * (conv.window.taps * self.lanes), "w")
+        for row in k.loop("row", end, begin) if total > 1 else (INDEX,):
+            d, h = (k.let(row / height.out, "d"), k.let(row % height.out, "h")) if total > height.out else (INDEX, row)
+            place = _Place(n, block, d, h, image, x, w)
+            for last in (False, True) if self.valid < self.lanes else (True,):
+                cond = block >= self.blocks - 1 if last else block < self.blocks - 1
+                for _ in guarded(k, cond, self.valid < self.lanes):
+                    self._row(place, self.valid if last else self.lanes)
 
     def _source(self, block: Expr) -> Expr:
         """Element offset, in an image, of the first input channel of a block of output channels."""
-        plane, m, b = self.conv.window.pixels_in * self.lanes, self.conv.channels_out, self.lanes
+        plane, m, b = self.plane, self.conv.channels_out, self.lanes
         if m == 1:
             return block * plane
         if m % b == 0:
@@ -129,16 +144,18 @@ class _Writer:
         d0, d1 = ad.tap_range(place.d)
         h0, h1 = (k.let(e, "r") for e in ah.tap_range(place.h))
         row = aw.size * lanes
+        above = place.h * ah.stride - ah.pad
         origin = (
             place.x
             + (place.d * ad.stride - ad.pad) * (ah.size * row)
-            + (place.h * ah.stride - ah.pad) * row
+            + place.image.base(above, row)
             + (w * aw.stride - aw.pad) * lanes
         )
         origin = k.let(origin, "x")
         for q in k.loop("q", d1, d0):
             for r in k.loop("r", h1, h0):
-                x = k.let(origin + q * (ad.dilation * ah.size * row) + r * (ah.dilation * row), "x")
+                line = place.image.step(above, r * ah.dilation, row)
+                x = k.let(origin + q * (ad.dilation * ah.size * row) + line, "x")
                 y = k.let(place.weights + (q * ah.kernel + r) * (aw.kernel * lanes), "w")
                 if self.unrolled and not s.dynamic:
                     self._filter_row(s, x, y, acc)
