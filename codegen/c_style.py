@@ -29,6 +29,7 @@ from ..ir.loops import (
     Kernel,
     Let,
     Load,
+    Prefetch,
     Ramp,
     Reduce,
     Select,
@@ -188,6 +189,8 @@ class CStyle:
                 self.line("{")
                 self.nested(stmt)
                 self.line("}")
+            case Prefetch():
+                pass
             case Barrier():
                 self.barrier()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..ir.errors import CodegenError
-from ..ir.loops import Alloc, Barrier, Block, Buffer, Const, Expr, For, If, Kernel, Let, Store
+from ..ir.loops import Alloc, Barrier, Block, Buffer, Const, Expr, For, If, Kernel, Let, Prefetch, Store
 from ..ir.types import DType
 from .llvm_types import memory_type, value_type
 from .llvm_values import Values, affine, vector_align
@@ -182,11 +182,21 @@ class KernelPrinter:
     def _block(self, s: Block) -> None:
         self.block(s)
 
+    def _prefetch(self, s: Prefetch) -> None:
+        """Into the second-level cache; a plain address computation, since the element may lie outside."""
+        v, b = self.values, s.buffer
+        at = v.index(s.index)
+        pointer = self.w.op(f"getelementptr {memory_type(b.dtype)}, ptr {v.pointers[b]}, i64 {at}")
+        arguments = f"ptr {pointer}, i32 0, i32 2, i32 1"
+        self.w.intrinsics["llvm.prefetch.p0"] = "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"
+        self.w.line(f"call void @llvm.prefetch.p0({arguments})")
+
     def _barrier(self, s: Barrier) -> None:
         raise CodegenError(f"kernel {self.kernel.name}: a barrier has no meaning in code for a processor")
 
     TABLE: ClassVar[dict[type[Any], Callable[[KernelPrinter, Any], None]]] = {
-        For: _for, If: _if, Let: _let, Alloc: _alloc, Store: _store, Block: _block, Barrier: _barrier,
+        For: _for, If: _if, Let: _let, Alloc: _alloc, Store: _store, Block: _block, Prefetch: _prefetch,
+        Barrier: _barrier,
     }  # fmt: skip
 
 

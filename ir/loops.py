@@ -276,7 +276,15 @@ class Barrier:
     """All threads of a work-group (GPU targets)."""
 
 
-Stmt: TypeAlias = For | If | Let | Alloc | Store | Block | Barrier
+@dataclass(frozen=True, slots=True)
+class Prefetch:
+    """A hint that the cache line of a parameter's element is read soon; no effect where `index` is outside."""
+
+    buffer: Buffer
+    index: Expr
+
+
+Stmt: TypeAlias = For | If | Let | Alloc | Store | Block | Prefetch | Barrier
 Operand: TypeAlias = Expr | int | float
 
 
@@ -544,6 +552,9 @@ class Builder:
         i = as_expr(index, Const(DType.I64, 1, 0)) if not isinstance(index, Expr) else index
         assert value.dtype is buffer.dtype, f"store {value.dtype} into {buffer.name}: {buffer.dtype}"
         self._emit(Store(buffer, i, value))
+
+    def prefetch(self, buffer: Buffer, index: Operand) -> None:
+        self._emit(Prefetch(buffer, as_expr(index, Const(DType.I64, 1, 0))))
 
     def kernel(self, name: str, *, shaped: bool = True, inplace: bool = False) -> Kernel:
         assert len(self._blocks) == 1, "a loop was left open"

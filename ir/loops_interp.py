@@ -30,6 +30,7 @@ from .loops import (
     Kernel,
     Let,
     Load,
+    Prefetch,
     Program,
     Ramp,
     Reduce,
@@ -108,7 +109,7 @@ class _Run:
                     self.memory[stmt.buffer.name][at] = x
             case Block():
                 self.block(stmt)
-            case Barrier():
+            case Prefetch() | Barrier():
                 pass
 
     def where(self, buffer: Buffer, index: Array, lanes: int) -> Array:

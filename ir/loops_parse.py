@@ -38,6 +38,7 @@ from .loops import (
     Let,
     Load,
     Port,
+    Prefetch,
     Program,
     Ramp,
     Reduce,
@@ -309,6 +310,12 @@ class _Parser:
             return Alloc(self.buffer())
         if word == "store":
             return self.store()
+        if word == "prefetch":
+            buffer = self.known_buffer(self.take("name"))
+            self.expect("[")
+            index = self.expr()
+            self.expect("]")
+            return Prefetch(buffer, index)
         if word == "barrier":
             return Barrier()
         self.refuse(f"expected a statement, found '{word}'")

@@ -28,6 +28,7 @@ from .loops import (
     Let,
     Load,
     Port,
+    Prefetch,
     Program,
     Ramp,
     Reduce,
@@ -134,6 +135,8 @@ def _statement(stmt: Stmt, depth: int, lines: list[str]) -> None:
             lines.append(f"{pad}{{")
             _block(stmt, depth + 1, lines)
             lines.append(f"{pad}}}")
+        case Prefetch():
+            lines.append(f"{pad}prefetch {stmt.buffer.name}[{print_expr(stmt.index)}]")
         case _:
             lines.append(f"{pad}barrier")
 

@@ -35,6 +35,7 @@ from .loops import (
     Kernel,
     Let,
     Load,
+    Prefetch,
     Program,
     Ramp,
     Reduce,
@@ -190,6 +191,8 @@ class _Checker:
                 self.store(stmt)
             case Block():
                 self.block(stmt)
+            case Prefetch():
+                self.prefetch(stmt)
             case Barrier():
                 pass
 
@@ -237,6 +240,11 @@ class _Checker:
             self.fail(f"stores {s.value.dtype} into {s.buffer.dtype} buffer '{s.buffer.name}'")
         if s.buffer.space == "constant":
             self.fail(f"stores into constant buffer '{s.buffer.name}'")
+
+    def prefetch(self, s: Prefetch) -> None:
+        self.typed(s.index, DType.I64, f"index of '{s.buffer.name}'")
+        if self.buffers.get(s.buffer.name) != s.buffer or s.buffer.space not in ("param", "constant"):
+            self.fail(f"prefetches '{s.buffer.name}', which is no parameter")
 
     # --- expressions
 

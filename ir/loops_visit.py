@@ -20,6 +20,7 @@ from .loops import (
     Kernel,
     Let,
     Load,
+    Prefetch,
     Ramp,
     Reduce,
     Select,
@@ -102,6 +103,8 @@ def expressions(stmt: Stmt) -> tuple[Expr, ...]:
             return (stmt.value,)
         case Store():
             return (stmt.index, stmt.value)
+        case Prefetch():
+            return (stmt.index,)
     return ()
 
 
@@ -118,6 +121,8 @@ def with_expressions(stmt: Stmt, new: tuple[Expr, ...]) -> Stmt:
             return replace(stmt, value=new[0])
         case Store():
             return replace(stmt, index=new[0], value=new[1])
+        case Prefetch():
+            return replace(stmt, index=new[0])
     raise AssertionError(f"{type(stmt).__name__} has no expressions")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 
+from c2c.codegen.llvm_program import emit_asm
 from c2c.codegen.target import Target
 from c2c.ir.loops import (
     Block,
@@ -36,8 +38,14 @@ Run = Callable[..., list[np.ndarray]]
 
 def run_kernel(run: Run, target: str, kernel: Kernel, inputs: list[np.ndarray], *outputs: np.ndarray) -> None:
     """Run a kernel whose parameters are the inputs, then the outputs; `outputs` are filled."""
+    program = one_kernel(kernel, inputs, outputs)
+    for result, array in zip(run(program, Target.parse(target), inputs), outputs, strict=True):
+        array[...] = result
+
+
+def one_kernel(kernel: Kernel, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> Program:
     slots = [Slot("input", 0, i) for i in range(len(inputs))] + [Slot("output", 0, i) for i in range(len(outputs))]
-    program = Program(
+    return Program(
         "model",
         tuple(Port(f"x{i}", DType.of(a.dtype), a.shape) for i, a in enumerate(inputs)),
         tuple(Port(f"y{i}", DType.of(a.dtype), a.shape) for i, a in enumerate(outputs)),
@@ -46,8 +54,6 @@ def run_kernel(run: Run, target: str, kernel: Kernel, inputs: list[np.ndarray], 
         0,
         bytearray(),
     )
-    for result, array in zip(run(program, Target.parse(target), inputs), outputs, strict=True):
-        array[...] = result
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -140,3 +146,19 @@ def test_stack_buffers(target: str, run_program: Run) -> None:
     out = np.empty(32, np.float32)
     run_kernel(run_program, target, k.kernel("model__k"), [values], out)
     np.testing.assert_array_equal(out, np.where(values > 0, values[::-1] * 2, np.float32(-1)))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_prefetching_changes_nothing(target: str, run_program: Run) -> None:
+    """Neither inside nor far outside of the buffer."""
+    k = Builder()
+    x, y = k.param("x", DType.F32, 64), k.param("y", DType.F32, 64)
+    for i in k.loop("i", 8):
+        k.prefetch(x, i * 100_000 - 300_000)
+        k.store(y, i * 8, k.load(x, i * 8, 8) * 2.0)
+    given, out = np.arange(64, dtype=np.float32), np.empty(64, np.float32)
+    kernel = k.kernel("model__k")
+    run_kernel(run_program, target, kernel, [given], out)
+    np.testing.assert_array_equal(out, given * 2)
+    found = re.search(r"prefetch|prfm", emit_asm(one_kernel(kernel, [given], [out]), Target.parse(target)))
+    assert found is not None

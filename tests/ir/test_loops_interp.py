@@ -69,6 +69,7 @@ def test_statements() -> None:
     kernel = parse_kernel(
         """kernel k(x: i32[8], y: i32[8]) {
              alloc t: i32x2[2] register
+             prefetch x[1000]
              serial i = 0 to 7 step 2 {
                store t[0] = x[i; 2]
                if i < 4 { store y[i] = t[0] * 10:i32x2 } else { store y[ramp<2, -1>(i + 1)] = t[0] }

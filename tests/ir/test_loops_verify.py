@@ -41,6 +41,7 @@ def test_random_kernels_pass(seed: int) -> None:
         "parallel i = 0 to 4 { store y[i * 4 + worker] = 1.0:f32 }",
         "alloc a: f32x8[2] register unroll u = 0 to 2 { store a[1 - u] = 1.0:f32x8 }",
         "store y[ramp<4, -5>(15)] = 1.0:f32x4",
+        "prefetch y[-99]",
     ],
 )
 def test_right_kernels_pass(body: str) -> None:
@@ -87,6 +88,8 @@ def test_right_kernels_pass(body: str) -> None:
         ("let a: i64 = exp(1)", "exp of i64"),
         ("let a: u8 = 256:u8", "256 is no u8"),
         ("let a: bool = 2:bool", "2 is no bool"),
+        ("prefetch y[0:i32]", "index of 'y' is i32"),
+        ("alloc a: f32[8] stack prefetch a[0]", "prefetches 'a', which is no parameter"),
     ],
 )  # fmt: skip
 def test_wrong_kernels_are_refused(body: str, message: str) -> None:
