@@ -136,6 +136,11 @@ class Target:
         return 32 if self.arch == "aarch64" or self.vector_bits == 512 else 16
 
     @property
+    def fma_per_cycle(self) -> int:
+        """Vector multiply-adds that begin in one cycle."""
+        return 1 if self.vector_bits >= 512 else 2
+
+    @property
     def has_fma(self) -> bool:
         return self.arch == "aarch64" or "fma" in self.has
 

@@ -72,7 +72,7 @@ def _operator_problems(graph: Graph, complete: bool) -> list[Problem]:
         return missing
     options = CompileOptions(Target.parse(TARGET), winograd_error=0)
     try:
-        graph = optimise(graph, options, PassObserver(options.debug))
+        optimise(graph, options, PassObserver(options.debug))
     except C2CError as e:
         return [Problem("error", "", "", e.what, e.where, e.remedy)]
     return [p for n in graph.nodes if (p := _try(n, options.target)) is not None]

@@ -14,6 +14,7 @@ from ..ir.verify import verify
 from ..passes.base import PassContext, find_pass, run_pipeline
 from ..passes.loops import optimise_kernel
 from ..passes.lower import Call, is_lowered, lower_graph
+from ..passes.lower.schedule import Choice
 from ..passes.plan_memory import MemoryPlan, plan
 from ..passes.views import find_views, placed_values
 from .assemble import assemble
@@ -28,7 +29,10 @@ Progress = Callable[[str], None]
 
 @dataclass(eq=False, slots=True)
 class Compiled:
-    """What a compile made: the imported graph, the optimised one, its kernel calls, memory and program."""
+    """What a compile made: the imported graph, the optimised one, its kernel calls, memory and program.
+
+    choices: schedules that graph passes chose; those of kernels are with the calls, which are the program's steps.
+    """
 
     options: CompileOptions
     source: Graph
@@ -37,6 +41,7 @@ class Compiled:
     plan: MemoryPlan
     program: Program
     observer: PassObserver
+    choices: tuple[Choice, ...] = ()
 
 
 def compile_file(
@@ -66,14 +71,15 @@ def compile_graph(
     """Graph IR to Program: optimise, lower, plan memory, assemble."""
     observer = observer or PassObserver(options.debug)
     progress("optimise")
-    graph = optimise(source.clone(), options, observer)
+    graph = source.clone()
+    choices = optimise(graph, options, observer)
     if options.taps:
         tap(graph)
     verify(graph)
     views = find_views(graph)
     progress("lower")
     with observer.stage("lower"):
-        calls = lower_graph(graph, options.target, options.threads, placed_values(graph, views))
+        calls = lower_graph(graph, options.target, options.threads, placed_values(graph, views), options.tuning)
     with observer.stage("loop passes"):
         for call in calls:
             call.kernel = optimise_kernel(call.kernel)
@@ -83,11 +89,11 @@ def compile_graph(
     with observer.stage("assemble"):
         program = assemble(graph, calls, memory, options)
         verify_program(program)
-    return Compiled(options, source, graph, calls, memory, program, observer)
+    return Compiled(options, source, graph, calls, memory, program, observer, tuple(choices))
 
 
-def optimise(graph: Graph, options: CompileOptions, observer: PassObserver) -> Graph:
-    """Run the graph passes of the optimisation level, up to `--stop-after`."""
+def optimise(graph: Graph, options: CompileOptions, observer: PassObserver) -> list[Choice]:
+    """Run the graph passes of the optimisation level, up to `--stop-after`, in place; the schedules they chose."""
     names = list(pipeline(options.level))
     stop = options.debug.stop_after
     for name in (*options.debug.print_after, *((stop,) if stop is not None else ())):
@@ -97,6 +103,8 @@ def optimise(graph: Graph, options: CompileOptions, observer: PassObserver) -> G
                 raise PassError(f"pass {name} does not run at -O{options.level}", remedy=f"it runs {', '.join(names)}")
     if stop is not None:
         names = names[: names.index(stop) + 1]
-    context = PassContext(options.target, options.threads, allow=observer.allow, winograd_error=options.winograd_error)
+    context = PassContext(
+        options.target, options.threads, observer.allow, winograd_error=options.winograd_error, tuning=options.tuning
+    )
     run_pipeline(graph, names, context, observer)
-    return graph
+    return context.choices

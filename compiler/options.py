@@ -11,6 +11,7 @@ import numpy as np
 
 from ..codegen.target import Target
 from ..ir.errors import OptionsError
+from ..passes.lower.schedule import Tuning
 from .pipeline import LEVELS
 
 
@@ -34,6 +35,7 @@ class CompileOptions:
 
     dims and shapes pin symbolic dimensions; values turn an input into a constant.
     winograd_error: the largest relative error that a Winograd layer may add; 0 switches it off.
+    tuning: schedules measured before (`tuning.py`); the cost model chooses for problems that it does not name.
     keep_constants: leave constants' data in the optimised graph, to print it; otherwise it is dropped once packed.
     """
 
@@ -45,6 +47,7 @@ class CompileOptions:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
     winograd_error: float = 1e-4
+    tuning: Tuning = field(default_factory=Tuning)
     taps: bool = False
     keep_constants: bool = False
     debug: Debug = field(default_factory=Debug)

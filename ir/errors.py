@@ -63,6 +63,10 @@ class OptionsError(C2CError):
     """An option has a value that makes no sense."""
 
 
+class TuningError(C2CError):
+    """A tuning file that cannot be read, or that asks for what this version or target does not have."""
+
+
 class OutputError(C2CError):
     """A file cannot be written where it was asked for."""
 

@@ -17,6 +17,7 @@ from typing import ClassVar, Protocol, TypeVar
 from ..codegen.target import Target
 from ..ir.errors import PassError
 from ..ir.graph import Graph, Node, Rewriter, Value
+from .lower.schedule import Choice, Tuning
 
 MAX_ROUNDS = 64
 """Rounds after which a rule table counts as cyclic."""
@@ -29,6 +30,7 @@ class PassContext:
     target: the machine, as facts. allow: asked before each rewrite (rule name, node), None allows all.
     fold_bytes: largest constant that folding may create where it does not shrink the sum of its operands.
     winograd_error: largest expected rms error of a Winograd convolution, relative to the rms of its result.
+    tuning, choices: what `lower.schedule.choose` follows, and where it records.
     """
 
     target: Target
@@ -36,6 +38,8 @@ class PassContext:
     allow: Callable[[str, Node], bool] | None = None
     fold_bytes: int = 1 << 20
     winograd_error: float = 1e-5
+    tuning: Tuning = field(default_factory=Tuning)
+    choices: list[Choice] = field(default_factory=list)
 
     def rewriter(self, graph: Graph) -> GraphRewriter:
         return GraphRewriter(graph, self.allow)

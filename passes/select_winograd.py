@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from math import sqrt
 
+from ..codegen.target import Target
 from ..ir.graph import Graph, Node
 from ..ir.types import DType
 from .base import Pass, PassContext, register_pass
+from .lower.schedule import Schedule, choose
 from .pattern import int_list, required
 
 SIZES = (4, 2)
@@ -38,7 +40,9 @@ class SelectWinograd(Pass):
     def run(self, graph: Graph, context: PassContext) -> bool:
         rewriter = context.rewriter(graph)
         for node in [n for n in graph.nodes if n.op == "Conv"]:
-            m = choose(node, context)
+            if not _is_fit(node, context.target.lanes(DType.F32)):
+                continue
+            m = choose(context, "winograd", problem(node), schedules(node, context), node)
             if m is not None and rewriter.allow(self.name, node):
                 new = rewriter.emit(
                     "c2c.WinogradConv",
@@ -53,15 +57,25 @@ class SelectWinograd(Pass):
         return rewriter.finish()
 
 
-def choose(node: Node, context: PassContext) -> int | None:
-    """The fastest m that is exact enough, None where the direct form is faster or the only one."""
-    if not _is_fit(node, context.target.lanes(DType.F32)):
-        return None
-    best, chosen = MIN_GAIN, None
-    for m in SIZES:
-        if expected_error(node, m) <= context.winograd_error and (gain := expected_gain(node, m)) > best:
-            best, chosen = gain, m
-    return chosen
+def problem(node: Node) -> str:
+    """Shapes of a 3x3 convolution."""
+    k, c = required(node, 1).type.dims[:2]
+    images, _, height, width = node.output.type.dims
+    return f"3x3/1 {images}x{height}x{width} {c}->{k}"
+
+
+def schedules(node: Node, context: PassContext) -> list[Schedule[int | None]]:
+    """The direct form (None), and every m that is exact enough."""
+    direct = _direct_cycles(node, context.target)
+    exact = [m for m in SIZES if expected_error(node, m) <= context.winograd_error]
+    fast: list[Schedule[int | None]] = [Schedule(f"F{m}", direct * MIN_GAIN / expected_gain(node, m), m) for m in exact]
+    return [Schedule("direct", direct, None), *fast]
+
+
+def _direct_cycles(node: Node, target: Target) -> float:
+    """Cycles of the direct form at the peak rate."""
+    channels = required(node, 1).type.dims[1]
+    return 9 * channels * node.output.type.size / target.lanes(DType.F32) / target.fma_per_cycle
 
 
 def _is_fit(node: Node, lanes: int) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
+from dataclasses import replace
 
 from ...codegen.target import Target
 from ...ir.errors import UnsupportedOpError
 from ...ir.graph import Graph, Node, Value
 from ...ir.types import DType
 from .context import LOWERINGS, Call, Lowering, lowers
+from .schedule import Tuning
 
 __all__ = ["Call", "Lowering", "is_lowered", "is_refused", "lower_graph", "lower_node", "lowers"]
 
@@ -27,17 +29,19 @@ def is_refused(op: str) -> bool:
     return op in LOWERINGS and LOWERINGS[op].__module__ == f"{__name__}.refused"
 
 
-def lower_graph(graph: Graph, target: Target, threads: int, placed: frozenset[Value] = frozenset()) -> list[Call]:
+def lower_graph(
+    graph: Graph, target: Target, threads: int, placed: frozenset[Value] = frozenset(), tuning: Tuning | None = None
+) -> list[Call]:
     """Kernel calls of every node in order. Results that are `placed` (views) need none."""
     calls: list[Call] = []
     for node in graph.nodes:
         there = [v for v in node.outputs if v in placed]
         if len(there) < len(node.outputs):
-            calls += [c for c in lower_node(node, target, threads) if not any(v in there for v in c.args)]
+            calls += [c for c in lower_node(node, target, threads, tuning) if not any(v in there for v in c.args)]
     return calls
 
 
-def lower_node(node: Node, target: Target, threads: int = 1) -> list[Call]:
+def lower_node(node: Node, target: Target, threads: int = 1, tuning: Tuning | None = None) -> list[Call]:
     """Kernel calls of one node; raises UnsupportedOpError where no lowering exists."""
     _load()
     anchor, tail = _unfold(node) if node.op == "c2c.Fused" else (node, ())
@@ -50,8 +54,12 @@ def lower_node(node: Node, target: Target, threads: int = 1) -> list[Call]:
         raise UnsupportedOpError(
             "string tensors are not supported", where=node.where, remedy="keep text processing outside of the model"
         )
-    ctx = Lowering(anchor, target, threads, tail=tail, result=node.output if tail else None, group=node)
+    result = node.output if tail else None
+    ctx = Lowering(anchor, target, threads, tail=tail, result=result, group=node, tuning=tuning or Tuning())
     lowering(ctx)
+    chosen = tuple(replace(c, origin=node.origin) for c in ctx.choices)
+    for call in ctx.calls:
+        call.choices = chosen
     return ctx.calls
 
 

@@ -18,17 +18,19 @@ from ...ir.graph import Node, Value, constant
 from ...ir.loops import Buffer, Builder, Const, Expr, Kernel, Operand, as_expr, broadcast, ramp
 from ...ir.types import DType, TensorType
 from .channels import whole_blocks
+from .schedule import Choice, Tuning
 
 INDEX = Const(DType.I64, 1, 0)
 
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """One kernel call: parameters are bound to values; `node` gives symbol and origin."""
+    """One kernel call: parameters are bound to values; `node` gives symbol and origin, `choices` its schedules."""
 
     kernel: Kernel
     args: tuple[Value, ...]
     node: Node
+    choices: tuple[Choice, ...] = ()
 
 
 def strides(type_: TensorType) -> tuple[int, ...]:
@@ -137,6 +139,9 @@ class Lowering:
     serial: int = 0
     memo: dict[tuple[object, ...], Value] = field(default_factory=dict)
     """Constants and copies made once for several readers."""
+    tuning: Tuning = field(default_factory=Tuning)
+    choices: list[Choice] = field(default_factory=list)
+    """Schedules chosen for this node, by `schedule.choose`."""
 
     @property
     def output(self) -> Value:

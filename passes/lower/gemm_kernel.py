@@ -22,6 +22,7 @@ from ...ir.types import DType
 from .context import KernelBuilder, Lowering
 from .micro import Weights, multiply, rows_of, splats_lanes
 from .product import Product, is_index, offset_at, stacked, tree_sum, unravel
+from .schedule import Schedule, choose
 from .tasks import PARALLEL_MACS, guarded, pieces, tasks
 
 LATENCY = 4
@@ -34,6 +35,9 @@ class Tile:
 
     rows: int
     vectors: int
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.vectors}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +52,13 @@ class Strip:
     valid: int
 
 
-def choose_tile(target: Target, acc: DType, m: int, n: int, k: int) -> Tile:
-    """The tile with the least estimated time among those that fit the registers."""
+def tiles(target: Target, acc: DType, m: int, n: int, k: int) -> list[Schedule[Tile]]:
+    """Tiles that fit the registers, of equally fast ones the largest first."""
     lanes, registers = target.lanes(acc), target.registers
     vectors = -(-n // lanes)
     if m == 1:
-        return Tile(1, min(vectors, 8 if registers >= 16 else 4))
+        widest = Tile(1, min(vectors, 8 if registers >= 16 else 4))
+        return [Schedule(f"tile={widest}", _cycles(target, widest, m, vectors, k) * k, widest)]
     spare = (lambda r: r + 1) if splats_lanes(target) else (lambda r: 1)
     fits = [
         Tile(r, v)
@@ -61,11 +66,12 @@ def choose_tile(target: Target, acc: DType, m: int, n: int, k: int) -> Tile:
         for r in range(1, min(m, registers) + 1)
         if r * v + v + spare(r) <= registers
     ]
-    return min(fits, key=lambda t: (_cycles(target, t, m, vectors, k), -t.rows * t.vectors, t.vectors))
+    fits.sort(key=lambda t: (-t.rows * t.vectors, t.vectors))
+    return [Schedule(f"tile={t}", _cycles(target, t, m, vectors, k) * k, t) for t in fits]
 
 
 def _cycles(target: Target, tile: Tile, m: int, vectors: int, k: int) -> float:
-    """Estimated time of the whole product for one tile: bound by multiply-adds, loads or latency."""
+    """Estimated cycles of one step of k of the product: bound by multiply-adds, loads or latency."""
     issue = 1.0 if target.vector_bits >= 512 else 2.0
     overhead = 12 / max(k, 1)
 
@@ -124,7 +130,9 @@ def _plan(ctx: Lowering, p: Product, tile: Tile) -> _Plan:
 
 
 def multiply_by_panels(ctx: Lowering, p: Product, family: str) -> None:
-    tile = choose_tile(ctx.target, p.acc, p.m, p.n, p.k)
+    problem = f"{prod(p.batch)} of {p.m}x{p.n}x{p.k} {p.acc} threads {ctx.threads}"
+    candidates = tiles(ctx.target, p.acc, p.m, p.n, p.k)
+    tile = choose(ctx, "gemm", problem, [replace(s, cycles=s.cycles * prod(p.batch)) for s in candidates])
     plan = _plan(ctx, p, tile)
     p, packed = _packed(ctx, p, plan)
     k = ctx.kernel()
