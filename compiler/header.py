@@ -15,8 +15,8 @@ PARALLEL = DECLARATIONS.replace(
     _GUARD,
     _GUARD
     + """\
-/* How a model runs on several threads. run() splits [0, count) into at most `workers` contiguous ranges, calls task
- * once for each, with distinct worker numbers in [0, workers), and returns when all are done. c2c_runtime.h has a
+/* How a model runs on several threads. run() splits [0, count) into ranges, calls task once for each, with worker
+ * numbers in [0, workers) of which none is in use twice at a time, and returns when all are done. c2c_runtime.h has a
  * thread pool that fits; an app may bring its own. */
 """,
 )

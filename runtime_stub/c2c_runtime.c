@@ -87,7 +87,7 @@ static int processors(void)
 typedef volatile LONG c2c_atomic;
 static int32_t atomic_read(c2c_atomic *a) { return (int32_t)InterlockedCompareExchange(a, 0, 0); }
 static int32_t atomic_swap(c2c_atomic *a, int32_t v) { return (int32_t)InterlockedExchange(a, v); }
-static int32_t atomic_minus_one(c2c_atomic *a) { return (int32_t)InterlockedDecrement(a); }
+static int32_t atomic_plus_one(c2c_atomic *a) { return (int32_t)InterlockedIncrement(a) - 1; } /* what it was */
 static int atomic_replace(c2c_atomic *a, int32_t from, int32_t to)
 {
     return InterlockedCompareExchange(a, to, from) == from;
@@ -96,7 +96,7 @@ static int atomic_replace(c2c_atomic *a, int32_t from, int32_t to)
 typedef int32_t c2c_atomic;
 static int32_t atomic_read(c2c_atomic *a) { return __atomic_load_n(a, __ATOMIC_SEQ_CST); }
 static int32_t atomic_swap(c2c_atomic *a, int32_t v) { return __atomic_exchange_n(a, v, __ATOMIC_SEQ_CST); }
-static int32_t atomic_minus_one(c2c_atomic *a) { return __atomic_sub_fetch(a, 1, __ATOMIC_SEQ_CST); }
+static int32_t atomic_plus_one(c2c_atomic *a) { return __atomic_fetch_add(a, 1, __ATOMIC_SEQ_CST); } /* what it was */
 static int atomic_replace(c2c_atomic *a, int32_t from, int32_t to)
 {
     return __atomic_compare_exchange_n(a, &from, to, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
@@ -114,21 +114,27 @@ static void pause_briefly(void)
 #endif
 }
 
-/* --- the pool */
+/* --- the pool
+ *
+ * Each worker of a run has a share of the indices, cut into pieces. It takes the pieces of its own share first, then
+ * those that others have left: a slow or late worker delays nobody by more than a piece. A worker that has not begun
+ * when all pieces are taken is called off, so a run never waits for a thread to wake up. */
 
-enum { LINE = 128, SPINS = 2000, MOST = 256 };
-enum { IDLE, GO, ASLEEP, STOP };
+enum { LINE = 128, SPINS = 10000, MOST = 256, PIECES = 8 };
+enum { IDLE, GO, RUNNING, ASLEEP, STOP };
 
+/* What a worker's neighbours do not touch while it works lies on cache lines of its own. */
 typedef struct c2c_worker {
-    c2c_atomic state;
-    int32_t number; /* 1 and up: worker 0 is whoever calls run */
+    c2c_atomic state; /* only the caller of run leaves IDLE for GO, only the worker GO for RUNNING */
+    int32_t number;   /* 0 is whoever calls run: no thread */
     c2c_pool *pool;
     c2c_mutex mutex;
     c2c_cond wake;
     c2c_thread thread;
+    char apart[LINE];
+    c2c_atomic taken; /* pieces of its share */
 } c2c_worker;
 
-/* Each worker spins on cache lines of its own. */
 typedef union c2c_padded {
     c2c_worker worker;
     char pad[(sizeof(c2c_worker) + LINE - 1) / LINE * LINE];
@@ -143,36 +149,54 @@ struct c2c_pool {
     int64_t count;
     int32_t active;
     c2c_atomic busy;
-    char pad[LINE]; /* below: what workers write while others read what is above */
-    c2c_atomic pending;
+    char apart[LINE]; /* below: what workers read while others write what is above */
     c2c_atomic waiting;
     c2c_mutex mutex;
     c2c_cond done;
 };
 
-static void run_range(const c2c_pool *p, int32_t number)
+static c2c_worker *worker_of(const c2c_pool *p, int32_t number) { return &p->workers[number].worker; }
+
+/* Where part `index` of `parts` near-equal parts of [0, count) begins. */
+static int64_t part_begin(int64_t count, int32_t parts, int32_t index)
 {
-    int64_t each = p->count / p->active, rest = p->count % p->active;
-    int64_t begin = number * each + (number < rest ? number : rest);
-    p->task(p->frame, begin, begin + each + (number < rest), number);
+    int64_t rest = count % parts;
+    return count / parts * index + (index < rest ? index : rest);
 }
 
-/* Wait until the state is neither IDLE nor ASLEEP; returns it. */
-static int32_t wait_for_work(c2c_worker *w)
+static void run_shares(const c2c_pool *p, int32_t number)
 {
-    int32_t state, spins;
-    for (spins = 0; spins < SPINS; spins++) {
-        state = atomic_read(&w->state);
-        if (state != IDLE)
-            return state;
-        pause_briefly();
+    int32_t i, piece, owner = number;
+    for (i = 0; i < p->active; i++) {
+        int64_t begin = part_begin(p->count, p->active, owner);
+        int64_t count = part_begin(p->count, p->active, owner + 1) - begin;
+        int32_t pieces = count < PIECES ? (int32_t)count : PIECES;
+        while ((piece = atomic_plus_one(&worker_of(p, owner)->taken)) < pieces)
+            p->task(p->frame, begin + part_begin(count, pieces, piece), begin + part_begin(count, pieces, piece + 1),
+                    number);
+        owner = owner + 1 == p->active ? 0 : owner + 1;
     }
-    mutex_lock(&w->mutex);
-    atomic_replace(&w->state, IDLE, ASLEEP);
-    while ((state = atomic_read(&w->state)) == ASLEEP)
-        cond_wait(&w->wake, &w->mutex);
-    mutex_unlock(&w->mutex);
-    return state;
+}
+
+/* Wait until the worker has to begin (1) or to stop (0). */
+static int wait_for_work(c2c_worker *w)
+{
+    for (;;) {
+        int32_t state, spins;
+        for (spins = 0; spins < SPINS; spins++) {
+            state = atomic_read(&w->state);
+            if (state == STOP)
+                return 0;
+            if (state == GO && atomic_replace(&w->state, GO, RUNNING))
+                return 1;
+            pause_briefly();
+        }
+        mutex_lock(&w->mutex);
+        atomic_replace(&w->state, IDLE, ASLEEP);
+        while (atomic_read(&w->state) == ASLEEP)
+            cond_wait(&w->wake, &w->mutex);
+        mutex_unlock(&w->mutex);
+    }
 }
 
 static void wake(c2c_worker *w, int32_t state)
@@ -188,10 +212,10 @@ static C2C_THREAD_RESULT worker_body(void *arg)
 {
     c2c_worker *w = (c2c_worker *)arg;
     c2c_pool *p = w->pool;
-    while (wait_for_work(w) == GO) {
-        run_range(p, w->number);
-        atomic_swap(&w->state, IDLE); /* before the caller can hand out the next run */
-        if (atomic_minus_one(&p->pending) == 0 && atomic_read(&p->waiting)) {
+    while (wait_for_work(w)) {
+        run_shares(p, w->number);
+        atomic_swap(&w->state, IDLE);
+        if (atomic_read(&p->waiting)) {
             mutex_lock(&p->mutex);
             cond_signal(&p->done);
             mutex_unlock(&p->mutex);
@@ -200,17 +224,20 @@ static C2C_THREAD_RESULT worker_body(void *arg)
     return 0;
 }
 
-static void wait_for_workers(c2c_pool *p)
+/* Call a worker off that has not begun, or wait until it is done. */
+static void wait_for(c2c_pool *p, c2c_worker *w)
 {
     int32_t spins;
+    if (atomic_replace(&w->state, GO, IDLE))
+        return;
     for (spins = 0; spins < SPINS; spins++) {
-        if (atomic_read(&p->pending) == 0)
+        if (atomic_read(&w->state) != RUNNING)
             return;
         pause_briefly();
     }
     mutex_lock(&p->mutex);
     atomic_swap(&p->waiting, 1);
-    while (atomic_read(&p->pending) != 0)
+    while (atomic_read(&w->state) == RUNNING)
         cond_wait(&p->done, &p->mutex);
     atomic_swap(&p->waiting, 0);
     mutex_unlock(&p->mutex);
@@ -231,25 +258,26 @@ static void pool_run(void *self, c2c_task task, void *frame, int64_t count, int3
     p->frame = frame;
     p->count = count;
     p->active = active;
-    atomic_swap(&p->pending, active - 1);
+    for (i = 0; i < active; i++)
+        atomic_swap(&worker_of(p, i)->taken, 0);
     for (i = 1; i < active; i++)
-        wake(&p->workers[i - 1].worker, GO);
-    run_range(p, 0);
-    wait_for_workers(p);
+        wake(worker_of(p, i), GO);
+    run_shares(p, 0);
+    for (i = 1; i < active; i++)
+        wait_for(p, worker_of(p, i));
     atomic_swap(&p->busy, 0);
 }
 
 c2c_pool *c2c_pool_create(int threads)
 {
-    size_t others, head = (sizeof(c2c_pool) + LINE - 1) / LINE * LINE;
+    size_t head = (sizeof(c2c_pool) + LINE - 1) / LINE * LINE;
     char *memory, *aligned;
     c2c_pool *p;
     int32_t i;
     if (threads < 1)
         threads = processors();
     threads = threads < 1 ? 1 : threads > MOST ? MOST : threads;
-    others = (size_t)threads - 1;
-    memory = (char *)calloc(1, head + others * sizeof(c2c_padded) + LINE);
+    memory = (char *)calloc(1, head + (size_t)threads * sizeof(c2c_padded) + LINE);
     if (!memory)
         return NULL;
     aligned = memory + (LINE - (uintptr_t)memory % LINE);
@@ -258,10 +286,10 @@ c2c_pool *c2c_pool_create(int threads)
     p->workers = (c2c_padded *)(void *)(aligned + head);
     mutex_init(&p->mutex);
     cond_init(&p->done);
-    for (i = 0; i < (int32_t)others; i++) {
-        c2c_worker *w = &p->workers[i].worker;
+    for (i = 1; i < threads; i++) {
+        c2c_worker *w = worker_of(p, i);
         w->pool = p;
-        w->number = i + 1;
+        w->number = i;
         mutex_init(&w->mutex);
         cond_init(&w->wake);
         if (!thread_start(&w->thread, worker_body, w)) { /* the system has no more threads: do with those there are */
@@ -272,7 +300,7 @@ c2c_pool *c2c_pool_create(int threads)
     }
     p->parallel.run = pool_run;
     p->parallel.self = p;
-    p->parallel.workers = i + 1;
+    p->parallel.workers = i;
     return p;
 }
 
@@ -281,8 +309,8 @@ void c2c_pool_destroy(c2c_pool *pool)
     int32_t i;
     if (!pool)
         return;
-    for (i = 0; i < pool->parallel.workers - 1; i++) {
-        c2c_worker *w = &pool->workers[i].worker;
+    for (i = 1; i < pool->parallel.workers; i++) {
+        c2c_worker *w = worker_of(pool, i);
         wake(w, STOP);
         thread_join(w->thread);
         mutex_destroy(&w->mutex);

@@ -13,8 +13,8 @@ extern "C" {
 
 #ifndef C2C_PARALLEL_DEFINED
 #define C2C_PARALLEL_DEFINED
-/* How a model runs on several threads. run() splits [0, count) into at most `workers` contiguous ranges, calls task
- * once for each, with distinct worker numbers in [0, workers), and returns when all are done. c2c_runtime.h has a
+/* How a model runs on several threads. run() splits [0, count) into ranges, calls task once for each, with worker
+ * numbers in [0, workers) of which none is in use twice at a time, and returns when all are done. c2c_runtime.h has a
  * thread pool that fits; an app may bring its own. */
 typedef void (*c2c_task)(void *frame, int64_t begin, int64_t end, int32_t worker);
 typedef struct c2c_parallel {
@@ -38,7 +38,7 @@ typedef struct c2c_pool c2c_pool;
 
 /* A pool of `threads` workers, the calling thread of each run included; 0: one for each processor. NULL: out of memory.
  * A pool may be used by several threads and from inside a task: while it is busy, a further run is done serially by
- * its caller. Waiting workers spin for some microseconds, then sleep. */
+ * its caller. Waiting workers spin for some hundred microseconds, then sleep; no run waits for one to wake up. */
 c2c_pool *c2c_pool_create(int threads);
 
 /* Stop the workers and free the pool (NULL: nothing). No run may be going on. */

@@ -1,4 +1,4 @@
-/* Exercises the pool: every index once, ranges contiguous and distinct, nested and concurrent use. Exit code 0: right. */
+/* Exercises the pool: every index once, nested and concurrent use, sleeping workers. Exit code 0: right. */
 #define _POSIX_C_SOURCE 200809L
 #include "c2c_runtime.h"
 #include <pthread.h>
@@ -28,7 +28,8 @@ static void run_nested(void *data, int64_t begin, int64_t end, int32_t worker)
 {
     frame *f = (frame *)data;
     count_once(f, begin, end, worker);
-    f->inner->run(f->inner->self, count_once, &f->nested[worker], 100, 8);
+    for (int64_t i = begin; i < end; i++)
+        f->inner->run(f->inner->self, count_once, &f->nested[i], 100, 8);
 }
 
 static int wrong(const frame *f, int64_t count, int32_t workers, int32_t calls)
@@ -75,7 +76,7 @@ static int exercise_nested(int threads)
     parallel->run(parallel->self, run_nested, f, threads, threads);
     bad = wrong(f, threads, threads, 1);
     for (int w = 0; w < threads && !bad; w++)
-        bad = wrong(&f->nested[w], 100, 1, 1);
+        bad = wrong(&f->nested[w], 100, 8, 1);
     free(f);
     c2c_pool_destroy(pool);
     return bad;
