@@ -20,13 +20,17 @@ from ...codegen.target import Target
 from ...ir.loops import Expr, broadcast, cast, const, minimum, ramp, shuffle
 from ...ir.types import DType
 from .context import KernelBuilder, Lowering
-from .micro import Weights, multiply, rows_of, splats_lanes
+from .micro import LINE_BYTES, Ahead, Weights, ahead, multiply, prefetches, rows_of, splats_lanes
 from .product import Product, is_index, offset_at, stacked, tree_sum, unravel
 from .schedule import Schedule, choose
 from .tasks import PARALLEL_MACS, guarded, pieces, tasks
 
 LATENCY = 4
 """Cycles from a multiply-add to the use of its result, on every core of interest."""
+UNROLL_AHEAD = 8
+"""Steps of k in an iteration that asks for weights."""
+MIN_TILES = 2
+"""Row tiles that must share a panel before asking for the next one pays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,21 +233,40 @@ def _rows(k: KernelBuilder, p: Product, plan: _Plan, strip: Strip, batch: tuple[
         if tiles % plan.tiles_a_task:
             end = minimum(end, const(tiles))
         for i in k.loop("i", end, begin):
-            _tile(k, p, strip, batch, source, k.let(i * plan.tile.rows, "m"), plan.tile.rows)
+            soon = _next_panel(k, p, plan, strip, i - begin)
+            _tile(k, p, strip, batch, source, k.let(i * plan.tile.rows, "m"), plan.tile.rows, soon)
     if rest := p.m - tiles * plan.tile.rows:
         for _ in guarded(k, is_index(mb, plan.row_tasks - 1), plan.row_tasks > 1):
             _tile(k, p, strip, batch, source, const(tiles * plan.tile.rows), rest)
 
 
+def _next_panel(k: KernelBuilder, p: Product, plan: _Plan, strip: Strip, i: Expr) -> Ahead | None:
+    """The share of row tile i in bringing the panel that follows closer, where weights come from far away."""
+    tiles = min(plan.tiles_a_task, plan.row_tiles)
+    if p.b.value.data is None or not prefetches(k.ctx.target) or tiles < MIN_TILES or p.k < UNROLL_AHEAD:
+        return None
+    size = p.k * strip.step
+    lines = -(-size * p.b.value.type.dtype.nbytes // (LINE_BYTES * tiles))
+    soon = ahead(k.tensor(p.b.value), strip.base + size, p.k, lines, UNROLL_AHEAD)
+    return replace(soon, at=k.let(soon.at + minimum(i * soon.span, const(size)), "soon"))
+
+
 def _tile(
-    k: KernelBuilder, p: Product, strip: Strip, batch: tuple[Expr, ...], source: Expr, m: Expr, rows: int
+    k: KernelBuilder,
+    p: Product,
+    strip: Strip,
+    batch: tuple[Expr, ...],
+    source: Expr,
+    m: Expr,
+    rows: int,
+    soon: Ahead | None = None,
 ) -> None:
     """rows × strip.vectors accumulators over the whole of k, then their results."""
     vectors, lanes, target = strip.vectors, strip.lanes, k.ctx.target
     needed = LATENCY * (1 if target.vector_bits >= 512 else 2)
     sets = 1 if rows * vectors >= needed or rows > 1 else min(needed // (rows * vectors), p.k, 8)
     along_k = splats_lanes(target) and p.a.col == 1 and p.k >= 4
-    unroll = max(sets, 4 if along_k else 2 if rows == 1 else 1)
+    unroll = UNROLL_AHEAD if soon else max(sets, 4 if along_k else 2 if rows == 1 else 1)
     tile = rows * vectors
     acc = k.registers("acc", p.acc, tile * sets, lanes)
     for s in range(sets):
@@ -253,7 +276,7 @@ def _tile(
     row = k.let(source + m * p.a.row, "row")
     x = rows_of(k.tensor(p.a.value), row, p.a.row, rows, step=p.a.col)
     weights = Weights(k.tensor(p.b.value), strip.base, strip.step, vectors, lanes)
-    multiply(k, x, weights, p.k, acc, sets=sets, unroll=unroll)
+    multiply(k, x, weights, p.k, acc, sets=sets, unroll=unroll, soon=soon)
     for r in range(rows):
         for v in range(vectors):
             i = r * vectors + v

@@ -39,6 +39,36 @@ class Weights:
     lanes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What a product asks for beside its work: `lines` cache lines an iteration, at `at` + k·step, `span` in all.
+
+    Elements, but for `lines`.
+    """
+
+    buffer: Buffer
+    at: Expr
+    step: int
+    lines: int
+    span: int
+
+
+LINE_BYTES = 64
+
+
+def prefetches(target: Target) -> bool:
+    """Whether asking for cache lines pays: measured where it does, an instruction too many where only those count."""
+    return target.arch == "x86_64"
+
+
+def ahead(buffer: Buffer, at: Expr, count: int, lines: int, unroll: int) -> Ahead:
+    """At least `lines` cache lines from `at` on, spread evenly over a run of `count` steps."""
+    iterations = count // unroll
+    each = -(-lines // iterations)
+    elements = each * LINE_BYTES // buffer.dtype.nbytes
+    return Ahead(buffer, at, elements // unroll, each, elements * iterations)
+
+
 def rows_of(buffer: Buffer, at: Expr, row: int, count: int, *, first: int = 0, step: int = 1) -> Rows:
     """`count` rows, `row` elements apart, from row `first` on; `at` is where row 0 begins."""
     return Rows(buffer, tuple((at, r * row) for r in range(first, first + count)), step)
@@ -49,18 +79,30 @@ def packed(buffer: Buffer, at: Expr, vectors: int, lanes: int) -> Weights:
 
 
 def multiply(
-    k: KernelBuilder, x: Rows, w: Weights, count: int, acc: Buffer, *, first: int = 0, sets: int = 1, unroll: int = 1
+    k: KernelBuilder,
+    x: Rows,
+    w: Weights,
+    count: int,
+    acc: Buffer,
+    *,
+    first: int = 0,
+    sets: int = 1,
+    unroll: int = 1,
+    soon: Ahead | None = None,
 ) -> None:
     """acc[(first + r)·vectors + v] += Σ x[r, i] · w[i, v] for i below `count`.
 
     `sets` copies of the tile follow each other in `acc`: step i adds to copy i % sets, which hides the latency of
-    small tiles. `unroll`: steps of one iteration, a multiple of `sets`.
+    small tiles. `unroll`: steps of one iteration, a multiple of `sets`. `soon`: read after this product.
     """
     inner = _Inner(k, x, w, acc, first, sets)
     if splats_lanes(k.ctx.target) and x.step == 1 and count >= w.lanes:
         unroll = max(unroll, w.lanes)
     main = count // unroll * unroll
     for i in k.loop("k", main, step=unroll) if main else ():
+        if soon is not None:
+            for line in range(soon.lines):
+                k.prefetch(soon.buffer, soon.at + i * soon.step + line * (LINE_BYTES // soon.buffer.dtype.nbytes))
         inner.steps(i, unroll)
     for i in k.loop("k", count, main) if main < count else ():
         inner.steps(i, 1)

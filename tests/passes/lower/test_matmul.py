@@ -7,7 +7,11 @@ import pytest
 
 from c2c.codegen.target import Target
 from c2c.ir.graph import Graph, Node, Value
+from c2c.ir.loops import Kernel, Prefetch, Stmt
+from c2c.ir.loops_interp import _Run
+from c2c.ir.loops_visit import statements
 from c2c.ir.types import DType, TensorType
+from c2c.passes.lower import lower_node
 from c2c.passes.lower.gemm_kernel import tiles
 from c2c.passes.lower.tasks import pieces
 from c2c.tests.passes.lower.harness import Array, Case, run_graph, run_ops
@@ -152,3 +156,37 @@ def test_tiles_fit_the_registers(target: str, m: int, n: int) -> None:
 def test_pieces_are_powers_of_two() -> None:
     assert list(pieces(13)) == [(0, 8), (8, 4), (12, 1)]
     assert list(pieces(0)) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "constants", "m", "asks"),
+    [("x86-64-v3", {1}, 64, True), ("x86-64-v3", {1}, 1, False), ("x86-64-v3", set(), 64, False),
+     ("arm64-neon", {1}, 64, False)],
+)  # fmt: skip
+def test_the_next_panel_of_weights_is_asked_for(target: str, constants: set[int], m: int, asks: bool) -> None:
+    """Row tiles share it: together they ask for every line of it, and for little beyond."""
+    k, n = 100, 96
+    node = Case("MatMul", normal((m, k), (k, n)), {}, frozenset(constants)).node()
+    (call,) = lower_node(node, Target.parse(target))
+    found = [s for s in statements(call.kernel.body) if isinstance(s, Prefetch)]
+    assert bool(found) is asks
+    if asks:
+        asked = lines_asked_for(call.kernel, [np.zeros(p.size, np.float32) for p in call.kernel.params])
+        tile = min(tiles(Target.parse(target), DType.F32, m, n, k), key=lambda s: s.cycles).plan
+        second, third = (panel * k * tile.vectors * 8 // 16 for panel in (1, 2))
+        assert asked >= set(range(second, third))
+        assert max(asked) < k * n // 16 * 2
+
+
+def lines_asked_for(kernel: Kernel, memory: list[Array]) -> set[int]:
+    """Cache lines of 16 elements that the kernel's prefetches name."""
+    asked: set[int] = set()
+
+    class Recorder(_Run):
+        def statement(self, stmt: Stmt) -> None:
+            if isinstance(stmt, Prefetch):
+                asked.add(int(self.value(stmt.index)[0]) // 16)
+            super().statement(stmt)
+
+    Recorder(kernel.name, {p.name: a for p, a in zip(kernel.params, memory, strict=True)}).block(kernel.body)
+    return asked
