@@ -34,10 +34,17 @@ LINE = 16
 MAX_SCRATCH = 4 << 20
 """Bytes of V and M of one block of tiles at most."""
 
+FAR = 4
+"""Weights larger than so many second caches are fetched ahead: what ran before has pushed them out of all caches."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`block`: tiles of a task; `tile`: register tile of the products; `phased`: each phase is a kernel."""
+    """Schedule of a layer.
+
+    block: tiles of a task. tile: register tile of the products. phased: each phase is a kernel. valid: lanes of the
+    last block of output channels that are stored. ahead: whether the weights are fetched ahead.
+    """
 
     conv: Convolution
     m: int
@@ -46,6 +53,7 @@ class Plan:
     block: int
     phased: bool
     valid: int
+    ahead: bool = False
 
     @property
     def n(self) -> int:
@@ -129,7 +137,7 @@ def make_plan(ctx: Lowering, conv: Convolution, m: int) -> Plan:
         block = min((b for b in sizes if b >= min(12, most)), key=lambda b: (traffic(b), b))
     splat = splats_lanes(ctx.target)
     tile = choose_tile(ctx.target, DType.F32, block, conv.channels_out, splat=splat)
-    return replace(plan, block=block, tile=tile, phased=few)
+    return replace(plan, block=block, tile=tile, phased=few, ahead=weights > FAR * ctx.target.l2_bytes)
 
 
 def _groups(plan: Plan) -> list[tuple[int, int, int]]:
@@ -137,6 +145,39 @@ def _groups(plan: Plan) -> list[tuple[int, int, int]]:
     count, rest = divmod(plan.blocks_out, plan.tile.vectors)
     found = [(0, count, plan.tile.vectors)] if count else []
     return [*found, (count, 1, rest)] if rest else found
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """`count` register tiles of `pixels` tiles each, from tile `begin` on.
+
+    For each block of channels the first fetches `lines` lines of the next part of U from `line` on, and so on.
+    """
+
+    begin: int
+    count: int
+    pixels: int
+    line: int
+    lines: int
+
+
+def _runs(plan: Plan, vectors: int) -> list[_Run]:
+    """A block of tiles, which reads one part of U again and again while it fetches the next.
+
+    Without that memory would rest in all passes but the first.
+    """
+    found: list[_Run] = []
+    parts = split(plan.block, plan.tile.pixels)
+    lines = vectors * plan.lanes**2 // LINE if plan.ahead else 0
+    each = -(-lines // sum(count for count, _ in parts))
+    begin = line = 0
+    for count, pixels in parts:
+        fetching = min(count, -(-(lines - line) // each)) if line < lines else 0
+        for number, mine in ((fetching, each), (count - fetching, 0)):
+            if number:
+                found.append(_Run(begin, number, pixels, line, mine))
+                begin, line = begin + number * pixels, line + number * mine
+    return found
 
 
 def pack_weights(plan: Plan) -> np.ndarray:
@@ -270,13 +311,14 @@ class _Phases:
                 v = k.let(self.v_base + p * plan.stride_v, "v")
                 to = group * (plan.tile.vectors * plan.block * plan.lanes)
                 to = k.let(self.m_base + p * plan.stride_m + to, "m")
-                begin = 0
-                for tiles, pixels in split(plan.block, plan.tile.pixels):
-                    for t in k.loop("t", begin + tiles * pixels, begin, pixels):
-                        self._product_tile(Tile(pixels, vectors), weights, v + t * plan.lanes, to + t * plan.lanes)
-                    begin += tiles * pixels
+                for run in _runs(plan, vectors):
+                    for i in k.loop("t", run.count):
+                        t = (i * run.pixels + run.begin) * plan.lanes
+                        ahead = weights + (vectors * per_vector + (i * run.lines + run.line) * LINE)
+                        self._product_tile(Tile(run.pixels, vectors), weights, v + t, to + t, ahead, run.lines)
 
-    def _product_tile(self, tile: Tile, weights: Expr, v: Expr, to: Expr) -> None:
+    def _product_tile(self, tile: Tile, weights: Expr, v: Expr, to: Expr, ahead: Expr, lines: int) -> None:
+        """Sums over all channels; each block of them fetches `lines` of U from `ahead` on."""
         k, plan, lanes = self.k, self.plan, self.plan.lanes
         acc = k.registers("acc", DType.F32, tile.pixels * tile.vectors, lanes)
         for i in range(tile.pixels * tile.vectors):
@@ -285,6 +327,8 @@ class _Phases:
         whole, rest = divmod(plan.conv.channels_in, lanes)
         width, step = tile.vectors * lanes, plan.block * lanes
         for c in k.loop("cb", whole) if whole else ():
+            for i in range(lines):
+                k.prefetch(k.tensor(self.weights, "w"), ahead + (c * (lanes * width) + i * LINE))
             self._channels(tile, lanes, v + c * step, weights + c * (lanes * width), acc)
         if rest:
             self._channels(tile, rest, v + whole * step, weights + whole * lanes * width, acc)

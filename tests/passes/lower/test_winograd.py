@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from c2c.codegen.target import native
 from c2c.ir.graph import Graph, Node
+from c2c.ir.loops import Prefetch
+from c2c.ir.loops_visit import statements
 from c2c.ir.types import DType
 from c2c.passes.lower import lower_node
+from c2c.passes.lower.context import Lowering
+from c2c.passes.lower.conv import read_convolution
+from c2c.passes.lower.winograd import _runs, make_plan
 from c2c.passes.winograd_math import (
     SIZES,
     input_matrix,
@@ -94,6 +101,31 @@ def test_phases_are_separate_for_few_tiles_on_many_threads() -> None:
     names = [c.kernel.name for c in lower_node(node, native(), 2)]
     assert names == ["winograd_input", "winograd_product", "winograd_output"]
     assert len(lower_node(node, native(), 1)) == 1
+
+
+@pytest.mark.parametrize("m", SIZES)
+@pytest.mark.parametrize("size", [6, 13, 40])
+def test_every_line_of_the_next_weights_is_fetched_once(m: int, size: int) -> None:
+    _, graph = layer((1, 16, size, size), 40, [1, 1, 1, 1], m)
+    ctx = Lowering(next(n for n in graph.nodes if n.op == "c2c.WinogradConv"), native(), 1)
+    conv = read_convolution(ctx)
+    assert conv is not None
+    plan = replace(make_plan(ctx, conv, m), ahead=True)
+    for vectors in range(1, plan.tile.vectors + 1):
+        runs = _runs(plan, vectors)
+        tiles = [r.begin + i * r.pixels + j for r in runs for i in range(r.count) for j in range(r.pixels)]
+        lines = [r.line + i * r.lines + j for r in runs for i in range(r.count) for j in range(r.lines)]
+        wanted = vectors * LANES * LANES // 16
+        assert tiles == list(range(plan.block))
+        assert lines == list(range(len(lines)))
+        assert wanted <= len(lines) < wanted + max(r.lines for r in runs)
+
+
+def test_large_weights_are_fetched_ahead() -> None:
+    for channels, fetched in ((32, False), (256, True)):
+        _, graph = layer((1, channels, 8, 8), channels, [1, 1, 1, 1], 4)
+        (call,) = lower_node(next(n for n in graph.nodes if n.op == "c2c.WinogradConv"), native(), 1)
+        assert any(isinstance(s, Prefetch) for s in statements(call.kernel.body)) == fetched
 
 
 def test_plain_input_falls_back_to_conv() -> None:
