@@ -535,6 +535,14 @@ class Builder:
         yield None
         self._emit(If(cond, Block(tuple(self._blocks.pop()))))
 
+    def otherwise(self) -> Iterator[None]:
+        """The else of the If that stands last."""
+        before = self._blocks[-1].pop()
+        assert isinstance(before, If) and before.other is None, "no If to go on with"
+        self._blocks.append([])
+        yield None
+        self._emit(If(before.cond, before.then, Block(tuple(self._blocks.pop()))))
+
     def let(self, value: Expr, hint: str = "t") -> Expr:
         """Name a value, to use it twice; constants and names stay as they are."""
         if isinstance(value, Const | Var):

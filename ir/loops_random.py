@@ -80,6 +80,8 @@ class RandomKernel:
         cond = i < int(self.rng.integers(0, 6)) if self.chance(0.5) else self.expr(DType.BOOL, 1, 1)
         for _ in self.k.when(cond):
             self.statements(i, depth + 1)
+        for _ in self.k.otherwise() if self.chance(0.5) else ():
+            self.statements(i, depth + 1)
 
     def registers(self) -> None:
         """A register tile, written and read in unrolled loops."""

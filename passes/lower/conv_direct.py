@@ -166,7 +166,7 @@ class DirectWriter:
                 first = k.let(start(k, self.bias, place.bias + v * plan.lanes, plan.lanes), "first")
                 for p in range(s.pixels):
                     k.store(acc, p * out.vectors + v, first)
-        for _ in k.when(place.chunk >= 1) if plan.chunks > 1 else ():
+        for _ in k.otherwise() if plan.chunks > 1 else ():
             for i, at in self._results(out, place, s, w):
                 k.store(acc, i, k.load(k.tensor(self.ctx.output, "y"), at, plan.lanes))
 
@@ -176,7 +176,7 @@ class DirectWriter:
         for _ in k.when(place.chunk < plan.chunks - 1) if plan.chunks > 1 else ():
             for i, at in self._results(out, place, s, w):
                 k.store(k.tensor(self.ctx.output, "y"), at, k.load(acc, i))
-        for _ in guarded(k, place.chunk >= plan.chunks - 1, plan.chunks > 1):
+        for _ in k.otherwise() if plan.chunks > 1 else (None,):
             for p in range(s.pixels):
                 for v in range(out.vectors):
                     valid = out.valid if v == out.vectors - 1 else plan.lanes
