@@ -9,8 +9,6 @@ that of its own steps, the least of many runs. Winograd's rate counts the operat
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +16,9 @@ import numpy as np
 from c2c.codegen.llvm_program import emit_object
 from c2c.codegen.target import native
 from c2c.compiler.assemble import assemble
+from c2c.compiler.machine import least, peak
 from c2c.compiler.options import CompileOptions
 from c2c.ir.graph import Graph, Node, Value, constant
-from c2c.ir.loops import Builder, Port, Program, Slot, Step, fma
 from c2c.ir.types import DType, Layout, TensorType
 from c2c.passes.lower import lower_graph
 from c2c.passes.plan_memory import plan
@@ -61,29 +59,6 @@ LAYERS = (
 )
 
 
-def peak(seconds: float) -> float:
-    """GF/s of multiply-adds that touch registers only."""
-    target = native()
-    lanes, chains, rounds = target.lanes(DType.F32), 12, 100_000
-    k = Builder()
-    y = k.param("y", DType.F32, chains * lanes)
-    acc = k.registers("acc", DType.F32, chains, lanes)
-    x, w = k.let(k.load(y, 0, lanes)), k.let(k.load(y, lanes, lanes))
-    for i in range(chains):
-        k.store(acc, i, k.load(y, i * lanes, lanes))
-    for _ in k.loop("i", rounds):
-        for i in range(chains):
-            k.store(acc, i, fma(k.load(acc, i), x, w))
-    for i in range(chains):
-        k.store(y, i * lanes, k.load(acc, i))
-    port = Port("y", DType.F32, (chains * lanes,))
-    step = Step("peak", (Slot("output"),), "peak_step")
-    program = Program("peak_of", (), (port,), {"peak": k.kernel("peak")}, (step,), 0, bytearray())
-    loaded = Loaded(emit_object(program, target), program.name, arena_bytes=0)
-    best = least(lambda: float(loaded.trace([], [np.zeros(chains * lanes, np.float32)], 1)[0]), seconds)
-    return float(2 * chains * lanes * rounds / best)
-
-
 def measure(layer: Layer, seconds: float) -> float:
     """Nanoseconds of one layer."""
     target = native()
@@ -118,21 +93,12 @@ def measure(layer: Layer, seconds: float) -> float:
     return least(lambda: float(loaded.trace([feed], [result], len(calls))[mine].sum()), seconds)
 
 
-def least(run: Callable[[], float], seconds: float) -> float:
-    """The least of many measurements."""
-    run()
-    end, best = time.perf_counter() + seconds, float("inf")
-    while time.perf_counter() < end:
-        best = min(best, run())
-    return best
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", choices=sorted({la.kind for la in LAYERS}))
     parser.add_argument("--seconds", type=float, default=0.5, help="a layer")
     args = parser.parse_args()
-    top = peak(args.seconds)
+    top = peak(native().lanes(DType.F32), args.seconds)
     print(f"{native().name}: peak {top:.1f} GF/s")
     for layer in LAYERS:
         if args.kind in (None, layer.kind):

@@ -7,13 +7,13 @@ Adding a target is a row of `TARGETS`; adding a feature is a row of `FEATURES`.
 from __future__ import annotations
 
 import difflib
-import os
 import platform
 import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 from ..ir.errors import TargetError
@@ -248,12 +248,15 @@ def native() -> Target:
 
 
 def _cache_bytes(level: int) -> int:
-    """Size of a data cache of this machine, 0 where the system does not say."""
-    names = {1: "SC_LEVEL1_DCACHE_SIZE", 2: "SC_LEVEL2_CACHE_SIZE", 3: "SC_LEVEL3_CACHE_SIZE"}
-    try:
-        return max(0, os.sysconf(names[level]))
-    except (ValueError, OSError, AttributeError):
-        return 0
+    """Size of a data cache of this machine's first core, 0 where the system does not say (Linux does)."""
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            found, kind, size = ((folder / f).read_text().strip() for f in ("level", "type", "size"))
+            if found == str(level) and kind != "Instruction":
+                return int(size.removesuffix("K")) << 10
+        except (OSError, ValueError):
+            continue
+    return 0
 
 
 _X86 = Target("x86-64", "x86_64", "x86-64", about="any 64-bit x86 (SSE2)")

@@ -1,7 +1,11 @@
-"""Times a compiled model on this machine, whole and node by node.
+"""Times a compiled model on this machine, whole and node by node, beside what the machine could do.
 
 Node times come from a `c2c_parallel` that is a timer: the model hands every step to it, so that the shipped code is
-measured as it is, on one thread.
+measured as it is, on one thread. Steps that belong to one node are summed.
+
+The roofline of a node (Williams, Waterman, Patterson, CACM 52(4), 2009): its operations at the peak rate, or its bytes
+at the bandwidth of the memory they come from, whichever takes longer. Activations come from the nearest memory that holds
+those of the node, weights from the nearest that holds all weights and the arena: a run passes over all of them.
 """
 
 from __future__ import annotations
@@ -12,23 +16,61 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..ir.loops import Step
+import numpy as np
+
+from ..ir.graph import Node
+from ..passes.lower import Call
+from ..passes.lower.schedule import Choice
 from .api import CompiledModel, from_compiled
 from .driver import Compiled
 from .inputs import random_inputs
+from .machine import Machine, measure_machine
+from .work import Work, work_of
 
 MIN_RUNS = 5
+
+MACHINE_SECONDS = 0.5
+"""Time to measure the machine itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeTime:
-    """A step: symbol, ONNX nodes, kernel, median milliseconds, share of the sum."""
+    """A node: ONNX nodes, operators, kernels, schedules chosen, median milliseconds, share of the sum, its work."""
 
-    symbol: str
     origin: tuple[str, ...]
-    kernel: str
+    ops: tuple[str, ...]
+    kernels: tuple[str, ...]
+    schedules: tuple[str, ...]
     milliseconds: float
     share: float
+    work: Work
+    limit_ms: float
+
+    @property
+    def gflops(self) -> float:
+        """Rate in operations of the direct form."""
+        return self._rate(self.work.flops)
+
+    @property
+    def own_gflops(self) -> float:
+        """Rate in operations that are done."""
+        return self._rate(self.work.own_flops)
+
+    @property
+    def gbs(self) -> float:
+        return self._rate(self.work.bytes)
+
+    @property
+    def roofline(self) -> float:
+        """The time that the roofline allows as a part of the time taken."""
+        return self.limit_ms / self.milliseconds if self.milliseconds else 0.0
+
+    def _rate(self, amount: float) -> float:
+        return amount / self.milliseconds / 1e6 if self.milliseconds else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        rates = {n: getattr(self, n) for n in ("gflops", "own_gflops", "gbs", "roofline")}
+        return {**asdict(self), "intensity": self.work.intensity, **rates}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,33 +83,27 @@ class BenchReport:
     milliseconds: float
     fastest: float
     arena_bytes: int
+    weight_bytes: int
     nodes: tuple[NodeTime, ...]
+    machine: Machine
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def __str__(self) -> str:
-        lines = [f"{'ms':>9}  share  node  (kernel)"]
-        for n in sorted(self.nodes, key=lambda n: -n.milliseconds):
-            name = n.origin[-1] if n.origin else n.symbol
-            lines.append(f"{n.milliseconds:9.4f}  {n.share:5.1%}  {name}  ({n.kernel})")
-        lines.append(
-            f"{self.milliseconds:9.3f} ms median of {self.runs} runs, {self.threads} thread(s), "
-            f"fastest {self.fastest:.3f} ms, arena {self.arena_bytes / 1e6:.2f} MB"
-        )
-        return "\n".join(lines)
+        return {**asdict(self), "nodes": [n.to_json() for n in self.nodes]}
 
 
-def bench_model(compiled: Compiled, seconds: float) -> BenchReport:
-    """Measure for about `seconds`: half on whole runs, half on nodes."""
+def bench_model(compiled: Compiled, seconds: float, machine: Machine | None = None) -> BenchReport:
+    """Measure for about `seconds`, half on whole runs, half on nodes; and the machine, unless it is known."""
     model = from_compiled(compiled)
+    machine = machine or measure_machine(MACHINE_SECONDS, threads=False)
     feeds = random_inputs(compiled.source)
     outputs = model.run(feeds)
     whole = _repeat(lambda: model.run(feeds, outputs), seconds / 2)
-    nodes = _node_times(model, compiled.program.steps, feeds, seconds / 2)
+    steps = step_times(model, len(compiled.calls), feeds, seconds / 2)
+    program = compiled.program
+    nodes = node_times(compiled, steps, machine)
     return BenchReport(
-        compiled.program.name, compiled.program.threads, len(whole), statistics.median(whole) * 1e3, min(whole) * 1e3,
-        compiled.program.arena_bytes, nodes,
+        program.name, program.threads, len(whole), statistics.median(whole) * 1e3, min(whole) * 1e3,
+        program.arena_bytes, len(program.weights), nodes, machine,
     )  # fmt: skip
 
 
@@ -81,16 +117,47 @@ def _repeat(call: Callable[[], object], seconds: float) -> list[float]:
     return times
 
 
-def _node_times(
-    model: CompiledModel, steps: tuple[Step, ...], feeds: dict[str, Any], seconds: float
-) -> tuple[NodeTime, ...]:
-    samples: list[list[int]] = [[] for _ in steps]
+def step_times(model: CompiledModel, steps: int, feeds: dict[str, Any], seconds: float) -> np.ndarray:
+    """Median nanoseconds [steps] over runs for about `seconds`."""
     end = time.perf_counter() + seconds
-    runs = 0
-    while runs < MIN_RUNS or time.perf_counter() < end:
-        runs += 1
-        for sample, nanoseconds in zip(samples, model.trace(feeds, len(steps)), strict=True):
-            sample.append(nanoseconds)
-    medians = [statistics.median(s) / 1e6 for s in samples]
-    total = sum(medians) or 1.0
-    return tuple(NodeTime(s.symbol, s.origin, s.kernel, m, m / total) for s, m in zip(steps, medians, strict=True))
+    samples: list[np.ndarray] = []
+    while len(samples) < MIN_RUNS or time.perf_counter() < end:
+        samples.append(model.trace(feeds, steps))
+    return np.asarray(np.median(samples, axis=0))
+
+
+def node_times(compiled: Compiled, nanoseconds: np.ndarray, machine: Machine) -> tuple[NodeTime, ...]:
+    """Times of the program's steps as those of nodes, in order."""
+    steps: dict[Node, list[int]] = {}
+    for i, call in enumerate(compiled.calls):
+        steps.setdefault(call.node, []).append(i)
+    total = float(nanoseconds.sum()) or 1.0
+    footprint = len(compiled.program.weights) + compiled.program.arena_bytes
+    found = []
+    for node, mine in steps.items():
+        calls, taken, work = [compiled.calls[i] for i in mine], float(nanoseconds[mine].sum()), work_of(node)
+        limit = limit_seconds(work, machine, footprint)
+        found.append(
+            NodeTime(
+                node.origin or (node.output.name,),
+                tuple(n.op for n in node.attrs["body"].nodes) if node.op == "c2c.Fused" else (node.op,),
+                tuple(dict.fromkeys(c.kernel.name for c in calls)),
+                tuple(f"{c.family} {c.name}" for c in choices_of(compiled, calls[0])),
+                taken / 1e6, taken / total, work, limit * 1e3,
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
+def choices_of(compiled: Compiled, call: Call) -> tuple[Choice, ...]:
+    """Schedules of the node of a call: those that graph passes chose for the ONNX nodes in it, then its kernels'."""
+    origin = set(call.node.origin)
+    return (*(c for c in compiled.choices if c.origin and origin.issuperset(c.origin)), *call.choices)
+
+
+def limit_seconds(work: Work, machine: Machine, footprint: int) -> float:
+    """The least time of a node by the roofline; Winograd's operations are those that it does."""
+    moved = work.bytes - work.weight_bytes
+    activations = moved / machine.level(moved).gbs
+    weights = work.weight_bytes / machine.level(footprint).gbs
+    return max(min(work.flops, work.own_flops) / machine.gflops, activations + weights) / 1e9

@@ -22,7 +22,7 @@ examples:
   c2c compile model.onnx --dim batch=1 --shape image=1,3,224,224
   c2c run model.onnx --input image=photo.npy            compile for this machine and run once
   c2c verify model.onnx --target arm64-neon             compare with the ONNX reference, node by node
-  c2c bench model.onnx --threads 2                      time for each node
+  c2c bench model.onnx --threads 2                      time for each node, beside what the machine could do
   c2c dump model.onnx --print-after fuse                the IR after a pass
 documentation: docs/ (command-line.md lists every option)
 """
@@ -76,12 +76,12 @@ def parser() -> argparse.ArgumentParser:
     _targets(verbs.add_parser("targets", help="list targets and what they stand for"))
     _dump(verbs.add_parser("dump", help="print the IR of a model (graph, loops, LLVM, C or assembly)"))
     _opt(verbs.add_parser("opt", help="run passes on graph IR text"))
-    _bench(verbs.add_parser("bench", help="time a model on this machine, node by node"))
+    _bench(verbs.add_parser("bench", help="time a model, node by node beside the roofline, or this machine"))
     return top
 
 
-def _model(p: argparse.ArgumentParser, target: str = "native") -> None:
-    p.add_argument("model", type=Path, help="model.onnx")
+def _model(p: argparse.ArgumentParser, target: str = "native", *, optional: bool = False) -> None:
+    p.add_argument("model", type=Path, nargs="?" if optional else None, help="model.onnx")
     p.add_argument("--target", default=target, metavar="T", help=f"see `c2c targets` (default {target})")
     p.add_argument("--threads", type=int, default=1, metavar="N", help="the most threads a run may use (default 1)")
     _pins(p)
@@ -168,7 +168,8 @@ def _opt(p: argparse.ArgumentParser) -> None:
 
 
 def _bench(p: argparse.ArgumentParser) -> None:
-    _model(p)
+    _model(p, optional=True)
+    p.add_argument("--machine", action="store_true", help="time this machine instead: peak, bandwidth, threads")
     p.add_argument("--seconds", type=float, default=3.0, metavar="S", help="time to measure (default 3)")
     p.add_argument("--json", action="store_true")
     p.set_defaults(command=commands.bench_command)

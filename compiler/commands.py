@@ -22,12 +22,13 @@ from ..ir.errors import C2CError
 from ..ir.graph_text import print_graph
 from ..ir.loops_text import print_program
 from ..passes.base import PassContext, run_pipeline
-from . import api, bench, verify
+from . import api, bench, tables, verify
 from .bundle import check_kinds, write_bundle
 from .check import Problem, check_model
 from .diagnostics import PassObserver, read_graph
 from .driver import Compiled, Progress, compile_file
 from .inputs import read_array
+from .machine import measure_machine
 from .names import model_identifier
 from .options import CompileOptions, Debug
 from .output import writing
@@ -209,6 +210,18 @@ def opt_command(a: argparse.Namespace) -> int:
 
 
 def bench_command(a: argparse.Namespace) -> int:
+    if a.machine:
+        machine = measure_machine(a.seconds)
+        if a.json:
+            print(json.dumps(machine.to_json()))
+        else:
+            tables.print_machine(machine)
+        return 0
+    if a.model is None:
+        raise C2CError("there is nothing to time", remedy="give a model, or --machine")
     report = bench.bench_model(_compiled(a), a.seconds)
-    print(json.dumps(report.to_json()) if a.json else report)
+    if a.json:
+        print(json.dumps(report.to_json()))
+    else:
+        tables.print_bench(report)
     return 0

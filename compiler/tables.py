@@ -1,0 +1,79 @@
+"""Tables for people: with rules and colours on a terminal, plain columns in a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from .bench import BenchReport, NodeTime
+from .machine import Machine
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text: int = 1) -> None:
+    """Columns of numbers to the right, then `text` columns of text to the left."""
+    console = Console()
+    numbers = len(columns) - text
+    if console.is_terminal:
+        table = Table(title=title, box=None, title_justify="left")
+        for i, column in enumerate(columns):
+            table.add_column(column, justify="right" if i < numbers else "left", no_wrap=i < numbers)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+        return
+    widths = [max(len(r[i]) for r in (columns, *rows)) for i in range(len(columns))]
+    print(title)
+    for row in (columns, *rows):
+        cells = [c.rjust(w) if i < numbers else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        print("  ".join(cells).rstrip())
+
+
+def print_machine(m: Machine) -> None:
+    """Peaks, bandwidths and what a parallel step costs."""
+    rows = [(f"{p.gflops:.1f}", "GFLOP/s", f"f32 multiply-adds, {p.bits} bits") for p in m.peaks]
+    for v in m.levels:
+        holds = f" of {_bytes(v.bytes)}" if v.bytes else ""
+        rows.append((f"{v.gbs:.1f}", "GB/s", f"reading {v.name}{holds} (through {_bytes(v.measured_bytes)})"))
+    if m.cores > 1:
+        rows.append((f"{m.barrier_us:.2f}", "us", f"empty parallel step, {m.cores} threads awake"))
+        rows.append((f"{m.wake_us:.2f}", "us", "more where the threads are asleep"))
+    print_table(f"one core of {m.cpu}", ("", "unit", "what"), rows, 2)
+
+
+def _bytes(n: int) -> str:
+    return f"{n >> 20} MiB" if n >= 1 << 20 else f"{n >> 10} KiB"
+
+
+_COLUMNS = ("ms", "share", "GFLOP/s", "own", "GB/s", "MB", "flops/B", "roofline", "node", "operators", "schedule")
+
+
+def print_bench(report: BenchReport) -> None:
+    """Nodes by time, then the whole."""
+    m = report.machine
+    peak = ", ".join(f"{v.name} {v.gbs:.0f}" for v in m.levels)
+    rows = [_row(n) for n in sorted(report.nodes, key=lambda n: -n.milliseconds)]
+    print_table(f"{m.cpu}: peak {m.gflops:.1f} GFLOP/s, GB/s: {peak}", _COLUMNS, rows, 3)
+    flops = sum(n.work.flops for n in report.nodes)
+    total = sum(n.milliseconds for n in report.nodes)
+    limit = sum(n.limit_ms for n in report.nodes)
+    print(
+        f"{report.milliseconds:.3f} ms median of {report.runs} runs, {report.threads} thread(s), fastest "
+        f"{report.fastest:.3f} ms; arena {report.arena_bytes / 1e6:.2f} MB, "
+        f"weights {report.weight_bytes / 1e6:.2f} MB\n"
+        f"{total:.3f} ms sum of nodes, one thread: {flops / 1e9:.3f} GFLOP at {_per(flops, total * 1e6):.1f} GFLOP/s, "
+        f"{_per(limit, total):.0%} of the roofline"
+    )
+
+
+def _row(n: NodeTime) -> tuple[str, ...]:
+    own = f"{n.own_gflops:.1f}" if n.work.own_flops != n.work.flops else ""
+    return (
+        f"{n.milliseconds:.4f}", f"{n.share:.1%}", f"{n.gflops:.1f}", own, f"{n.gbs:.1f}", f"{n.work.bytes / 1e6:.3f}",
+        f"{n.work.intensity:.1f}", f"{n.roofline:.0%}", n.origin[-1], "+".join(n.ops), "; ".join(n.schedules),
+    )  # fmt: skip
+
+
+def _per(a: float, b: float) -> float:
+    return a / b if b else 0.0

@@ -1,0 +1,159 @@
+"""How many operations and bytes a node is worth: counted from its operator and shapes, whatever the kernel does.
+
+A multiply-add counts two, any other operation on an element one. Bytes are those that have to move: every operand read
+once, every result written once, what stays inside a fused group not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from ..ir.graph import Graph, Node, Value
+from ..ir.ops import Kind, op
+from ..passes.winograd_math import input_matrix, output_matrix
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """flops: of the direct form; own_flops: of the algorithm used; weight_bytes: constants; bytes: all that moves."""
+
+    flops: float
+    own_flops: float
+    weight_bytes: int
+    bytes: int
+
+    @property
+    def intensity(self) -> float:
+        """Operations for each byte."""
+        return self.flops / self.bytes if self.bytes else 0.0
+
+
+def work_of(node: Node) -> Work:
+    """The work of a node of an optimised graph."""
+    inputs = [v for v in dict.fromkeys(node.inputs) if v is not None]
+    written = sum(v.type.nbytes for v in node.outputs)
+    weights = sum(_weight_bytes(node, v) for v in inputs if v.is_constant)
+    read = sum(v.type.nbytes for v in inputs if not v.is_constant)
+    if op(node.op).kind is Kind.INJECTIVE:
+        weights, read = min(weights, written), min(read, written)
+    return Work(_sum(node, flops), _sum(node, own_flops), weights, weights + read + written)
+
+
+def _sum(node: Node, count: Callable[[Node], float]) -> float:
+    """The count of a node, of all nodes of its body where it is a group."""
+    bodies = [a for a in node.attrs.values() if isinstance(a, Graph)]
+    return sum(_sum(n, count) for body in bodies for n in body.nodes) if bodies else count(node)
+
+
+def flops(node: Node) -> float:
+    """Operations of the plain form of an operator."""
+    if node.op in _COUNTS:
+        return float(_COUNTS[node.op](node))
+    if node.op in _PER_ELEMENT:
+        return float(_PER_ELEMENT[node.op] * _size(node, 0))
+    kind = op(node.op).kind
+    if kind is Kind.ELEMENTWISE:
+        operands = sum(v is not None for v in node.inputs)
+        return float(node.output.type.size * max(1, operands - 1 if op(node.op).commutative else 1))
+    return float(_size(node, 0)) if kind is Kind.REDUCTION else 0.0
+
+
+def own_flops(node: Node) -> float:
+    """Operations of the algorithm that computes the node."""
+    return _winograd_flops(node) if node.op == "c2c.WinogradConv" else flops(node)
+
+
+def _dims(node: Node, index: int) -> tuple[int, ...]:
+    value = node.input(index)
+    return () if value is None else value.type.dims
+
+
+def _size(node: Node, index: int) -> int:
+    return prod(_dims(node, index))
+
+
+def _conv(node: Node, weights: int = 1) -> int:
+    return 2 * node.output.type.size * prod(_dims(node, weights)[1:])
+
+
+def _matmul(node: Node, a: int = 0) -> int:
+    return 2 * node.output.type.size * _dims(node, a)[-1]
+
+
+def _gemm(node: Node) -> int:
+    return 2 * node.output.type.size * _dims(node, 0)[0 if node.attrs.get("transA", 0) else 1]
+
+
+def _einsum(node: Node) -> int:
+    """Two operations for each pair of an output element and a position of the summed labels."""
+    left, _, right = str(node.attrs["equation"]).replace(" ", "").partition("->")
+    sizes: dict[str, int] = {}
+    for i, labels in enumerate(left.replace("...", "").split(",")):
+        sizes.update(zip(reversed(labels), reversed(_dims(node, i)), strict=False))
+    summed = prod(n for label, n in sizes.items() if label not in right) if right else 1
+    return 2 * node.output.type.size * summed
+
+
+def _recurrent(node: Node) -> int:
+    """Both products of all gates in every step; the gates' own arithmetic is small beside them."""
+    sequence, batch = _dims(node, 0)[:2]
+    return 2 * sequence * batch * (_size(node, 1) + _size(node, 2))
+
+
+def _pool(node: Node) -> int:
+    return node.output.type.size * prod(int(n) for n in node.attrs.get("kernel_shape", ()))
+
+
+_COUNTS: dict[str, Callable[[Node], int]] = {
+    "Conv": _conv,
+    "ConvInteger": _conv,
+    "c2c.WinogradConv": _conv,
+    "QLinearConv": lambda n: _conv(n, 3),
+    "ConvTranspose": lambda n: 2 * _size(n, 0) * prod(_dims(n, 1)[1:]),
+    "MatMul": _matmul,
+    "MatMulInteger": _matmul,
+    "QLinearMatMul": _matmul,
+    "Gemm": _gemm,
+    "Einsum": _einsum,
+    "LSTM": _recurrent,
+    "GRU": _recurrent,
+    "RNN": _recurrent,
+    "MaxPool": _pool,
+    "AveragePool": _pool,
+    "LpPool": _pool,
+}
+
+_PER_ELEMENT = {
+    "Softmax": 5, "LogSoftmax": 5, "LayerNormalization": 7, "RMSNormalization": 5, "InstanceNormalization": 7,
+    "MeanVarianceNormalization": 7, "LpNormalization": 3, "LRN": 5,
+}  # fmt: skip
+"""Operations for each input element."""
+
+
+def _winograd_flops(node: Node) -> float:
+    """Products and both transforms of all tiles; a transform's operations are two for each non-zero factor."""
+    m = int(node.attrs["m"])
+    k, c = _dims(node, 1)[:2]
+    images, _, height, width = node.output.type.dims
+    tiles = images * -(-height // m) * -(-width // m)
+    transforms = c * _transform_flops(np.asarray(input_matrix(m))) + k * _transform_flops(np.asarray(output_matrix(m)))
+    return float(tiles * (2 * (m + 2) ** 2 * k * c + transforms))
+
+
+def _transform_flops(a: np.ndarray) -> int:
+    """Of A X A': once along the columns of X, once along its rows."""
+    return 2 * int(np.count_nonzero(a)) * sum(a.shape)
+
+
+def _weight_bytes(node: Node, value: Value) -> int:
+    if node.op == "c2c.Fused":
+        body: Graph = node.attrs["body"]
+        inner = body.inputs[[v for v in node.inputs if v is not None].index(value)]
+        return max((_weight_bytes(n, inner) for n in body.nodes if inner in n.inputs), default=value.type.nbytes)
+    if node.op == "c2c.WinogradConv" and value is node.input(1):
+        return value.type.nbytes * (int(node.attrs["m"]) + 2) ** 2 // 9
+    return value.type.nbytes
