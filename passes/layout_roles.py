@@ -22,6 +22,10 @@ BYTES_PER_FLOP = 0.4
 CALL = 2000
 """Bytes that one more kernel call is worth."""
 
+SCATTER = 6
+"""What a convolution with lanes along channels loses when it writes plain rows, in passes over the result: a store for
+every lane, and planes of a power of two share few sets of the first-level cache. A conversion costs two."""
+
 
 class Role(enum.Enum):
     """PLAIN: row-major tensors only. SAME: any layout, one for operands and results. EITHER: each side chooses."""
@@ -105,7 +109,8 @@ def _convolution(node: Node, block: int) -> Demand:
         # Lanes along the width: all of them work, where lanes along channels leave most idle.
         return Demand(Role.SAME, (x,), blocked=flops * block // outputs - flops + _waste(y, block))
     plain_in = flops // 20 if channels >= block else 0
-    return Demand(Role.EITHER, (x,), blocked=_waste(y, block), plain_in=plain_in, plain_out=y.nbytes)
+    plain_out = min(SCATTER, outputs) * y.nbytes
+    return Demand(Role.EITHER, (x,), blocked=_waste(y, block), plain_in=plain_in, plain_out=plain_out)
 
 
 def _pool(node: Node, block: int) -> Demand:
