@@ -73,6 +73,7 @@ class Target:
     """Facts about a machine. Sizes in bytes.
 
     has: names of `FEATURES` that the processor has. extra: LLVM features, with sign, beyond what `cpu` implies.
+    memory_bytes_per_cycle: what one core streams from memory.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Target:
     l1_bytes: int = 32 << 10
     l2_bytes: int = 512 << 10
     l3_bytes: int = 8 << 20
+    memory_bytes_per_cycle: float = 4.0
     about: str = ""
 
     @staticmethod
@@ -263,7 +265,7 @@ _X86 = Target("x86-64", "x86_64", "x86-64", about="any 64-bit x86 (SSE2)")
 _V3 = replace(_X86, name="x86-64-v3", cpu="x86-64-v3", has=V3, about="AVX2 and FMA: since Haswell, Zen")
 _NEON = Target(
     "arm64-neon", "aarch64", "generic", ("neon",), ("+neon",), l2_bytes=256 << 10, l3_bytes=2 << 20,
-    about="any 64-bit ARM (ARMv8.0)",
+    memory_bytes_per_cycle=6.0, about="any 64-bit ARM (ARMv8.0)",
 )  # fmt: skip
 
 TARGETS: dict[str, Target] = {

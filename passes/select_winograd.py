@@ -7,30 +7,26 @@ Preserves: layers whose tiles waste too much, and all with `winograd_error` 0. T
 
 from __future__ import annotations
 
-from math import sqrt
-
 from ..codegen.target import Target
 from ..ir.graph import Graph, Node
 from ..ir.types import DType
 from .base import Pass, PassContext, register_pass
 from .lower.schedule import Schedule, choose
 from .pattern import int_list, required
+from .winograd_math import winograd_error
 
 SIZES = (4, 2)
 """m, the fastest first; m = 6 gains 3-6 % over 4 and doubles its error."""
 
-ERROR = {2: 6e-7, 4: 3e-6}
-"""Measured rms error of float32, relative to the rms of the result, for 64 to 512 input channels."""
-
-MIN_GAIN = 1.15
+MIN_GAIN = 1.1
 """Expected speed over the direct form below which the direct one stays."""
 
-WEIGHT_TRAFFIC = 10.0
-"""Products that take as long as reading one weight from memory: layers of a network push each other out of caches."""
+TRANSFORM = 3.3
+"""Cycles of both transforms for one vector of V or M: a load, a store and four or five operations, some spilled."""
 
-_TRANSFORM = {2: 0.15, 4: 0.6}
-"""Time of both transforms of one tile and channel, relative to one product of a tile with one output channel, times
-the vector width: what keeps layers with few channels direct."""
+OVERLAP = 0.75
+"""Part of the shorter one of arithmetic and stream of weights that goes on behind the longer one, where the kernel
+fetches ahead; half where it does not."""
 
 
 @register_pass
@@ -66,16 +62,32 @@ def problem(node: Node) -> str:
 
 def schedules(node: Node, context: PassContext) -> list[Schedule[int | None]]:
     """The direct form (None), and every m that is exact enough."""
-    direct = _direct_cycles(node, context.target)
-    exact = [m for m in SIZES if expected_error(node, m) <= context.winograd_error]
-    fast: list[Schedule[int | None]] = [Schedule(f"F{m}", direct * MIN_GAIN / expected_gain(node, m), m) for m in exact]
-    return [Schedule("direct", direct, None), *fast]
+    target, (k, c) = context.target, required(node, 1).type.dims[:2]
+    macs, weights = 9 * c * node.output.type.size, 9 * 4 * k * c
+    direct = _cycles(target, macs, weights, 0.5)
+    found: list[Schedule[int | None]] = [Schedule("direct", direct, None)]
+    for m in (m for m in SIZES if expected_error(node, m) <= context.winograd_error):
+        found.append(Schedule(f"F{m}", MIN_GAIN * winograd_cycles(node, m, target), m))
+    return found
 
 
-def _direct_cycles(node: Node, target: Target) -> float:
-    """Cycles of the direct form at the peak rate."""
-    channels = required(node, 1).type.dims[1]
-    return 9 * channels * node.output.type.size / target.lanes(DType.F32) / target.fma_per_cycle
+def winograd_cycles(node: Node, m: int, target: Target) -> float:
+    """Expected cycles of F(m x m, 3 x 3): products of whole tiles beside the stream of their weights, transforms."""
+    (k, c), lanes = required(node, 1).type.dims[:2], target.lanes(DType.F32)
+    images, _, height, width = node.output.type.dims
+    positions, tiles = (m + 2) ** 2, images * -(-height // m) * -(-width // m)
+    vectors = positions * tiles * (-(-k // lanes) + -(-c // lanes))
+    return _cycles(target, positions * tiles * k * c, positions * 4 * k * c, OVERLAP) + TRANSFORM * vectors
+
+
+def _cycles(target: Target, macs: int, weights: int, overlap: float) -> float:
+    """Cycles of `macs` multiply-adds at the peak rate beside a stream of `weights` bytes from memory.
+
+    Layers of a network push each other's weights out of the caches.
+    """
+    arithmetic = macs / (target.lanes(DType.F32) * target.fma_per_cycle)
+    stream = weights / target.memory_bytes_per_cycle
+    return max(arithmetic, stream) + (1 - overlap) * min(arithmetic, stream)
 
 
 def _is_fit(node: Node, lanes: int) -> bool:
@@ -91,17 +103,7 @@ def _is_fit(node: Node, lanes: int) -> bool:
 
 
 def expected_error(node: Node, m: int) -> float:
-    """rms error relative to the rms of the result; sums of more channels gather more rounding."""
-    return ERROR[m] * max(1.0, sqrt(required(node, 1).type.dims[1] / 256))
-
-
-def expected_gain(node: Node, m: int) -> float:
-    """Time of the direct form over that of F(m x m, 3 x 3): products of whole tiles, transforms, larger weights."""
-    k, c = required(node, 1).type.dims[:2]
-    images, _, height, width = node.output.type.dims
-    tiles = images * -(-height // m) * -(-width // m)
-    direct = 9 * images * height * width * k * c
-    products = (m + 2) ** 2 * tiles * k * c
-    transforms = (m + 2) ** 2 * tiles * (k + c) * _TRANSFORM[m] * 16
-    weights = (m + 2) ** 2 * k * c * WEIGHT_TRAFFIC
-    return direct / (products + transforms + weights - 9 * k * c * WEIGHT_TRAFFIC)
+    """rms error relative to the rms of the result."""
+    weights = required(node, 1).data
+    assert weights is not None
+    return winograd_error(m, weights)

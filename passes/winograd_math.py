@@ -6,7 +6,7 @@ Lavin, Gray: Fast Algorithms for Convolutional Neural Networks, CVPR 2016, arXiv
 from __future__ import annotations
 
 from functools import cache
-from math import sqrt
+from math import inf, sqrt
 
 import numpy as np
 
@@ -67,17 +67,25 @@ def transform_weights(weights: np.ndarray, m: int) -> np.ndarray:
     return (np.kron(g, g) @ taps.reshape(9, c * k)).reshape(-1, c, k)
 
 
-def winograd_error(m: int, channels: int) -> float:
-    """Expected rms error of float32 relative to the rms of the result, for independent random inputs and weights.
+def winograd_error(m: int, weights: np.ndarray) -> float:
+    """Expected rms error of float32 relative to the rms of the result, for independent inputs and these weights.
 
-    Every rounding adds an independent error of unit / sqrt(3) of its result, which later steps amplify. Steps: the two
-    sides of the input transform, the weights, the sums over channels (whose partial sums grow), the output transform.
+    weights: [K, C, 3, 3]. Every rounding adds an independent error of unit / sqrt(3) of its result, which later steps
+    amplify. Steps: the two sides of the input transform, the weights, the sums over channels (whose partial sums grow),
+    the output transform. The sums of squares of U need only the 9 x 9 sums of products of taps.
     """
+    channels = weights.shape[1]
+    taps = weights.reshape(-1, 9).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        gram = taps.T @ taps / max(len(taps), 1)
+    size = float(np.trace(gram))
+    if not 0 < size < inf:
+        return inf if size else 0.0
     unit = 2.0**-24 / sqrt(3)
-    a, b, g = (f(m) ** 2 for f in (output_matrix, input_matrix, weight_matrix))
+    a, b, g = output_matrix(m) ** 2, input_matrix(m) ** 2, np.kron(weight_matrix(m), weight_matrix(m))
     v = np.outer(b.sum(1), b.sum(1))
-    u = np.outer(g.sum(1), g.sum(1))
+    u = np.einsum("pi,ij,pj->p", g, gram, g).reshape(v.shape)
     steps = 3.0 * 2 + 1 + channels / 2
-    products = a @ (u * v * (channels * steps)) @ a.T
-    outputs = a @ (u * v * channels) @ a.T * 6
-    return float(unit * np.sqrt(np.mean(products + outputs) / (9 * channels)))
+    products = a @ (u * v * steps) @ a.T
+    outputs = a @ (u * v) @ a.T * 6
+    return float(unit * np.sqrt(np.mean(products + outputs) / size))

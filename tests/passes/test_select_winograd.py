@@ -45,5 +45,11 @@ def test_other_forms_stay(form: dict[str, object]) -> None:
 
 def test_few_channels_and_small_images_stay() -> None:
     assert _chosen(3, 64, 56) is None
-    assert _chosen(16, 8, 56) is None
+    assert _chosen(16, 4, 56) is None
     assert _chosen(512, 512, 2) is None
+
+
+def test_weights_from_memory_count() -> None:
+    """Few results a weight: fewer products of F(4 x 4) do not pay for twice the bytes of F(2 x 2)."""
+    assert _chosen(512, 512, 7) == 2
+    assert _chosen(256, 256, 14) == 4
