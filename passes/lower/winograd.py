@@ -151,7 +151,8 @@ def _groups(plan: Plan) -> list[tuple[int, int, int]]:
 class _Run:
     """`count` register tiles of `pixels` tiles each, from tile `begin` on.
 
-    For each block of channels the first fetches `lines` lines of the next part of U from `line` on, and so on.
+    Each fetches `lines` lines of the next part of U for each block of channels, in order: the first one begins after
+    `line` lines for each block.
     """
 
     begin: int
@@ -302,7 +303,7 @@ class _Phases:
     def _products(self, p: Expr, group: Expr) -> None:
         k, plan = self.k, self.plan
         groups = _groups(plan)
-        per_vector = plan.conv.channels_in * plan.lanes
+        per_vector, whole = plan.conv.channels_in * plan.lanes, plan.conv.channels_in // plan.lanes
         for i, (first, count, vectors) in enumerate(groups):
             cond = group < first + count if i == 0 else group >= first
             for _ in guarded(k, cond, len(groups) > 1):
@@ -314,7 +315,7 @@ class _Phases:
                 for run in _runs(plan, vectors):
                     for i in k.loop("t", run.count):
                         t = (i * run.pixels + run.begin) * plan.lanes
-                        ahead = weights + (vectors * per_vector + (i * run.lines + run.line) * LINE)
+                        ahead = weights + (vectors * per_vector + (i * run.lines + run.line) * (whole * LINE))
                         self._product_tile(Tile(run.pixels, vectors), weights, v + t, to + t, ahead, run.lines)
 
     def _product_tile(self, tile: Tile, weights: Expr, v: Expr, to: Expr, ahead: Expr, lines: int) -> None:
@@ -328,7 +329,7 @@ class _Phases:
         width, step = tile.vectors * lanes, plan.block * lanes
         for c in k.loop("cb", whole) if whole else ():
             for i in range(lines):
-                k.prefetch(k.tensor(self.weights, "w"), ahead + (c * (lanes * width) + i * LINE))
+                k.prefetch(k.tensor(self.weights, "w"), ahead + (c * lines + i) * LINE)
             self._channels(tile, lanes, v + c * step, weights + c * (lanes * width), acc)
         if rest:
             self._channels(tile, rest, v + whole * step, weights + whole * lanes * width, acc)
