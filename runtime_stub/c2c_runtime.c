@@ -1,5 +1,7 @@
 /* Thread pool and weight mapping; c2c_runtime.h says what each function promises. */
-#if !defined(_WIN32) && !defined(_POSIX_C_SOURCE)
+#if defined(__linux__) && !defined(_GNU_SOURCE)
+#define _GNU_SOURCE /* for the processor that a thread is on */
+#elif !defined(_WIN32) && !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L
 #endif
 #if defined(__APPLE__) && !defined(_DARWIN_C_SOURCE)
@@ -50,9 +52,12 @@ static int processors(void)
     return (int)info.dwNumberOfProcessors;
 }
 
+static void yield_once(void) { SwitchToThread(); }
+
 #else
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -80,7 +85,19 @@ static int processors(void)
     return 1;
 #endif
 }
+
+static void yield_once(void) { sched_yield(); }
 #endif
+
+/* The processor that the calling thread is on; -1 where the system does not tell. */
+static int32_t processor(void)
+{
+#ifdef __linux__
+    return sched_getcpu();
+#else
+    return -1;
+#endif
+}
 
 /* All atomics are sequentially consistent: the hand-shakes below need stores ordered before later loads. */
 #if defined(_MSC_VER) && !defined(__clang__)
@@ -118,15 +135,18 @@ static void pause_briefly(void)
  *
  * Each worker of a run has a share of the indices, cut into pieces. It takes the pieces of its own share first, then
  * those that others have left: a slow or late worker delays nobody by more than a piece. A worker that has not begun
- * when all pieces are taken is called off, so a run never waits for a thread to wake up. */
+ * when all pieces are taken is called off, so a run never waits for a thread to wake up. A worker that finds itself on
+ * the processor of another moves: schedulers may leave the two together, taking turns, for seconds. */
 
-enum { LINE = 128, SPINS = 10000, MOST = 256, PIECES = 8 };
+enum { LINE = 128, SPINS = 10000, MOST = 256, PIECES = 8, PATIENCE = 2 };
 enum { IDLE, GO, RUNNING, ASLEEP, STOP };
 
 /* What a worker's neighbours do not touch while it works lies on cache lines of its own. */
 typedef struct c2c_worker {
     c2c_atomic state; /* only the caller of run leaves IDLE for GO, only the worker GO for RUNNING */
     int32_t number;   /* 0 is whoever calls run: no thread */
+    int32_t missed;   /* runs in a row that it was called off from */
+    c2c_atomic on;    /* the processor that it was last seen on */
     c2c_pool *pool;
     c2c_mutex mutex;
     c2c_cond wake;
@@ -178,6 +198,30 @@ static void run_shares(const c2c_pool *p, int32_t number)
     }
 }
 
+/* Note where the worker runs; leave the processors of the others if it shares one with a worker of a lower number. */
+static void keep_apart(const c2c_pool *p, c2c_worker *w)
+{
+    int32_t i, here = processor();
+    if (here != atomic_read(&w->on))
+        atomic_swap(&w->on, here);
+#ifdef __linux__
+    for (i = 0; i < w->number; i++)
+        if (here >= 0 && atomic_read(&worker_of(p, i)->on) == here) {
+            cpu_set_t allowed, free;
+            if (sched_getaffinity(0, sizeof allowed, &allowed))
+                return;
+            free = allowed;
+            for (i = 0; i < p->active; i++)
+                CPU_CLR((size_t)atomic_read(&worker_of(p, i)->on), &free);
+            if (CPU_COUNT(&free) && !sched_setaffinity(0, sizeof free, &free)) /* moves it at once */
+                sched_setaffinity(0, sizeof allowed, &allowed);
+            return;
+        }
+#else
+    (void)p, (void)i;
+#endif
+}
+
 /* Wait until the worker has to begin (1) or to stop (0). */
 static int wait_for_work(c2c_worker *w)
 {
@@ -213,6 +257,7 @@ static C2C_THREAD_RESULT worker_body(void *arg)
     c2c_worker *w = (c2c_worker *)arg;
     c2c_pool *p = w->pool;
     while (wait_for_work(w)) {
+        keep_apart(p, w);
         run_shares(p, w->number);
         atomic_swap(&w->state, IDLE);
         if (atomic_read(&p->waiting)) {
@@ -228,8 +273,13 @@ static C2C_THREAD_RESULT worker_body(void *arg)
 static void wait_for(c2c_pool *p, c2c_worker *w)
 {
     int32_t spins;
-    if (atomic_replace(&w->state, GO, IDLE))
+    if (w->missed >= PATIENCE && atomic_read(&w->state) == GO)
+        yield_once(); /* it may wait for this very processor */
+    if (atomic_replace(&w->state, GO, IDLE)) {
+        w->missed++;
         return;
+    }
+    w->missed = 0;
     for (spins = 0; spins < SPINS; spins++) {
         if (atomic_read(&w->state) != RUNNING)
             return;
@@ -258,6 +308,7 @@ static void pool_run(void *self, c2c_task task, void *frame, int64_t count, int3
     p->frame = frame;
     p->count = count;
     p->active = active;
+    keep_apart(p, worker_of(p, 0));
     for (i = 0; i < active; i++)
         atomic_swap(&worker_of(p, i)->taken, 0);
     for (i = 1; i < active; i++)
@@ -290,6 +341,7 @@ c2c_pool *c2c_pool_create(int threads)
         c2c_worker *w = worker_of(p, i);
         w->pool = p;
         w->number = i;
+        w->on = -1;
         mutex_init(&w->mutex);
         cond_init(&w->wake);
         if (!thread_start(&w->thread, worker_body, w)) { /* the system has no more threads: do with those there are */
