@@ -206,7 +206,12 @@ class Values:
         return self.w.op(f"icmp {sign}{_TESTS[op]} {type_} {a}, {b}")
 
     def _minmax(self, e: Binary, a: str, b: str) -> str:
+        if self.target.passes_nan and e.dtype.is_float and isinstance(e.a, Const) and e.a.value == e.a.value:
+            return self.in_float(e.dtype, e.lanes, lambda t, x, y: self._extreme(e.op, t, x, y), a, b)
         return self.minmax(e.op, e.dtype, e.lanes, a, b)
+
+    def _extreme(self, op: str, type_: str, a: str, b: str) -> str:
+        return self.w.call(f"llvm.{op}imum.{mangled(type_)}", type_, (type_, a), (type_, b))
 
     def minmax(self, op: str, dtype: DType, lanes: int, a: str, b: str) -> str:
         test = self.compare("lt" if op == "min" else "gt", dtype, lanes, a, b)

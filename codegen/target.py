@@ -167,6 +167,11 @@ class Target:
         return self.arch == "aarch64" or "sse41" in self.has
 
     @property
+    def passes_nan(self) -> bool:
+        """min and max of floats in one instruction, whose result is NaN where either operand is."""
+        return self.arch == "aarch64"
+
+    @property
     def object_format(self) -> ObjectFormat:
         return _FORMATS[self.os]
 
