@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from ..ir.errors import CodegenError
 from ..ir.loops import Alloc, Barrier, Block, Buffer, Const, Expr, For, If, Kernel, Let, Prefetch, Store
 from ..ir.types import DType
+from .llvm_streams import streams
 from .llvm_types import memory_type, value_type
 from .llvm_values import Values, affine, vector_align
 from .llvm_writer import Writer
@@ -158,6 +159,9 @@ class KernelPrinter:
         w, v = self.w, self.values
         body, done = w.fresh("loop"), w.fresh("done")
         var, following = w.fresh(f"%{s.var}."), w.fresh("%next")
+        found = streams(s, v.target) if self.kernel.shaped and s.kind == "serial" else {}
+        carried = list(dict.fromkeys(stream for stream, _ in found.values()))
+        starts = [v.address(c.buffer, c.start) for c in carried]
         if _runs(s.begin, s.end) and s.kind != "parallel":
             w.line(f"br label %{body}")
         else:
@@ -167,12 +171,22 @@ class KernelPrinter:
         w.label(body)
         at = len(w.lines)
         w.line("")
+        for c in carried:
+            c.pointer, c.at = w.fresh("%at"), c.first
+        pointers = [c.pointer for c in carried]
+        v.streams = found
         names, indices = dict(v.names), set(v.indices)
         v.names[s.var] = var
         v.indices.add(s.var)
         self.block(s.body)
         v.names, v.indices = names, indices
-        w.lines[at] = f"  {var} = phi i64 [ {begin}, %{before} ], [ {following}, %{w.block} ]"
+        v.streams = {}
+        nexts = [w.hidden(v.advance(c, c.first + c.step)) for c in carried]
+        phis = [("i64", var, begin, following), *zip(["ptr"] * len(carried), pointers, starts, nexts, strict=True)]
+        w.lines[at] = "\n".join(
+            f"  {result} = phi {type_} [ {first}, %{before} ], [ {then}, %{w.block} ]"
+            for type_, result, first, then in phis
+        )
         w.line(f"{following} = add nsw i64 {var}, {s.step}")
         test = w.op(f"icmp slt i64 {following}, {end}")
         shaped = f", {self.loops.hand_shaped()}" if self.kernel.shaped else ""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from threading import Lock
 
 import llvmlite.binding as llvm
 
@@ -12,6 +15,19 @@ from .target import Target
 DSE_WALK = 10
 """Stores that dead-store elimination looks back over; LLVM's 90 makes it quadratic in the stores of an unrolled tile,
 and takes four fifths of the time for nothing: hand-shaped kernels store each element once."""
+
+
+_OPTIONS = Lock()
+"""LLVM's options belong to the process."""
+
+
+@contextmanager
+def _scheduling(target: Target) -> Iterator[None]:
+    """Scheduling before register allocation, but on AArch64 the order of the kernel: LLVM gathers loads of several
+    registers at a loop's head and spills what no longer fits."""
+    with _OPTIONS:
+        llvm.set_option("c2c", f"-enable-misched={0 if target.loads_several else 1}")
+        yield
 
 
 @cache
@@ -55,9 +71,11 @@ def optimised(text: str, target: Target, level: int = 2) -> tuple[llvm.ModuleRef
 
 def object_bytes(text: str, target: Target) -> bytes:
     module, machine = optimised(text, target)
-    return bytes(machine.emit_object(module))
+    with _scheduling(target):
+        return bytes(machine.emit_object(module))
 
 
 def assembly_text(text: str, target: Target) -> str:
     module, machine = optimised(text, target)
-    return str(machine.emit_assembly(module))
+    with _scheduling(target):
+        return str(machine.emit_assembly(module))

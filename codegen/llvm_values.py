@@ -29,6 +29,7 @@ from ..ir.loops import (
 from ..ir.types import DType
 from .llvm_convert import HALVES, convert, from_f32, to_f32
 from .llvm_rounding import rounded
+from .llvm_streams import Stream, registers_loaded
 from .llvm_types import constant, memory_type, value_type, vector
 from .llvm_writer import Writer
 from .target import Target
@@ -56,6 +57,9 @@ class Values:
         self.names: dict[str, str] = {}
         self.indices: set[str] = set()
         self.pointers: dict[Buffer, str] = {}
+        self.parts: dict[str, list[str]] = {}
+        """Values wider than a register that were loaded at once, as the registers that hold them."""
+        self.streams: dict[Load, tuple[Stream, int]] = {}
 
     def value(self, e: Expr) -> str:
         """The operand that holds `e`."""
@@ -118,6 +122,10 @@ class Values:
         buffer = e.buffer
         if buffer.lanes > 1:
             return self.load_at(self.address(buffer, e.index, buffer.lanes), e.dtype, e.lanes, vector_align(buffer))
+        if self.shaped and (count := registers_loaded(e, self.target)):
+            return self._wide_load(e, count)
+        if found := self.streams.get(e):
+            return self.load_at(self.beside(*found), e.dtype, e.lanes, e.buffer.dtype.nbytes)
         if e.index.lanes == 1:
             return self.load_at(self.address(buffer, e.index), e.dtype, e.lanes, buffer.dtype.nbytes)
         line = affine(e.index)
@@ -144,6 +152,36 @@ class Values:
             if dtype is DType.BOOL and lanes > 1
             else (self.w.op(f"icmp ne {type_} {value}, 0") if dtype is DType.BOOL else value)
         )
+
+    def _wide_load(self, e: Load, count: int) -> str:
+        """Several registers by one instruction, along the loop's pointer where it has one."""
+        lanes = e.lanes // count
+        type_ = value_type(e.dtype, lanes)
+        result = "{" + ", ".join([type_] * count) + "}"
+        suffix = f"v{lanes}{ {'float': 'f32', 'double': 'f64'}.get(value_type(e.dtype), value_type(e.dtype)) }"
+        found = self.streams.get(e)
+        pointer = self.advance(*found) if found else self.address(e.buffer, e.index)
+        made = self.w.call(f"llvm.aarch64.neon.ld1x{count}.{suffix}.p0", result, ("ptr", pointer))
+        parts = [self.w.op(f"extractvalue {result} {made}, {i}") for i in range(count)]
+        whole = parts[0]
+        for i, part in enumerate(parts[1:], 1):
+            part = self._padded(part, value_type(e.dtype), lanes, i * lanes)
+            whole = self.w.shuffle(value_type(e.dtype, i * lanes), whole, part, tuple(range((i + 1) * lanes)))
+        self.parts[whole] = parts
+        return whole
+
+    def beside(self, stream: Stream, offset: int) -> str:
+        """An address at a constant distance from the stream's pointer."""
+        distance = (offset - stream.at) * stream.buffer.dtype.nbytes
+        return self.w.op(f"getelementptr i8, ptr {stream.pointer}, i64 {distance}") if distance else stream.pointer
+
+    def advance(self, stream: Stream, offset: int) -> str:
+        """The stream's pointer, moved to an offset."""
+        if offset != stream.at:
+            step = self.w.opaque((offset - stream.at) * stream.buffer.dtype.nbytes)
+            stream.pointer = self.w.op(f"getelementptr i8, ptr {stream.pointer}, i64 {step}")
+            stream.at = offset
+        return stream.pointer
 
     def _gather(self, buffer: Buffer, e: Load) -> str:
         positions, scalar = self.value(e.index), value_type(e.dtype)
@@ -289,6 +327,11 @@ class Values:
 
     def _shuffle(self, e: Shuffle) -> str:
         a, scalar, lanes = self.value(e.a), value_type(e.dtype), e.a.lanes
+        if e.b is None and (parts := self.parts.get(a)):
+            width = lanes // len(parts)
+            part = parts[e.lanes_of[0] // width]
+            if all(i // width == e.lanes_of[0] // width for i in e.lanes_of):
+                return self._taken(part, scalar, width, tuple(i % width for i in e.lanes_of))
         b = "poison" if e.b is None else self.value(e.b)
         if len(e.lanes_of) == 1:
             at = e.lanes_of[0]
@@ -306,6 +349,13 @@ class Values:
             a, b = (v if v == "poison" else self.w.op(f"insertelement <1 x {scalar}> poison, {scalar} {v}, i64 0")
                     for v in (a, b))  # fmt: skip
         return self.w.shuffle(f"<{lanes} x {scalar}>", a, b, indices)
+
+    def _taken(self, value: str, scalar: str, lanes: int, indices: tuple[int, ...]) -> str:
+        if indices == tuple(range(lanes)):
+            return value
+        if len(indices) == 1:
+            return self.w.extract(scalar, lanes, value, indices[0])
+        return self.w.shuffle(vector(scalar, lanes), value, "poison", indices)
 
     def _padded(self, value: str, scalar: str, lanes: int, width: int) -> str:
         """A vector widened by lanes of no meaning."""

@@ -45,6 +45,18 @@ class Writer:
         self.intrinsics[name] = f"declare {result} @{name}({types}){attributes}"
         return self.op(f"call {result} @{name}({', '.join(f'{t} {v}' for t, v in args)})")
 
+    def opaque(self, value: int) -> str:
+        """An i64 that LLVM cannot tell: read once, on entry, from a constant that it must not look into."""
+        name = f"c2c.step.{value}".replace("-", "minus.")
+        if name not in self.intrinsics:
+            self.intrinsics[name] = f"@{name} = internal constant i64 {value}"
+            self.entry.append(f"  %{name} = load volatile i64, ptr @{name}, align 8")
+        return f"%{name}"
+
+    def hidden(self, pointer: str) -> str:
+        """The same pointer, of which LLVM's loop passes do not know how it was computed."""
+        return self.call("llvm.launder.invariant.group.p0", "ptr", ("ptr", pointer))
+
     def broadcast(self, scalar: str, value: str, lanes: int) -> str:
         """A scalar in every lane."""
         if lanes == 1:

@@ -172,6 +172,11 @@ class Target:
         return self.arch == "aarch64"
 
     @property
+    def loads_several(self) -> bool:
+        """Up to four vector registers from consecutive memory in one instruction."""
+        return self.arch == "aarch64"
+
+    @property
     def object_format(self) -> ObjectFormat:
         return _FORMATS[self.os]
 

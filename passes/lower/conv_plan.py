@@ -79,7 +79,8 @@ def make_plan(ctx: Lowering, conv: Convolution, whole_vectors: bool) -> Plan:
     """`whole_vectors`: lanes beyond the last channel may be stored."""
     lanes, axis = ctx.lanes(), conv.window.w
     splat = splats_lanes(ctx.target) and conv.x.type.layout.block == lanes
-    tile = choose_tile(ctx.target, DType.F32, axis.out, conv.channels_out, splat=splat)
+    depth = conv.channels_in * conv.window.taps
+    tile = choose_tile(ctx.target, DType.F32, axis.out, conv.channels_out, splat=splat, depth=depth)
     row = segments(axis, tile.pixels)
     outputs = _outputs(conv.channels_out, tile.vectors, lanes, whole_vectors)
     inputs = _inputs(conv, lanes)

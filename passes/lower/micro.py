@@ -119,22 +119,56 @@ class _Inner:
 
     def steps(self, i: Expr, count: int) -> None:
         """Steps i to i + count."""
-        k, x, w = self.k, self.x, self.w
-        lined = splats_lanes(k.ctx.target) and x.step == 1 and count == w.lanes > 1
-        rows = [self._x(r, i, 0, count) for r in range(len(x.at))] if lined else []
+        k, w = self.k, self.w
+        lined = splats_lanes(k.ctx.target) and self.x.step == 1 and count == w.lanes > 1
+        rows = self._lines(i, count) if lined else []
+        vectors: list[Expr] = []
         for j in range(count):
-            vectors = [
-                k.let(
-                    cast(k.load(w.buffer, w.at + i * w.step + (j * w.step + v * w.lanes), w.lanes), self.acc.dtype), "w"
-                )
-                for v in range(w.vectors)
-            ]
-            for r in range(len(x.at)):
+            for v in range(w.vectors):
+                if len(vectors) <= j * w.vectors + v:
+                    vectors += self._weights(i, len(vectors), count * w.vectors)
+            for r in range(len(self.x.at)):
                 factor = shuffle(rows[r], None, (j,) * w.lanes) if lined else broadcast(self._x(r, i, j, 1), w.lanes)
                 factor = k.let(factor, "x") if w.vectors > 1 else factor
-                for v, vector in enumerate(vectors):
+                for v in range(w.vectors):
                     at = j % self.sets * (self.acc.size // self.sets) + (self.first + r) * w.vectors + v
-                    k.store(self.acc, at, multiply_add(factor, vector, k.load(self.acc, at)))
+                    k.store(self.acc, at, multiply_add(factor, vectors[j * w.vectors + v], k.load(self.acc, at)))
+
+    def _lines(self, i: Expr, count: int) -> list[Expr]:
+        """`count` elements of every row as a vector, neighbouring rows by one load; single ones come first, at a
+        constant distance from where the pointer of the others stands."""
+        runs, at = [0], self.x.at
+        for r in range(1, len(at)):
+            base, constant = at[runs[-1]]
+            near = r - runs[-1] < self._most(self.x.buffer)
+            if not near or at[r] != (base, constant + (r - runs[-1]) * count):
+                runs.append(r)
+        spans = list(zip(runs, [*runs[1:], len(at)], strict=True))
+        lines: dict[int, Expr] = {}
+        for first, end in sorted(spans, key=lambda span: span[1] - span[0] > 1):
+            value = self._x(first, i, 0, (end - first) * count)
+            lines.update(enumerate(self._pieces(value, end - first, count), first))
+        return [lines[r] for r in range(len(at))]
+
+    def _weights(self, i: Expr, first: int, end: int) -> list[Expr]:
+        """Vectors of weights from number `first` of the steps after i on, those of a packed stream by one load."""
+        w = self.w
+        linear = w.step == w.vectors * w.lanes
+        run = min(self._most(w.buffer), end - first) if linear else 1
+        j, v = divmod(first, w.vectors)
+        value = self.k.load(w.buffer, w.at + i * w.step + (j * w.step + v * w.lanes), run * w.lanes)
+        return self._pieces(self.k.let(cast(value, self.acc.dtype), "w"), run, w.lanes)
+
+    def _most(self, buffer: Buffer) -> int:
+        """Registers that one load fills."""
+        whole = self.w.lanes == self.k.ctx.lanes(buffer.dtype) and buffer.dtype is self.acc.dtype
+        return 4 if self.k.ctx.target.loads_several and whole else 1
+
+    def _pieces(self, value: Expr, count: int, lanes: int) -> list[Expr]:
+        if count == 1:
+            return [value]
+        parts = [tuple(range(p * lanes, (p + 1) * lanes)) for p in range(count)]
+        return [self.k.let(shuffle(value, None, part), "v") for part in parts]
 
     def _x(self, r: int, i: Expr, j: int, count: int) -> Expr:
         base, constant = self.x.at[r]

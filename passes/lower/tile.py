@@ -2,7 +2,8 @@
 
 A tile fits when pixels·vectors + vectors + 1 <= registers: the accumulators, one weight vector for each output vector
 and one broadcast input element. Where multiply-adds take a lane of a vector (`splats_lanes`), the pixels' channels are
-held as vectors instead, so pixels·vectors + vectors + pixels < registers; with all of them in use LLVM spills.
+held as vectors instead, and one load brings four weight vectors in neighbouring registers: pixels·vectors + pixels + 4
+<= registers - 2, since those four must be found in a row.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from .window import Axis
 
 LATENCY = 4
 """Cycles from a multiply-add to the use of its result, on every core of interest."""
+
+TILE_OVERHEAD = 8
+"""Cycles to begin and end a tile beyond what each of its results takes."""
 
 MAX_BORDER_TILES = 12
 """Border tiles of a row that get code of their own; rows with more fall back to single pixels."""
@@ -63,18 +67,30 @@ def fma_per_cycle(target: Target) -> int:
     return 1 if target.vector_bits >= 512 else 2
 
 
-def step_cycles(target: Target, pixels: int, vectors: int) -> float:
-    """Estimated cycles of one input channel of one tap: bound by multiply-adds, loads or latency."""
+def step_cycles(target: Target, pixels: int, vectors: int, splat: bool = False) -> float:
+    """Estimated cycles of one input channel of one tap: bound by multiply-adds, loads or latency.
+
+    With `splat` every instruction counts: a load brings four registers, a loop turns once for a vector of channels.
+    """
+    if splat:
+        others = (-(-pixels // 4) + vectors + 2) / target.lanes(DType.F32)
+        return (max(pixels * vectors, 2 * LATENCY) + others) / fma_per_cycle(target)
     return max(pixels * vectors / fma_per_cycle(target), (pixels + vectors) / 2, float(LATENCY)) + 0.25
 
 
 def fits(target: Target, pixels: int, vectors: int, splat: bool) -> bool:
-    spare = pixels + 1 if splat else 1
-    return pixels * vectors + vectors + spare <= target.registers
+    if splat:
+        return pixels * vectors + pixels + 4 <= target.registers - 2
+    return pixels * vectors + vectors + 1 <= target.registers
 
 
-def choose_tile(target: Target, dtype: DType, pixels: int, channels: int, *, splat: bool = False) -> Tile:
-    """The tile with the least estimated time for a row of `pixels` and `channels` output channels."""
+def choose_tile(
+    target: Target, dtype: DType, pixels: int, channels: int, *, splat: bool = False, depth: int = 256
+) -> Tile:
+    """The tile with the least estimated time for a row of `pixels` and `channels` output channels.
+
+    `depth`: products summed for one result, over which a tile's own overhead is spread where every instruction counts.
+    """
     vectors = -(-channels // target.lanes(dtype))
     found = [
         Tile(p, v)
@@ -82,11 +98,12 @@ def choose_tile(target: Target, dtype: DType, pixels: int, channels: int, *, spl
         for p in range(1, min(pixels, target.registers) + 1)
         if fits(target, p, v, splat)
     ]
+    turn = TILE_OVERHEAD / depth if splat else 0.0
 
     def cycles(t: Tile) -> float:
         parts = [(t.vectors, vectors // t.vectors), (vectors % t.vectors, 1)]
         row = split(pixels, t.pixels)
-        return sum(n * sum(m * step_cycles(target, p, v) for m, p in row) for v, n in parts if v)
+        return sum(n * sum(m * (step_cycles(target, p, v, splat) + turn) for m, p in row) for v, n in parts if v)
 
     return min(found, key=lambda t: (round(cycles(t), 3), len(split(pixels, t.pixels)), -t.pixels * t.vectors))
 

@@ -136,7 +136,7 @@ def make_plan(ctx: Lowering, conv: Convolution, m: int) -> Plan:
         sizes = {-(-plan.tiles // count) for count in range(-(-plan.tiles // most), plan.tiles + 1)}
         block = min((b for b in sizes if b >= min(12, most)), key=lambda b: (traffic(b), b))
     splat = splats_lanes(ctx.target)
-    tile = choose_tile(ctx.target, DType.F32, block, conv.channels_out, splat=splat)
+    tile = choose_tile(ctx.target, DType.F32, block, conv.channels_out, splat=splat, depth=conv.channels_in)
     return replace(plan, block=block, tile=tile, phased=few, ahead=weights > FAR * ctx.target.l2_bytes)
 
 

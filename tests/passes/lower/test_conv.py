@@ -161,8 +161,8 @@ def test_tile_fits_registers(target: str) -> None:
     for pixels in (1, 7, 14, 49, 56, 3136):
         for channels in (8, 24, 64, 100, 512):
             tile = choose_tile(t, DType.F32, pixels, channels, splat=splat)
-            spare = tile.pixels if splat else 1
-            assert tile.pixels * tile.vectors + tile.vectors + spare <= t.registers
+            spare = tile.pixels + 4 if splat else tile.vectors + 1
+            assert tile.pixels * tile.vectors + spare <= t.registers
 
 
 def test_row_is_divided_exactly() -> None:
