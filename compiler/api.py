@@ -18,12 +18,14 @@ from ..codegen.target import Target
 from ..ir.errors import OnnxImportError, OptionsError, RunError
 from ..ir.loops import Port
 from ..ir.types import DType
+from ..passes.lower.schedule import Tuning
 from ..runtime_stub.loader import Loaded
 from .bundle import sha256, write_bundle
 from .driver import Compiled, compile_file
 from .inputs import checked_inputs, checked_outputs
 from .names import model_identifier
 from .options import CompileOptions
+from .tuning import read_tuning, untuned
 
 
 class CompiledModel:
@@ -113,16 +115,19 @@ def compile(
     name: str | None = None,
     level: int = 2,
     winograd_error: float = 1e-4,
+    tuning: Path | str | None = None,
 ) -> CompiledModel:
     """Compile an ONNX model and load it in this process (no C compiler needed).
 
     model: a path, the file's bytes, or a ModelProto. dims pins named dimensions, shapes whole inputs, values makes
-    inputs constants. threads: the most threads a run uses. A target that this machine cannot run can be saved, not run.
+    inputs constants. threads: the most threads a run uses. tuning: a file of `c2c tune`. A target that this machine
+    cannot run can be saved, not run.
     Raises C2CError: one clear error with node, operator, shapes and remedy.
     """
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
+    parsed = Target.parse(target)
     options = CompileOptions(
-        Target.parse(target),
+        parsed,
         name=model_identifier(name) if name else model_name(source),
         threads=threads,
         level=level,
@@ -130,8 +135,11 @@ def compile(
         shapes={k: tuple(_integer(k, d) for d in _sequence(k, v)) for k, v in (shapes or {}).items()},
         values={k: np.asarray(v) for k, v in (values or {}).items()},
         winograd_error=winograd_error,
+        tuning=Tuning() if tuning is None else read_tuning(Path(tuning), parsed),
     )
-    made = from_compiled(compile_file(source, options))
+    compiled = compile_file(source, options)
+    untuned(options.tuning, compiled.schedules)
+    made = from_compiled(compiled)
     made._model_sha256 = hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else file_sha256(source)
     return made
 

@@ -4,8 +4,8 @@ Node times come from a `c2c_parallel` that is a timer: the model hands every ste
 measured as it is, on one thread. Steps that belong to one node are summed.
 
 The roofline of a node (Williams, Waterman, Patterson, CACM 52(4), 2009): its operations at the peak rate, or its bytes
-at the bandwidth of the memory they come from, whichever takes longer. Activations come from the nearest memory that holds
-those of the node, weights from the nearest that holds all weights and the arena: a run passes over all of them.
+at the bandwidth of the memory they come from, whichever takes longer. Activations come from the nearest memory that
+holds those of the node, weights from the nearest that holds all weights and the arena: a run passes over all of them.
 """
 
 from __future__ import annotations

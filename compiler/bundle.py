@@ -113,6 +113,7 @@ def _manifest(
         "threads": program.threads,
         "kernels": len(program.kernels),
         "steps": len(program.steps),
+        "schedules": program.notes,
         "sha256": files,
     }
 

@@ -15,6 +15,7 @@ from . import commands
 from .bundle import EMITS
 
 DESCRIPTION = "Compile trained networks (ONNX) into object files that an app links: no interpreter, no runtime library."
+TUNE_SECONDS = 120.0
 EXAMPLES = """\
 examples:
   c2c check model.onnx                                  what, if anything, cannot be compiled
@@ -22,6 +23,7 @@ examples:
   c2c compile model.onnx --dim batch=1 --shape image=1,3,224,224
   c2c run model.onnx --input image=photo.npy            compile for this machine and run once
   c2c verify model.onnx --target arm64-neon             compare with the ONNX reference, node by node
+  c2c tune model.onnx -o model.tune.json                measure schedules, for c2c compile --tuning
   c2c bench model.onnx --threads 2                      time for each node, beside what the machine could do
   c2c dump model.onnx --print-after fuse                the IR after a pass
 documentation: docs/ (command-line.md lists every option)
@@ -76,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     _targets(verbs.add_parser("targets", help="list targets and what they stand for"))
     _dump(verbs.add_parser("dump", help="print the IR of a model (graph, loops, LLVM, C or assembly)"))
     _opt(verbs.add_parser("opt", help="run passes on graph IR text"))
+    _tune(verbs.add_parser("tune", help="measure schedules in the network on this machine, write a tuning file"))
     _bench(verbs.add_parser("bench", help="time a model, node by node beside the roofline, or this machine"))
     return top
 
@@ -87,6 +90,7 @@ def _model(p: argparse.ArgumentParser, target: str = "native", *, optional: bool
     _pins(p)
     p.add_argument("-O", dest="level", type=int, choices=(0, 1, 2), default=2, help="optimisation level (default 2)")
     p.add_argument("--name", help="name of the model in symbols and files (default: the file's)")
+    p.add_argument("--tuning", type=Path, metavar="FILE", help="schedules that c2c tune measured")
     p.add_argument("--winograd-error", type=float, default=1e-4, metavar="E", help="cap for Winograd layers; 0: none")
     g = p.add_argument_group("debugging")
     g.add_argument(
@@ -123,8 +127,20 @@ def _compile(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--emit", default="obj", metavar="KINDS", help=f"comma-separated, of {', '.join(EMITS)} (default obj)"
     )
+    p.add_argument(
+        "--tune", type=float, nargs="?", const=TUNE_SECONDS, metavar="S",
+        help=f"measure schedules for S seconds first (default {TUNE_SECONDS:.0f}); also writes NAME.tune.json",
+    )  # fmt: skip
     p.add_argument("--json", action="store_true", help="print the manifest")
     p.set_defaults(command=commands.compile_command)
+
+
+def _tune(p: argparse.ArgumentParser) -> None:
+    _model(p)
+    p.add_argument("-o", "--output", type=Path, metavar="FILE", help="tuning file (default: NAME.tune.json)")
+    p.add_argument("--seconds", type=float, default=TUNE_SECONDS, metavar="S", help="time budget (default 120)")
+    p.add_argument("--json", action="store_true", help="print what was measured as JSON")
+    p.set_defaults(command=commands.tune_command)
 
 
 def _run(p: argparse.ArgumentParser) -> None:

@@ -18,20 +18,23 @@ from rich.table import Table
 from ..codegen.c_source import emit_c
 from ..codegen.llvm_program import emit_asm, emit_llvm
 from ..codegen.target import OSES, TARGETS, Target
-from ..ir.errors import C2CError
+from ..ir.errors import C2CError, OptionsError
 from ..ir.graph_text import print_graph
 from ..ir.loops_text import print_program
 from ..passes.base import PassContext, run_pipeline
+from ..passes.lower.schedule import Tuning
 from . import api, bench, tables, verify
 from .bundle import check_kinds, write_bundle
 from .check import Problem, check_model
 from .diagnostics import PassObserver, read_graph
-from .driver import Compiled, Progress, compile_file
+from .driver import Compiled, Progress, compile_file, load_graph
 from .inputs import read_array
 from .machine import measure_machine
 from .names import model_identifier
 from .options import CompileOptions, Debug
 from .output import writing
+from .tune import Tuner, TuneReport
+from .tuning import read_tuning, untuned, write_tuning
 
 
 def options_of(a: argparse.Namespace) -> CompileOptions:
@@ -40,9 +43,11 @@ def options_of(a: argparse.Namespace) -> CompileOptions:
         tuple(a.print_after), a.print_changed, a.dump_dir, a.verify_each, a.check_each, a.time_passes, a.stop_after,
         a.rewrite_limit,
     )  # fmt: skip
+    target = Target.parse(a.target)
+    tuning = Tuning() if a.tuning is None else read_tuning(a.tuning, target)
     return CompileOptions(
-        Target.parse(a.target), model_identifier(a.name) if a.name else api.model_name(a.model), a.threads, a.level,
-        winograd_error=a.winograd_error, debug=debug, **pinned(a),
+        target, model_identifier(a.name) if a.name else api.model_name(a.model), a.threads, a.level,
+        winograd_error=a.winograd_error, tuning=tuning, debug=debug, **pinned(a),
     )  # fmt: skip
 
 
@@ -101,19 +106,27 @@ def _compiled(a: argparse.Namespace, **changes: Any) -> Compiled:
         compiled = compile_file(a.model, options, show)
     if options.debug.time_passes:
         print(compiled.observer.report(), file=sys.stderr)
+    left = untuned(options.tuning, compiled.schedules)
+    if left:
+        print(f"c2c: note: the tuning leaves {len(left)} problems to the cost model:", file=sys.stderr)
+    for choice in left:
+        print(f"  {choice.family} {choice.problem}: {choice.name}", file=sys.stderr)
     return compiled
 
 
 def compile_command(a: argparse.Namespace) -> int:
     kinds = tuple(k for k in a.emit.split(",") if k)
     check_kinds(kinds)
-    compiled = _compiled(a)
+    report = None if a.tune is None else _tune(a, options_of(a), a.tune)
+    compiled = _compiled(a) if report is None else _compiled(a, tuning=report.tuning)
     with progress() as show:
         show("write the object")
         manifest = write_bundle(
             compiled.program, compiled.options, a.output, weights=a.weights, emit=kinds,
             model_sha256=api.file_sha256(a.model),
         )  # fmt: skip
+    if report is not None:
+        write_tuning(a.output / f"{compiled.program.name}.tune.json", compiled.options.target, report.measured)
     if a.json:
         print(json.dumps(manifest))
         return 0
@@ -207,6 +220,26 @@ def opt_command(a: argparse.Namespace) -> int:
     run_pipeline(graph, a.passes.split(","), PassContext(Target.parse(a.target)), PassObserver(Debug()))
     print(print_graph(graph))
     return 0
+
+
+def tune_command(a: argparse.Namespace) -> int:
+    options = options_of(a)
+    output = a.output or Path(f"{options.name}.tune.json")
+    report = _tune(a, options, a.seconds)
+    write_tuning(output, options.target, report.measured)
+    if a.json:
+        print(json.dumps(report.to_json()))
+    else:
+        tables.print_tuning(report, output)
+    return 0
+
+
+def _tune(a: argparse.Namespace, options: CompileOptions, seconds: float) -> TuneReport:
+    if options.tuning.names:
+        raise OptionsError("a tuning is given and another asked for", remedy="leave out --tuning")
+    with progress() as show:
+        show("import")
+        return Tuner(load_graph(a.model, options), options, seconds, show).run()
 
 
 def bench_command(a: argparse.Namespace) -> int:

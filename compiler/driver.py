@@ -43,6 +43,11 @@ class Compiled:
     observer: PassObserver
     choices: tuple[Choice, ...] = ()
 
+    @property
+    def schedules(self) -> tuple[Choice, ...]:
+        """Every choice of a schedule, of graph passes and of kernels, in order."""
+        return (*self.choices, *(choice for call in self.calls for choice in call.choices))
+
 
 def compile_file(
     path: Path | str | bytes, options: CompileOptions, progress: Progress = lambda stage: None
@@ -89,7 +94,9 @@ def compile_graph(
     with observer.stage("assemble"):
         program = assemble(graph, calls, memory, options)
         verify_program(program)
-    return Compiled(options, source, graph, calls, memory, program, observer, tuple(choices))
+    compiled = Compiled(options, source, graph, calls, memory, program, observer, tuple(choices))
+    program.notes |= {f"{c.family} {c.problem}": c.name for c in compiled.schedules if len(c.candidates) > 1}
+    return compiled
 
 
 def optimise(graph: Graph, options: CompileOptions, observer: PassObserver) -> list[Choice]:

@@ -80,4 +80,5 @@ class CompileOptions:
             "shapes": {k: list(v) for k, v in sorted(self.shapes.items())},
             "values": {k: np.asarray(v).tolist() for k, v in sorted(self.values.items())},
             "winograd_error": self.winograd_error,
+            "tuning": self.tuning.digest,
         }

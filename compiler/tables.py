@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from .bench import BenchReport, NodeTime
 from .machine import Machine
+from .tune import TuneReport
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text: int = 1) -> None:
@@ -73,6 +75,20 @@ def _row(n: NodeTime) -> tuple[str, ...]:
         f"{n.milliseconds:.4f}", f"{n.share:.1%}", f"{n.gflops:.1f}", own, f"{n.gbs:.1f}", f"{n.work.bytes / 1e6:.3f}",
         f"{n.work.intensity:.1f}", f"{n.roofline:.0%}", n.origin[-1], "+".join(n.ops), "; ".join(n.schedules),
     )  # fmt: skip
+
+
+def print_tuning(report: TuneReport, path: Path) -> None:
+    """What differs from the cost model's choices, then the whole."""
+    rows = [
+        ("" if m.default_us is None else f"{m.default_us:.1f}", f"{m.us:.1f}", f"{family} {problem}", m.default, m.name)
+        for (family, problem), m in sorted(report.changed.items())
+    ]
+    title = f"{len(rows)} of {len(report.measured)} problems take another schedule than the cost model's"
+    print_table(title, ("us", "tuned", "problem", "cost model", "schedule"), rows, 3)
+    print(
+        f"{report.before:.3f} ms before, {report.after:.3f} ms after, {report.rounds} rounds"
+        f"{'' if report.complete else ' (candidates were left: give more --seconds)'}\n{path}: for c2c compile --tuning"
+    )
 
 
 def _per(a: float, b: float) -> float:

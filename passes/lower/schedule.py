@@ -6,6 +6,8 @@ Every choice is recorded with all its candidates, for reports and for the tuner.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
@@ -59,6 +61,12 @@ class Tuning:
     """Schedule names by (family, problem), measured on some machine."""
 
     names: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that it decides; empty where that is nothing."""
+        text = json.dumps(sorted([*key, name] for key, name in self.names.items()))
+        return hashlib.sha256(text.encode()).hexdigest() if self.names else ""
 
 
 class Chooser(Protocol):

@@ -23,12 +23,12 @@ Save = Callable[..., Path]
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     text = capsys.readouterr().out
-    for verb in "compile run check verify targets dump opt bench".split():
+    for verb in "compile tune run check verify targets dump opt bench".split():
         assert f"    {verb} " in text
 
 
 def test_every_option_has_help() -> None:
-    for verb in "compile run check verify targets dump opt bench".split():
+    for verb in "compile tune run check verify targets dump opt bench".split():
         with pytest.raises(SystemExit) as stop:
             parser().parse_args([verb, "--help"])
         assert stop.value.code == 0
