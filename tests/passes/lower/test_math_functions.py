@@ -45,8 +45,9 @@ BOUNDS: list[tuple[str, Callable[[Array], Array], float, float, float, float]] =
     # operator, function, range, relative bound in ulp, absolute bound
     ("Exp", np.exp, -103, 88.7, 2, 1.5e-45), ("Log", np.log, 1e-45, 3.4e38, 2, 0), ("Erf", erf, -20, 20, 5, 2e-45),
     ("Tanh", np.tanh, -100, 100, 5, 2e-45), ("Sigmoid", lambda x: 1 / (1 + np.exp(-x)), -87, 100, 4, 0),
-    ("Softplus", lambda x: np.logaddexp(0, x), -80, 1e30, 5, 0), ("Gelu", gelu, -100, 100, 2, 2.5e-7),
-    ("Sin", np.sin, -1e9, 1e9, 0, 1.3e-7), ("Cos", np.cos, -1e9, 1e9, 0, 1.3e-7), ("Sin", np.sin, -20, 20, 0, 1.3e-7),
+    ("Softplus", lambda x: np.logaddexp(0, x), -80, 1e30, 5, 0), ("Gelu", gelu, -100, 100, 1, 1.2e-7),
+    ("Sin", np.sin, -1e9, 1e9, 0, 1.3e-7), ("Cos", np.cos, -1e9, 1e9, 0, 1.3e-7), ("Sin", np.sin, -1000, 1000, 2, 0),
+    ("Cos", np.cos, -1000, 1000, 2, 0),
     ("Elu", lambda x: np.where(x < 0, np.expm1(x), x), -200, 1, 3, 2e-45), ("Mish", mish, -60, 60, 8, 0),
 ]  # fmt: skip
 
