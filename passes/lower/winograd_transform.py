@@ -12,37 +12,67 @@ from ...ir.loops import Builder, Expr, const, fma
 def apply(k: Builder, matrix: np.ndarray, values: Sequence[Expr]) -> list[Expr]:
     """matrix [rows, columns] times one vector of registers a column.
 
-    Neighbouring rows that agree up to the signs of some columns share their even and odd parts:
-    (e + o, e - o) instead of two full sums.
+    Neighbouring columns that agree up to signs enter as their sum and their difference. Neighbouring rows that agree
+    up to the signs of some columns share their even and odd parts: (e + o, e - o) instead of two full sums.
     """
+    matrix, values = _folded(k, matrix, values)
     out: list[Expr] = []
     row = 0
     while row < len(matrix):
-        pair = row + 1 < len(matrix) and np.array_equal(np.abs(matrix[row]), np.abs(matrix[row + 1]))
-        same = (matrix[row] == matrix[row + 1]) & (matrix[row] != 0) if pair else matrix[row] != 0
-        flipped = (matrix[row] == -matrix[row + 1]) & (matrix[row] != 0) if pair else np.zeros_like(same)
-        if pair and same.any() and flipped.any():
-            even = k.let(_combine(matrix[row], same, values), "e")
-            odd = k.let(_combine(matrix[row], flipped, values), "o")
-            out += [k.let(even + odd, "t"), k.let(even - odd, "t")]
-            row += 2
-        else:
-            out.append(k.let(_combine(matrix[row], matrix[row] != 0, values), "t"))
+        pair = _parts(matrix[row], matrix[row + 1]) if row + 1 < len(matrix) else None
+        if pair is None:
+            out.append(k.let(_combine(matrix[row], values), "t"))
             row += 1
+            continue
+        even, odd = pair
+        factor = _common(odd)
+        e, o = k.let(_combine(even, values), "e"), k.let(_combine(odd / factor, values), "o")
+        out += [k.let(_add(e, o, factor), "t"), k.let(_add(e, o, -factor), "t")]
+        row += 2
     return out
 
 
-def _combine(row: np.ndarray, used: np.ndarray, values: Sequence[Expr]) -> Expr:
-    """Σ row[i] · values[i] over the columns used, those with factors of ±1 last."""
-    columns = sorted(np.flatnonzero(used).tolist(), key=lambda i: (abs(row[i]) == 1, row[i] < 0))
+def _folded(k: Builder, matrix: np.ndarray, values: Sequence[Expr]) -> tuple[np.ndarray, list[Expr]]:
+    """The same product with a + b and a - b in place of columns a and b."""
+    matrix, values = matrix.copy(), list(values)
+    for j in range(matrix.shape[1] - 1):
+        pair = _parts(matrix[:, j], matrix[:, j + 1])
+        if pair is not None:
+            a, b = values[j], values[j + 1]
+            values[j : j + 2] = k.let(a + b, "s"), k.let(a - b, "d")
+            matrix[:, j], matrix[:, j + 1] = pair
+    return matrix, values
+
+
+def _parts(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """a = even + odd where b = even - odd, each element in one of them only; None unless both have some."""
+    if not np.array_equal(np.abs(a), np.abs(b)):
+        return None
+    even, odd = (a + b) / 2, (a - b) / 2
+    return (even, odd) if even.any() and odd.any() else None
+
+
+def _common(row: np.ndarray) -> float:
+    """The magnitude of all elements but zeros, 1 where they differ."""
+    found = np.unique(np.abs(row[row != 0]))
+    return float(found[0]) if len(found) == 1 else 1.0
+
+
+def _combine(row: np.ndarray, values: Sequence[Expr]) -> Expr:
+    """Σ row[i] · values[i], that with a factor of 1 first, so that each other is one operation."""
     total: Expr | None = None
-    for i in columns:
+    for i in sorted(np.flatnonzero(row).tolist(), key=lambda i: (row[i] != 1, abs(row[i]) != 1)):
         factor, value = float(row[i]), values[i]
         if total is None:
             total = value if factor == 1 else -value if factor == -1 else value * factor
-        elif abs(factor) == 1:
-            total = total + value if factor == 1 else total - value
         else:
-            total = fma(value, const(factor, value.dtype, value.lanes), total)
+            total = _add(total, value, factor)
     assert total is not None
     return total
+
+
+def _add(total: Expr, value: Expr, factor: float) -> Expr:
+    """total + value · factor."""
+    if abs(factor) == 1:
+        return total + value if factor == 1 else total - value
+    return fma(value, const(factor, value.dtype, value.lanes), total)

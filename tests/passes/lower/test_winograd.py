@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +10,15 @@ import pytest
 
 from c2c.codegen.target import native
 from c2c.ir.graph import Graph, Node
-from c2c.ir.loops import Prefetch
-from c2c.ir.loops_visit import statements
+from c2c.ir.loops import Binary, Builder, Fma, Let, Prefetch
+from c2c.ir.loops_interp import run_kernel
+from c2c.ir.loops_visit import statements, walk
 from c2c.ir.types import DType
 from c2c.passes.lower import lower_node
 from c2c.passes.lower.context import Lowering
 from c2c.passes.lower.conv import read_convolution
 from c2c.passes.lower.winograd import _runs, make_plan
+from c2c.passes.lower.winograd_transform import apply
 from c2c.passes.winograd_math import (
     SIZES,
     input_matrix,
@@ -51,6 +54,23 @@ def test_matrices_filter_exactly(m: int) -> None:
         d, g = rng.integers(-9, 10, m + 2).astype(float), rng.integers(-9, 10, 3).astype(float)
         found = output_matrix(m) @ ((weight_matrix(m) @ g) * (input_matrix(m) @ d))
         np.testing.assert_allclose(found, np.correlate(d, g, "valid"), atol=1e-9)
+
+
+@pytest.mark.parametrize("m", SIZES)
+@pytest.mark.parametrize(("matrix", "most"), [(input_matrix, {2: 4, 4: 12}), (output_matrix, {2: 4, 4: 10})])
+def test_transforms_take_few_operations(matrix: Callable[[int], np.ndarray], most: dict[int, int], m: int) -> None:
+    """A matrix times a vector gives the product, and counts one operation for each sum and each fused product."""
+    rows, columns = matrix(m).shape
+    k = Builder()
+    x, y = k.param("x", DType.F32, columns), k.param("y", DType.F32, rows)
+    for i, value in enumerate(apply(k, matrix(m), [k.let(k.load(x, j)) for j in range(columns)])):
+        k.store(y, i, value)
+    kernel = k.kernel("product")
+    given, found = np.arange(1, columns + 1, dtype=np.float32) ** 2, np.zeros(rows, np.float32)
+    run_kernel(kernel, [given, found])
+    np.testing.assert_array_equal(found, matrix(m) @ given)
+    sums = [e for s in kernel.body.body if isinstance(s, Let) for e in walk(s.value) if isinstance(e, Binary | Fma)]
+    assert len(sums) == most[m]
 
 
 WEIGHTS: dict[str, np.ndarray] = {
