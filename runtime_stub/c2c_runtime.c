@@ -138,7 +138,7 @@ static void pause_briefly(void)
  * when all pieces are taken is called off, so a run never waits for a thread to wake up. A worker that finds itself on
  * the processor of another moves: schedulers may leave the two together, taking turns, for seconds. */
 
-enum { LINE = 128, SPINS = 10000, MOST = 256, PIECES = 8, PATIENCE = 2 };
+enum { LINE = 128, SPINS = 10000, MOST = 256, PIECES = 16, PATIENCE = 2 };
 enum { IDLE, GO, RUNNING, ASLEEP, STOP };
 
 /* What a worker's neighbours do not touch while it works lies on cache lines of its own. */

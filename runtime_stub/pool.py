@@ -22,7 +22,7 @@ from .pool_text import APART, POOL, TOGETHER, TRACER
 SPIN = 10000
 """Turns of a waiting thread's loop before it sleeps; one is 10 to 40 ns."""
 
-PIECES = 8
+PIECES = 16
 """Parts of a worker's share, at most."""
 
 PATIENCE = 2

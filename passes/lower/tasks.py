@@ -17,6 +17,11 @@ def tasks(k: KernelBuilder, macs: int, count: int) -> Iterator[Expr]:
     return k.parallel("t", count) if spread else k.loop("t", count)
 
 
+def is_even(count: int, threads: int) -> bool:
+    """Whether `count` equal tasks leave no thread idle for a large part of the time."""
+    return count % threads == 0 or count >= 8 * threads
+
+
 def guarded(k: KernelBuilder, cond: Expr, needed: bool) -> Iterator[None]:
     """An If where it is needed, nothing where the condition is known to hold."""
     return k.when(cond) if needed else iter((None,))

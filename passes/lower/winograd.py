@@ -24,7 +24,7 @@ from .context import Lowering, lowers, strides
 from .conv import lower_conv, read_convolution
 from .conv_kernel import ConvKernel, Convolution, finish, pad_operands, padded_bias, start, unravel
 from .micro import multiply, packed, rows_of, splats_lanes
-from .tasks import guarded, tasks
+from .tasks import guarded, is_even, tasks
 from .tile import Tile, choose_tile, split
 from .winograd_transform import apply
 
@@ -134,7 +134,8 @@ def make_plan(ctx: Lowering, conv: Convolution, m: int) -> Plan:
     else:
         most = max(1, min(-(-plan.tiles // ctx.threads), MAX_SCRATCH // per_tile))
         sizes = {-(-plan.tiles // count) for count in range(-(-plan.tiles // most), plan.tiles + 1)}
-        block = min((b for b in sizes if b >= min(12, most)), key=lambda b: (traffic(b), b))
+        uneven = {b: not is_even(-(-plan.tiles // b), ctx.threads) for b in sizes}
+        block = min((b for b in sizes if b >= min(12, most)), key=lambda b: (uneven[b], traffic(b), b))
     splat = splats_lanes(ctx.target)
     tile = choose_tile(ctx.target, DType.F32, block, conv.channels_out, splat=splat, depth=conv.channels_in)
     return replace(plan, block=block, tile=tile, phased=few, ahead=weights > FAR * ctx.target.l2_bytes)

@@ -17,6 +17,7 @@ from c2c.ir.types import DType
 from c2c.passes.lower import lower_node
 from c2c.passes.lower.context import Lowering
 from c2c.passes.lower.conv import read_convolution
+from c2c.passes.lower.tasks import is_even
 from c2c.passes.lower.winograd import _runs, make_plan
 from c2c.passes.lower.winograd_transform import apply
 from c2c.passes.winograd_math import (
@@ -140,6 +141,16 @@ def test_phases_are_separate_for_few_tiles_on_many_threads() -> None:
     names = [c.kernel.name for c in lower_node(node, native(), 2)]
     assert names == ["winograd_input", "winograd_product", "winograd_output"]
     assert len(lower_node(node, native(), 1)) == 1
+
+
+@pytest.mark.parametrize("channels", [64, 96, 128])
+def test_blocks_of_tiles_keep_all_threads_busy(channels: int) -> None:
+    _, graph = layer((1, channels, 64, 64), channels, [1, 1, 1, 1], 4)
+    ctx = Lowering(next(n for n in graph.nodes if n.op == "c2c.WinogradConv"), native(), 2)
+    conv = read_convolution(ctx)
+    assert conv is not None
+    plan = make_plan(ctx, conv, 4)
+    assert is_even(-(-plan.tiles // plan.block), 2)
 
 
 @pytest.mark.parametrize("m", SIZES)
