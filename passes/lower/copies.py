@@ -15,6 +15,7 @@ from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, broadcast, const, minimum, shuffle
 from ...ir.types import DType, TensorType
 from .context import INDEX, KernelBuilder, Lowering, strides
+from .micro import LINE_BYTES
 
 RAW = {8: DType.U8, 16: DType.U16, 32: DType.U32, 64: DType.U64}
 """Bytes move as integers of their width, so that equal copies share a kernel and bool lanes stay bytes."""
@@ -268,27 +269,38 @@ def _transpose(
     *,
     parallel: bool,
 ) -> None:
-    """Square blocks: vectors along the source's axis in, along the destination's out; edge blocks overlap."""
+    """Square blocks: vectors along the source's axis in, along the destination's out; edge blocks overlap.
+
+    Blocks that share cache lines follow each other: rows a power of two apart lie in the same few sets of a cache, and
+    a line that is only half used would be gone before its other half is wanted.
+    """
     (y, x), (axis, lanes) = buffers, tile
     rows, columns = dims[axis], dims[-1]
     outer = [d for i, d in enumerate(dims[:-1]) if i != axis]
     order = [*outer, rows, columns]
+    near = max(1, LINE_BYTES // (lanes * y.dtype.nbytes))
+    near = near if min(rows.size, columns.size) >= 2 * near * lanes else 1
+    blocks = [-(-d.size // (near * lanes)) for d in (rows, columns)]
 
-    def start(index: Expr, size: int) -> Expr:
-        return index * lanes if size % lanes == 0 else minimum(index * lanes, size - lanes)
+    def start(index: Expr, size: int, step: int) -> Expr:
+        return index * lanes if size % step == 0 else minimum(index * lanes, size - lanes)
+
+    def block(head: Sequence[Expr], j: Expr, i: Expr) -> None:
+        at = [*head, start(j, rows.size, near * lanes), start(i, columns.size, near * lanes)]
+        begin = k.let(_offset(r.src, at, [d.src for d in order]), "begin")
+        loaded = [k.let(k.load(x, begin + c * columns.src, lanes), "r") for c in range(lanes)]
+        to = k.let(_offset(r.dst, at, [d.dst for d in order]), "to")
+        for c, vector in enumerate(transposed(k, loaded)):
+            k.store(y, to + c * rows.dst, vector)
 
     def body(index: Sequence[Expr]) -> None:
         *head, j, i = index
-        at = [*head, start(j, rows.size), start(i, columns.size)]
-        begin = k.let(_offset(r.src, at, [d.src for d in order]), "begin")
-        block = [k.let(k.load(x, begin + c * columns.src, lanes), "r") for c in range(lanes)]
-        to = k.let(_offset(r.dst, at, [d.dst for d in order]), "to")
-        for c, vector in enumerate(transposed(k, block)):
-            k.store(y, to + c * rows.dst, vector)
+        for v in k.loop("v", near) if near > 1 else (INDEX,):
+            for u in k.loop("u", near) if near > 1 else (INDEX,):
+                block(head, j * near + v, i * near + u)
 
-    blocks = [-(-rows.size // lanes), -(-columns.size // lanes)]
     # Overlapping blocks write the same elements: they must stay with one thread.
-    ragged = rows.size % lanes or columns.size % lanes
+    ragged = rows.size % (near * lanes) or columns.size % (near * lanes)
     nest(k, [*(d.size for d in outer), *blocks], body, parallel=parallel and (bool(outer) or not ragged))
 
 

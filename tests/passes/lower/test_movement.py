@@ -49,7 +49,7 @@ def test_transpose() -> None:
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_transpose_of_every_width(dtype: Any) -> None:
-    check([case("Transpose", noise(35, 50, dtype=dtype), perm=(1, 0))])
+    check([case("Transpose", noise(*s, dtype=dtype), perm=(1, 0)) for s in ((35, 50), (150, 165), (256, 128))])
 
 
 @pytest.mark.parametrize("shape", [(256, 300), (3, 300, 400), (70000,), (5, 20000)])
