@@ -30,9 +30,18 @@ from .conv_kernel import (
     unravel,
 )
 from .conv_plan import Inputs, Outputs, Plan, make_plan, pack_weights
-from .micro import multiply, packed, rows_of
+from .micro import multiply, packed, prefetches, rows_of
 from .tasks import guarded, tasks
 from .tile import Segment, Taps
+
+CHANNELS = 8
+"""Channels of a tap whose products are written out; a loop around each of them costs its mispredicted end."""
+
+LINE = 16
+"""Elements of a cache line."""
+
+FEW_TILES = 4
+"""With fewer tiles to a pass, the weights of the next are too many to be fetched meanwhile."""
 
 
 def lower_direct(ctx: Lowering, conv: Convolution) -> None:
@@ -51,10 +60,11 @@ def lower_direct(ctx: Lowering, conv: Convolution) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a tile stands: image, first output channel, output row, input image, elements offsets of the first input
-    channel in it, of weights and of the bias."""
+    """Where a tile stands: image, block of outputs, first output channel, output row, input image, elements offsets of
+    the first input channel in it, of weights and of the bias."""
 
     n: Expr
+    block: Expr
     channel: Expr
     d: Expr
     h: Expr
@@ -120,6 +130,7 @@ class DirectWriter:
         image = k.image(conv.x, n, self.rows_in)
         place = _Place(
             n,
+            block,
             group * conv.channels_out + at,
             INDEX,
             INDEX,
@@ -134,9 +145,10 @@ class DirectWriter:
         for row in k.loop("row", rows[1], rows[0]) if last > 1 else (INDEX,):
             several = last > height.out
             d, h = (k.let(row / height.out, "d"), k.let(row % height.out, "h")) if several else (INDEX, row)
-            self._row(out, replace(place, d=d, h=h), tiles)
+            self._row(out, replace(place, d=d, h=h), tiles, row - rows[0])
 
-    def _row(self, out: Outputs, place: _Place, tiles: Expr) -> None:
+    def _row(self, out: Outputs, place: _Place, tiles: Expr, number: Expr) -> None:
+        """A row, or a task's tiles of it; `number`: rows of the task before it."""
         k, plan, skip = self.k, self.plan, 0
         for s in plan.segments:
             lo: Expr = const(0)
@@ -145,8 +157,23 @@ class DirectWriter:
                 first = k.let(tiles * plan.tiles - skip, "first")
                 lo, hi = first if skip == 0 else _at_least(first), minimum(first + plan.tiles, s.count)
             for i in k.loop("tile", hi, lo):
+                self._fetch_weights(out, place, number * plan.tiles_of_row + (i - lo + skip))
                 self._tile(out, place, s, k.let(i * s.pixels + s.start, "w"))
             skip += s.count
+
+    def _fetch_weights(self, out: Outputs, place: _Place, tile: Expr) -> None:
+        """A tile's share of the weights that the pass after this one will read: they come from afar."""
+        k, plan, inputs = self.k, self.plan, self.plan.inputs[0]
+        count = plan.rows * (plan.tiles if plan.tile_tasks > 1 else plan.tiles_of_row)
+        if count < FEW_TILES or not prefetches(k.ctx.target):
+            return
+        block = inputs.size * plan.conv.window.taps * out.vectors * plan.lanes
+        panel = block * (plan.chunk if plan.chunks > 1 else inputs.count)
+        following = panel if plan.blocks == 1 else block * inputs.count
+        share = -(-panel // (LINE * count))
+        first = k.let(place.weights + place.chunk * panel + following + tile * (share * LINE), "next")
+        for line in k.loop("line", share):
+            k.prefetch(self.w, first + line * LINE)
 
     def _tile(self, out: Outputs, place: _Place, s: Segment, w: Expr) -> None:
         k, axis, plan = self.k, self.conv.window.w, self.plan
@@ -228,7 +255,10 @@ class DirectWriter:
                 if channels.count % self.plan.chunk
                 else lo + self.plan.chunk
             )
+        pixels = groups[-1].last
         for c in k.loop("cb", hi, lo):
+            if window.taps == 1 and prefetches(k.ctx.target):
+                self._fetch_pixels(place, origin + c * self.plane, pixels)
             for q in k.loop("q", d1, d0):
                 for r in k.loop("r", h1, h0):
                     line = place.image.step(above, r * ah.dilation, row)
@@ -240,11 +270,19 @@ class DirectWriter:
                             xs, ws = x + s * (aw.dilation * pixel), y + s * tap
                             self._products(out, channels.size, g, k.let(xs, "x"), k.let(ws, "w"), acc)
 
+    def _fetch_pixels(self, place: _Place, x: Expr, pixels: int) -> None:
+        """The pixels of the next tile, when they are read for the first time: planes are far apart."""
+        step = self.conv.window.w.stride * self.pixel
+        for _ in guarded(self.k, place.block < 1, self.plan.blocks_out > 1):
+            for at in range(pixels * step, 2 * pixels * step, LINE):
+                self.k.prefetch(self.x, x + at)
+
     def _products(self, out: Outputs, size: int, taps: Taps, x: Expr, w: Expr, acc: Buffer) -> None:
         """One tap: `size` channels of the tile's pixels times their weights."""
         step = self.conv.window.w.stride * self.pixel
         rows = rows_of(self.x, x, step, taps.last - taps.first, first=taps.first)
-        multiply(self.k, rows, packed(self.w, w, out.vectors, self.plan.lanes), size, acc, first=taps.first)
+        weights = packed(self.w, w, out.vectors, self.plan.lanes)
+        multiply(self.k, rows, weights, size, acc, first=taps.first, unroll=min(size, CHANNELS))
 
 
 def _at_least(first: Expr) -> Expr:

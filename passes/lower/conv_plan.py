@@ -66,6 +66,10 @@ class Plan:
         return sum(o.count for o in self.outputs)
 
     @property
+    def tiles_of_row(self) -> int:
+        return sum(s.count for s in self.segments)
+
+    @property
     def block_tasks(self) -> int:
         return -(-self.blocks_out // self.blocks)
 
@@ -119,7 +123,7 @@ def _streamed(ctx: Lowering, plan: Plan) -> Plan | None:
         return None
     others = conv.batch * conv.groups
     tasks = min(plan.blocks_out, -(-4 * ctx.threads // others) if ctx.threads > 1 else 1)
-    tiles = sum(s.count for s in plan.segments)
+    tiles = plan.tiles_of_row
     rows = conv.window.d.out * conv.window.h.out
     blocks = -(-plan.blocks_out // tasks)
     return replace(_chunked(plan, count), rows=rows, tiles=tiles, blocks=blocks)
@@ -155,7 +159,7 @@ def _divided(ctx: Lowering, plan: Plan) -> Plan:
     others = conv.batch * conv.groups * plan.blocks_out
     wanted = -(-4 * ctx.threads // others) if ctx.threads > 1 else 1
     if rows == 1 and len(plan.segments) <= 2 and not any(s.taps or s.dynamic for s in plan.segments):
-        tiles = sum(s.count for s in plan.segments)
+        tiles = plan.tiles_of_row
         tile_bytes = plan.tile.pixels * w.w.stride * conv.channels_in * 4
         step = max(1, min(tiles, room // tile_bytes, -(-tiles // wanted)))
         return replace(plan, tiles=step, tile_tasks=-(-tiles // step))
