@@ -29,6 +29,8 @@ LATENCY = 4
 """Cycles from a multiply-add to the use of its result, on every core of interest."""
 UNROLL_AHEAD = 8
 """Steps of k in an iteration that asks for weights."""
+ENOUGH_ROWS = 128
+"""Rows that pay for reading a panel from far."""
 MIN_TILES = 2
 """Row tiles that must share a panel before asking for the next one pays."""
 
@@ -126,11 +128,18 @@ def _plan(ctx: Lowering, p: Product, tile: Tile) -> _Plan:
     width = tile.vectors * lanes
     whole, panels = p.n // width, -(-p.n // width)
     row_tiles = max(p.m // tile.rows, 1)
-    most = max(1, ctx.target.l2_bytes // 2 // max(1, tile.rows * p.k * p.acc.nbytes))
+    most = _rows_at_once(ctx.target, tile.rows * p.k * p.acc.nbytes, tile.rows)
     if ctx.threads > 1 and p.macs >= PARALLEL_MACS:
         wanted = -(-4 * ctx.threads // (prod(p.batch) * panels))
         most = min(most, max(1, row_tiles // wanted))
     return _Plan(tile, lanes, whole, panels, row_tiles, most, -(-row_tiles // most))
+
+
+def _rows_at_once(target: Target, tile_bytes: int, rows: int) -> int:
+    """Row tiles that go over all panels: as many as stay in the second-level cache or, where those are so few that
+    panels would be read again too often, in the third."""
+    near = target.l2_bytes // 2 // max(1, tile_bytes)
+    return max(1, near if near * rows >= ENOUGH_ROWS else target.l3_bytes // 2 // max(1, tile_bytes))
 
 
 def multiply_by_panels(ctx: Lowering, p: Product, family: str) -> None:

@@ -110,7 +110,7 @@ def _power_of_two(n: Expr) -> Expr:
 
 
 def _polynomial(k: Builder, x: Expr, coefficients: Sequence[float]) -> Expr:
-    """Σ cᵢ xⁱ, coefficients from the constant up: short ones by Horner, long ones, whose chain would wait, by Estrin."""
+    """Σ cᵢ xⁱ, coefficients from the constant up: short ones by Horner, long ones, whose chain waits, by Estrin."""
     if len(coefficients) <= 6:
         total: Expr = _like(x, coefficients[-1])
         for c in reversed(coefficients[:-1]):
