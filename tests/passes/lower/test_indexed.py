@@ -179,6 +179,19 @@ def test_resize_to_sizes_and_regions() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+def test_resize_of_rows_longer_than_a_vector(mode: str, threads: int) -> None:
+    """Rows in whole groups and a rest, results that end inside a vector, every width of element, many neighbours."""
+    cases = [
+        case("Resize", x, None, None, ints(*size), mode=mode, antialias=int(mode != "nearest"), constants=(3,))
+        for x in (noise(2, 5, 7, 37), noise(1, 3, 130, 210), noise(1, 4, 9, 33).astype(np.float64),
+                  (noise(1, 3, 7, 70) * 30).astype(np.int8 if mode == "nearest" else np.float32))
+        for size in ((*x.shape[:2], 11, 50), (*x.shape[:2], 4, 19))
+    ]  # fmt: skip
+    check(cases, 1e-5, threads=threads)
+
+
 def test_weights_sum_to_one() -> None:
     for mode, antialias in product(("linear", "cubic"), (False, True)):
         taps = Interpolation(mode, antialias=antialias).taps(Axis(11, 5, 5 / 11))
