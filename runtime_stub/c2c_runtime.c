@@ -138,7 +138,7 @@ static void pause_briefly(void)
  * when all pieces are taken is called off, so a run never waits for a thread to wake up. A worker that finds itself on
  * the processor of another moves: schedulers may leave the two together, taking turns, for seconds. */
 
-enum { LINE = 128, SPINS = 10000, MOST = 256, PIECES = 16, PATIENCE = 2 };
+enum { LINE = 128, SPINS = 10000, MOST = 256, PIECES = 16, PATIENCE = 2, REST = 64 };
 enum { IDLE, GO, RUNNING, ASLEEP, STOP };
 
 /* What a worker's neighbours do not touch while it works lies on cache lines of its own. */
@@ -147,6 +147,7 @@ typedef struct c2c_worker {
     int32_t number;   /* 0 is whoever calls run: no thread */
     int32_t missed;   /* runs in a row that it was called off from */
     c2c_atomic on;    /* the processor that it was last seen on */
+    c2c_atomic rest;  /* runs to leave it out of, as it had to share a processor with another worker */
     c2c_pool *pool;
     c2c_mutex mutex;
     c2c_cond wake;
@@ -213,7 +214,9 @@ static void keep_apart(const c2c_pool *p, c2c_worker *w)
             free = allowed;
             for (i = 0; i < p->active; i++)
                 CPU_CLR((size_t)atomic_read(&worker_of(p, i)->on), &free);
-            if (CPU_COUNT(&free) && !sched_setaffinity(0, sizeof free, &free)) /* moves it at once */
+            if (!CPU_COUNT(&free))
+                atomic_swap(&w->rest, REST);
+            else if (!sched_setaffinity(0, sizeof free, &free)) /* moves it at once */
                 sched_setaffinity(0, sizeof allowed, &allowed);
             return;
         }
@@ -227,7 +230,7 @@ static int wait_for_work(c2c_worker *w)
 {
     for (;;) {
         int32_t state, spins;
-        for (spins = 0; spins < SPINS; spins++) {
+        for (spins = atomic_read(&w->rest) ? SPINS - 1 : 0; spins < SPINS; spins++) {
             state = atomic_read(&w->state);
             if (state == STOP)
                 return 0;
@@ -311,8 +314,13 @@ static void pool_run(void *self, c2c_task task, void *frame, int64_t count, int3
     keep_apart(p, worker_of(p, 0));
     for (i = 0; i < active; i++)
         atomic_swap(&worker_of(p, i)->taken, 0);
-    for (i = 1; i < active; i++)
-        wake(worker_of(p, i), GO);
+    for (i = 1; i < active; i++) {
+        int32_t rest = atomic_read(&worker_of(p, i)->rest);
+        if (rest)
+            atomic_swap(&worker_of(p, i)->rest, rest - 1);
+        else
+            wake(worker_of(p, i), GO);
+    }
     run_shares(p, 0);
     for (i = 1; i < active; i++)
         wait_for(p, worker_of(p, i));

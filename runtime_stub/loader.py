@@ -43,6 +43,7 @@ class Loaded:
         self.name, self.threads = name, threads
         self._arena = aligned_bytes(max(arena_bytes, LINE))
         self._weights = _aligned(weights)
+        self._memory = _addresses(self._arena, self._weights)
         self._obj = obj
         self._run: ctypes._FuncPointer | None = None
 
@@ -52,6 +53,7 @@ class Loaded:
             self._link()
         twin = copy.copy(self)
         twin._arena = aligned_bytes(self._arena.size)
+        twin._memory = _addresses(twin._arena, self._weights)
         return twin
 
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> int:
@@ -72,11 +74,8 @@ class Loaded:
         for a in (*inputs, *outputs):
             if not a.flags.c_contiguous:
                 raise ValueError(f"{self.name}: arrays must be C-contiguous")
-        pointers: list[int | None] = [a.ctypes.data for a in (*inputs, *outputs)]
-        pointers.append(self._arena.ctypes.data)
-        pointers.append(None if self._weights is None else self._weights.ctypes.data)
-        pointers.append(None if parallel is None else ctypes.addressof(parallel))
-        return self.call(pointers)
+        pointers = [a.ctypes.data for a in (*inputs, *outputs)]
+        return self.call([*pointers, *self._memory, None if parallel is None else ctypes.addressof(parallel)])
 
     def call(self, pointers: Sequence[int | None] | None) -> int:
         """NAME_run on an argument struct of these addresses (None: no struct at all)."""
@@ -99,6 +98,10 @@ class Loaded:
         self._library = library.link(self._jit, f"{self.name}.{next(_serial)}")
         self._run = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self._library[symbol])
         self._obj = b""
+
+
+def _addresses(arena: np.ndarray, weights: np.ndarray | None) -> tuple[int, int | None]:
+    return arena.ctypes.data, None if weights is None else weights.ctypes.data
 
 
 def _aligned(data: bytes | bytearray | memoryview | np.ndarray | None) -> np.ndarray | None:

@@ -61,6 +61,7 @@ def _functions() -> dict[str, Any]:
         pause=pause,
         pause_declaration=declaration,
         spin=SPIN,
+        last_spin=SPIN - 1,
         pieces=PIECES,
         patience=PATIENCE,
         worker_bytes=WORKER_BYTES,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 # State, in bytes: 0 busy, 128 task, 136 frame, 144 count, 152 active, 256 waiting, 320 mutex, 448 condition; then, from
 # 1024 on, 512 for each worker: 0 what it does, 8 state, 16 number, 24 runs it missed, 28 processor it was seen on,
-# 64 mutex, 192 condition, 256 handle, 384 pieces taken. What a worker does: 0 nothing, 1 is to begin, 2 runs, 3 sleeps.
+# 32 runs to leave it out of, 64 mutex, 192 condition, 256 handle, 384 pieces taken. What a worker does: 0 nothing, 1 is
+# to begin, 2 runs, 3 sleeps.
 POOL = """
 declare i32 @pthread_create(ptr, ptr, ptr, ptr)
 declare i32 @pthread_detach(ptr)
@@ -86,6 +87,7 @@ entry:
   %state = load ptr, ptr %state.at
   %number.at = getelementptr i8, ptr %w, i64 16
   %number = load i64, ptr %number.at
+  %rest.at = getelementptr i8, ptr %w, i64 32
   %mutex = getelementptr i8, ptr %w, i64 64
   %condition = getelementptr i8, ptr %w, i64 192
   %waiting = getelementptr i8, ptr %state, i64 256
@@ -93,9 +95,12 @@ entry:
   %done = getelementptr i8, ptr %state, i64 448
   br label %wait
 wait:
+  %resting = load atomic i32, ptr %rest.at seq_cst, align 4
+  %rests = icmp ne i32 %resting, 0
+  %begin.turn = select i1 %rests, i32 {last_spin}, i32 0
   br label %spin
 spin:
-  %turn = phi i32 [ 0, %wait ], [ %turn.next, %again ]
+  %turn = phi i32 [ %begin.turn, %wait ], [ %turn.next, %again ]
   %now = load atomic i32, ptr %w seq_cst, align 4
   %go = icmp eq i32 %now, 1
   br i1 %go, label %begin, label %again
@@ -239,9 +244,20 @@ reset:
   %r.more = icmp ult i64 %r.next, %active
   br i1 %r.more, label %reset, label %call
 call:
-  %c = phi i64 [ 1, %reset ], [ %c.next, %call ]
+  %c = phi i64 [ 1, %reset ], [ %c.next, %called ]
   %cw = call ptr @worker_of(ptr %state, i64 %c)
+  %rest.at = getelementptr i8, ptr %cw, i64 32
+  %rest = load atomic i32, ptr %rest.at seq_cst, align 4
+  %rests = icmp ne i32 %rest, 0
+  br i1 %rests, label %leave, label %post
+leave:
+  %rest.next = sub i32 %rest, 1
+  store atomic i32 %rest.next, ptr %rest.at seq_cst, align 4
+  br label %called
+post:
   call void @wake(ptr %cw)
+  br label %called
+called:
   %c.next = add i64 %c, 1
   %c.more = icmp ult i64 %c.next, %active
   br i1 %c.more, label %call, label %work
@@ -370,7 +386,11 @@ count:
   br i1 %n.more, label %count, label %enough
 enough:
   %some = icmp ne i64 %sum.next, 0
-  br i1 %some, label %move, label %done
+  br i1 %some, label %move, label %crowded
+crowded:
+  %rest = getelementptr i8, ptr %w, i64 32
+  store atomic i32 64, ptr %rest seq_cst, align 4
+  br label %done
 move:
   %moved = call i32 @sched_setaffinity(i32 0, i64 128, ptr %free) ; at once
   %back = call i32 @sched_setaffinity(i32 0, i64 128, ptr %allowed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,10 @@ TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, c
 RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, TASK, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32)
 
 pytestmark = pytest.mark.skipif(not has_threads(), reason="no pthreads")
+
+
+def processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(threads: int, count: int, body: Callable[[int, int, int], None], workers: int | None = None) -> None:
@@ -54,6 +59,7 @@ def test_fewer_workers_than_threads() -> None:
     assert set(calls) <= {0, 1}
 
 
+@pytest.mark.skipif(processors() < 2, reason="a worker that has to share a processor is left out")
 def test_others_take_what_a_slow_worker_leaves() -> None:
     """The caller's first piece lasts until the other worker has done everything else."""
     done = np.zeros(64, int)
@@ -101,3 +107,22 @@ def test_workers_asleep_are_woken_or_called_off() -> None:
     for _ in range(30):
         time.sleep(0.003)
         assert (times(3, 200)[0] == 1).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs sched_setaffinity")
+def test_workers_stay_within_the_processors_that_they_may_use() -> None:
+    """Started on one processor only, all workers share it: work gets done, and their masks are as they were."""
+
+    def masks() -> list[set[int]]:
+        return [os.sched_getaffinity(int(t)) for t in os.listdir("/proc/self/task")]
+
+    allowed = os.sched_getaffinity(0)
+    others = len(masks())
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert all((times(7, 200)[0] == 1).all() for _ in range(200))
+        assert masks().count({min(allowed)}) >= 7
+        assert len(masks()) >= others
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert all((times(7, 200)[0] == 1).all() for _ in range(200))
