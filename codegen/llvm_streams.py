@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..ir.loops import Binary, Buffer, Const, Expr, For, Let, Load, Store, Var, binary, const
+from ..ir.loops import Binary, Buffer, Const, Expr, For, Let, Load, Prefetch, Store, Var, binary, const
 from ..ir.loops_visit import expressions, walk
 from ..ir.types import DType
 from .target import Target
@@ -42,7 +42,7 @@ class Stream:
 
 def streams(loop: For, target: Target) -> dict[Load, tuple[Stream, int]]:
     """The vector loads of an innermost loop beside wide ones: the stream of each and its offset there."""
-    if not target.loads_several or any(not isinstance(s, Let | Store) for s in loop.body.body):
+    if not target.loads_several or any(not isinstance(s, Let | Store | Prefetch) for s in loop.body.body):
         return {}
     lets = {s.name: s.value for s in loop.body.body if isinstance(s, Let)}
     found: dict[Load, tuple[Stream, int]] = {}

@@ -29,8 +29,8 @@ from .conv_kernel import (
     start,
     unravel,
 )
-from .conv_plan import Inputs, Outputs, Plan, make_plan, pack_weights
-from .micro import multiply, packed, prefetches, rows_of
+from .conv_plan import MAX_TAPS, Inputs, Outputs, Plan, make_plan, pack_weights
+from .micro import in_turns, multiply, packed, prefetches, rows_of, splats_lanes
 from .tasks import guarded, tasks
 from .tile import Segment, Taps
 
@@ -84,6 +84,7 @@ class DirectWriter:
         self.w: Buffer = self.k.tensor(ctx.pack("weights", pack_weights(plan)), "w")
         self.bias: Value | None = padded_bias(ctx, plan.conv.bias, plan.conv.groups, plan.lanes)
         block = plan.conv.x.type.layout.block
+        self.along_taps = not block and splats_lanes(ctx.target) and plan.conv.window.w.dilation == 1
         self.pixel = block or 1
         axes = plan.conv.window.axes
         self.rows_in = self.k.image(plan.conv.x, INDEX, axes[1].size).rows
@@ -255,8 +256,10 @@ class DirectWriter:
                 if channels.count % self.plan.chunk
                 else lo + self.plan.chunk
             )
+        extent = channels.count if self.plan.chunks == 1 else self.plan.chunk
+        even = window.taps == 1 and channels.size > 1 and channels.count % extent == 0
         pixels = groups[-1].last
-        for c in k.loop("cb", hi, lo):
+        for c in in_turns(k, "cb", lo, hi, extent) if even else k.loop("cb", hi, lo):
             if window.taps == 1 and prefetches(k.ctx.target):
                 self._fetch_pixels(place, origin + c * self.plane, pixels)
             for q in k.loop("q", d1, d0):
@@ -265,6 +268,9 @@ class DirectWriter:
                     x = k.let(origin + c * self.plane + q * (ad.dilation * ah.size * row) + line, "x")
                     y = k.let(weights + c * (window.taps * tap) + (q * ah.kernel + r) * (aw.kernel * tap), "w")
                     for g in groups:
+                        if self.along_taps and not dynamic:
+                            self._row_of_taps(out, g, x, y, acc)
+                            continue
                         lo, hi = aw.tap_range(w) if dynamic else (const(g.begin), const(g.end))
                         for s in k.loop("s", hi, lo):
                             xs, ws = x + s * (aw.dilation * pixel), y + s * tap
@@ -283,6 +289,15 @@ class DirectWriter:
         rows = rows_of(self.x, x, step, taps.last - taps.first, first=taps.first)
         weights = packed(self.w, w, out.vectors, self.plan.lanes)
         multiply(self.k, rows, weights, size, acc, first=taps.first, unroll=min(size, CHANNELS))
+
+    def _row_of_taps(self, out: Outputs, taps: Taps, x: Expr, w: Expr, acc: Buffer) -> None:
+        """All taps of a row of one plain channel, whose inputs are lanes of a few vectors."""
+        axis, count = self.conv.window.w, taps.end - taps.begin
+        x, w = x + taps.begin, w + taps.begin * (out.vectors * self.plan.lanes)
+        rows = rows_of(self.x, self.k.let(x, "x"), axis.stride, taps.last - taps.first, first=taps.first)
+        weights = packed(self.w, self.k.let(w, "w"), out.vectors, self.plan.lanes)
+        unroll = count if count <= MAX_TAPS else self.plan.lanes
+        multiply(self.k, rows, weights, count, acc, first=taps.first, unroll=unroll)
 
 
 def _at_least(first: Expr) -> Expr:

@@ -6,11 +6,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ...codegen.target import Target
 from ...ir.types import DType
 from .context import Lowering
 from .conv_kernel import Convolution
 from .micro import splats_lanes
-from .tile import Segment, Tile, choose_tile, segments
+from .tile import Lined, Segment, Tile, choose_tile, segments
+
+MAX_TAPS = 8
+"""Longest row of taps that is unrolled whole where x is read as vectors along it."""
 
 NEAR_POINTWISE = 0.5
 """Weights of a chunk as a part of the first cache, where every pixel is read once."""
@@ -82,9 +86,8 @@ class Plan:
 def make_plan(ctx: Lowering, conv: Convolution, whole_vectors: bool) -> Plan:
     """`whole_vectors`: lanes beyond the last channel may be stored."""
     lanes, axis = ctx.lanes(), conv.window.w
-    splat = splats_lanes(ctx.target) and conv.x.type.layout.block == lanes
-    depth = conv.channels_in * conv.window.taps
-    tile = choose_tile(ctx.target, DType.F32, axis.out, conv.channels_out, splat=splat, depth=depth)
+    lined, depth = lines(ctx.target, conv), conv.channels_in * conv.window.taps
+    tile = choose_tile(ctx.target, DType.F32, axis.out, conv.channels_out, lined=lined, depth=depth)
     row = segments(axis, tile.pixels)
     outputs = _outputs(conv.channels_out, tile.vectors, lanes, whole_vectors)
     inputs = _inputs(conv, lanes)
@@ -92,6 +95,18 @@ def make_plan(ctx: Lowering, conv: Convolution, whole_vectors: bool) -> Plan:
     if not (whole_vectors and conv.y.layout.block == conv.x.type.layout.block == lanes):
         return _divided(ctx, plan)
     return _streamed(ctx, plan) or _divided(ctx, _chunked(plan, _near_chunks(ctx, plan)))
+
+
+def lines(target: Target, conv: Convolution) -> Lined | None:
+    """How x is read as vectors: along channels where it is blocked, along the taps of a row where it is plain."""
+    if not splats_lanes(target):
+        return None
+    block, axis = conv.x.type.layout.block, conv.window.w
+    if block:
+        return Lined(block, axis.stride * block)
+    if axis.dilation > 1:
+        return Lined(1, axis.stride)
+    return Lined(axis.kernel if axis.kernel <= MAX_TAPS else target.lanes(), axis.stride)
 
 
 def _chunked(plan: Plan, count: int) -> Plan:

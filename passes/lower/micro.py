@@ -6,6 +6,7 @@ lanes are the factors. Weights are read as vectors along n; packed ones are one 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ...codegen.target import Target
@@ -96,8 +97,9 @@ def multiply(
     small tiles. `unroll`: steps of one iteration, a multiple of `sets`. `soon`: read after this product.
     """
     inner = _Inner(k, x, w, acc, first, sets)
-    if splats_lanes(k.ctx.target) and x.step == 1 and count >= w.lanes:
-        unroll = max(unroll, w.lanes)
+    if splats_lanes(k.ctx.target):
+        lined = x.step == 1 and count >= w.lanes
+        unroll = min(max(unroll, w.lanes if lined else 1), count)
     main = count // unroll * unroll
     for i in k.loop("k", main, step=unroll) if main else ():
         if soon is not None:
@@ -106,6 +108,20 @@ def multiply(
         inner.steps(i, unroll)
     for i in k.loop("k", count, main) if main < count else ():
         inner.steps(i, 1)
+
+
+def in_turns(k: KernelBuilder, hint: str, begin: Expr, end: Expr, count: int) -> Iterator[Expr]:
+    """A loop over `count` indices from begin to end whose body is written twice where every instruction counts.
+
+    A generator of bodies: each value yielded stands for one index, or for every other one.
+    """
+    twice = splats_lanes(k.ctx.target) and count > 1
+    for i in k.loop(hint, end - count % 2 if twice else end, begin, 2 if twice else 1) if count else ():
+        yield i
+        if twice:
+            yield i + 1
+    if twice and count % 2:
+        yield end - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,35 +136,44 @@ class _Inner:
     def steps(self, i: Expr, count: int) -> None:
         """Steps i to i + count."""
         k, w = self.k, self.w
-        lined = splats_lanes(k.ctx.target) and self.x.step == 1 and count == w.lanes > 1
-        rows = self._lines(i, count) if lined else []
+        lined = self._lined(i, count) if splats_lanes(k.ctx.target) else {}
         vectors: list[Expr] = []
         for j in range(count):
             for v in range(w.vectors):
                 if len(vectors) <= j * w.vectors + v:
                     vectors += self._weights(i, len(vectors), count * w.vectors)
-            for r in range(len(self.x.at)):
-                factor = shuffle(rows[r], None, (j,) * w.lanes) if lined else broadcast(self._x(r, i, j, 1), w.lanes)
+            for r, (base, constant) in enumerate(self.x.at):
+                offset = constant + j * self.x.step
+                if (found := lined.get((base, offset))) is not None:
+                    factor = shuffle(found[0], None, (found[1],) * w.lanes)
+                else:
+                    factor = broadcast(self._x(base, i, offset, 1), w.lanes)
                 factor = k.let(factor, "x") if w.vectors > 1 else factor
                 for v in range(w.vectors):
                     at = j % self.sets * (self.acc.size // self.sets) + (self.first + r) * w.vectors + v
                     k.store(self.acc, at, multiply_add(factor, vectors[j * w.vectors + v], k.load(self.acc, at)))
 
-    def _lines(self, i: Expr, count: int) -> list[Expr]:
-        """`count` elements of every row as a vector, neighbouring rows by one load; single ones come first, at a
-        constant distance from where the pointer of the others stands."""
-        runs, at = [0], self.x.at
-        for r in range(1, len(at)):
-            base, constant = at[runs[-1]]
-            near = r - runs[-1] < self._most(self.x.buffer)
-            if not near or at[r] != (base, constant + (r - runs[-1]) * count):
-                runs.append(r)
-        spans = list(zip(runs, [*runs[1:], len(at)], strict=True))
-        lines: dict[int, Expr] = {}
-        for first, end in sorted(spans, key=lambda span: span[1] - span[0] > 1):
-            value = self._x(first, i, 0, (end - first) * count)
-            lines.update(enumerate(self._pieces(value, end - first, count), first))
-        return [lines[r] for r in range(len(at))]
+    def _lined(self, i: Expr, count: int) -> dict[tuple[Expr, int], tuple[Expr, int]]:
+        """Elements of x that the steps need, by base and offset: the vector that holds each, and its lane there.
+
+        Single vectors are read first, at a constant distance from where the pointer of the others stands.
+        """
+        lanes, found = self.w.lanes, {}
+        for base in dict.fromkeys(base for base, _ in self.x.at):
+            rows = [constant for other, constant in self.x.at if other == base]
+            offsets = {constant + j * self.x.step for constant in rows for j in range(count)}
+            reads = [read for run in _runs(offsets, lanes) for read in self._reads(run, lanes)]
+            for first, registers in sorted(reads, key=lambda read: read[1]):
+                pieces = self._pieces(self._x(base, i, first, registers * lanes), registers, lanes)
+                for r, piece in enumerate(pieces):
+                    found.update({(base, first + r * lanes + n): (piece, n) for n in range(lanes)})
+        return found
+
+    def _reads(self, run: range, lanes: int) -> list[tuple[int, int]]:
+        """Loads (first element, registers) of a run of elements; where it is ragged the last one overlaps."""
+        whole, most = len(run) // lanes, self._most(self.x.buffer)
+        reads = [(run.start + r * lanes, min(most, whole - r)) for r in range(0, whole, most)]
+        return reads + [(run.stop - lanes, 1)] * (len(run) % lanes > 0 and whole > 0)
 
     def _weights(self, i: Expr, first: int, end: int) -> list[Expr]:
         """Vectors of weights from number `first` of the steps after i on, those of a packed stream by one load."""
@@ -170,8 +195,17 @@ class _Inner:
         parts = [tuple(range(p * lanes, (p + 1) * lanes)) for p in range(count)]
         return [self.k.let(shuffle(value, None, part), "v") for part in parts]
 
-    def _x(self, r: int, i: Expr, j: int, count: int) -> Expr:
-        base, constant = self.x.at[r]
-        value = self.k.load(self.x.buffer, base + i * self.x.step + (constant + j * self.x.step), count)
-        value = cast(value, self.acc.dtype)
+    def _x(self, base: Expr, i: Expr, offset: int, count: int) -> Expr:
+        value = cast(self.k.load(self.x.buffer, base + i * self.x.step + offset, count), self.acc.dtype)
         return self.k.let(value, "x") if count > 1 else value
+
+
+def _runs(offsets: set[int], lanes: int) -> list[range]:
+    """Elements in runs without a gap of a whole vector."""
+    runs: list[range] = []
+    for at in sorted(offsets):
+        if runs and at - runs[-1].stop < lanes:
+            runs[-1] = range(runs[-1].start, at + 1)
+        else:
+            runs.append(range(at, at + 1))
+    return runs

@@ -2,8 +2,8 @@
 
 A tile fits when pixels·vectors + vectors + 1 <= registers: the accumulators, one weight vector for each output vector
 and one broadcast input element. Where multiply-adds take a lane of a vector (`splats_lanes`), the pixels' channels are
-held as vectors instead, and one load brings four weight vectors in neighbouring registers: pixels·vectors + pixels + 4
-<= registers - 2, since those four must be found in a row.
+held as vectors instead (`Lined`), and one load brings four weight vectors in neighbouring registers: pixels·vectors +
+vectors of x + 4 <= registers - 2, since those four must be found in a row.
 """
 
 from __future__ import annotations
@@ -67,25 +67,43 @@ def fma_per_cycle(target: Target) -> int:
     return 1 if target.vector_bits >= 512 else 2
 
 
-def step_cycles(target: Target, pixels: int, vectors: int, splat: bool = False) -> float:
+@dataclass(frozen=True, slots=True)
+class Lined:
+    """How x is read where multiply-adds take a lane of a vector as a factor: as vectors along k.
+
+    `steps` products of each result in one go, whose factors lie side by side; `row` elements from pixel to pixel.
+    """
+
+    steps: int
+    row: int
+
+    def vectors(self, pixels: int, lanes: int) -> int:
+        """Registers that hold the factors of one go."""
+        if self.row >= self.steps + lanes:
+            return pixels * -(-self.steps // lanes)
+        return -(-((pixels - 1) * self.row + self.steps) // lanes)
+
+
+def step_cycles(target: Target, pixels: int, vectors: int, lined: Lined | None = None) -> float:
     """Estimated cycles of one input channel of one tap: bound by multiply-adds, loads or latency.
 
-    With `splat` every instruction counts: a load brings four registers, a loop turns once for a vector of channels.
+    Where x is lined every instruction counts: a load brings four registers, a loop turns once for `steps` products.
     """
-    if splat:
-        others = (-(-pixels // 4) + vectors + 2) / target.lanes(DType.F32)
-        return (max(pixels * vectors, 2 * LATENCY) + others) / fma_per_cycle(target)
+    if lined is not None:
+        x = lined.vectors(pixels, target.lanes(DType.F32))
+        loads = (-(-x // 4) if lined.row < lined.steps + 4 else x) + -(-lined.steps * vectors // 4)
+        return (max(pixels * vectors, 2 * LATENCY) + (loads + 2) / lined.steps) / fma_per_cycle(target)
     return max(pixels * vectors / fma_per_cycle(target), (pixels + vectors) / 2, float(LATENCY)) + 0.25
 
 
-def fits(target: Target, pixels: int, vectors: int, splat: bool) -> bool:
-    if splat:
-        return pixels * vectors + pixels + 4 <= target.registers - 2
+def fits(target: Target, pixels: int, vectors: int, lined: Lined | None) -> bool:
+    if lined is not None:
+        return pixels * vectors + lined.vectors(pixels, target.lanes(DType.F32)) + 4 <= target.registers - 2
     return pixels * vectors + vectors + 1 <= target.registers
 
 
 def choose_tile(
-    target: Target, dtype: DType, pixels: int, channels: int, *, splat: bool = False, depth: int = 256
+    target: Target, dtype: DType, pixels: int, channels: int, *, lined: Lined | None = None, depth: int = 256
 ) -> Tile:
     """The tile with the least estimated time for a row of `pixels` and `channels` output channels.
 
@@ -96,14 +114,14 @@ def choose_tile(
         Tile(p, v)
         for v in range(1, min(vectors, 6) + 1)
         for p in range(1, min(pixels, target.registers) + 1)
-        if fits(target, p, v, splat)
+        if fits(target, p, v, lined)
     ]
-    turn = TILE_OVERHEAD / depth if splat else 0.0
+    turn = TILE_OVERHEAD / depth if lined else 0.0
 
     def cycles(t: Tile) -> float:
         parts = [(t.vectors, vectors // t.vectors), (vectors % t.vectors, 1)]
         row = split(pixels, t.pixels)
-        return sum(n * sum(m * (step_cycles(target, p, v, splat) + turn) for m, p in row) for v, n in parts if v)
+        return sum(n * sum(m * (step_cycles(target, p, v, lined) + turn) for m, p in row) for v, n in parts if v)
 
     return min(found, key=lambda t: (round(cycles(t), 3), len(split(pixels, t.pixels)), -t.pixels * t.vectors))
 

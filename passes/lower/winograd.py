@@ -23,9 +23,9 @@ from ..winograd_math import input_matrix, output_matrix, transform_weights
 from .context import Lowering, lowers, strides
 from .conv import lower_conv, read_convolution
 from .conv_kernel import ConvKernel, Convolution, finish, pad_operands, padded_bias, start, unravel
-from .micro import multiply, packed, rows_of, splats_lanes
+from .micro import in_turns, multiply, packed, prefetches, rows_of, splats_lanes
 from .tasks import guarded, is_even, tasks
-from .tile import Tile, choose_tile, split
+from .tile import Lined, Tile, choose_tile, split
 from .winograd_transform import apply
 
 LINE = 16
@@ -136,9 +136,10 @@ def make_plan(ctx: Lowering, conv: Convolution, m: int) -> Plan:
         sizes = {-(-plan.tiles // count) for count in range(-(-plan.tiles // most), plan.tiles + 1)}
         uneven = {b: not is_even(-(-plan.tiles // b), ctx.threads) for b in sizes}
         block = min((b for b in sizes if b >= min(12, most)), key=lambda b: (uneven[b], traffic(b), b))
-    splat = splats_lanes(ctx.target)
-    tile = choose_tile(ctx.target, DType.F32, block, conv.channels_out, splat=splat, depth=conv.channels_in)
-    return replace(plan, block=block, tile=tile, phased=few, ahead=weights > FAR * ctx.target.l2_bytes)
+    lined = Lined(lanes, lanes) if splats_lanes(ctx.target) else None
+    tile = choose_tile(ctx.target, DType.F32, block, conv.channels_out, lined=lined, depth=conv.channels_in)
+    ahead = prefetches(ctx.target) and weights > FAR * ctx.target.l2_bytes
+    return replace(plan, block=block, tile=tile, phased=few, ahead=ahead)
 
 
 def _groups(plan: Plan) -> list[tuple[int, int, int]]:
@@ -314,9 +315,9 @@ class _Phases:
                 to = group * (plan.tile.vectors * plan.block * plan.lanes)
                 to = k.let(self.m_base + p * plan.stride_m + to, "m")
                 for run in _runs(plan, vectors):
-                    for i in k.loop("t", run.count):
-                        t = (i * run.pixels + run.begin) * plan.lanes
-                        ahead = weights + (vectors * per_vector + (i * run.lines + run.line) * (whole * LINE))
+                    for n in k.loop("t", run.count):
+                        t = (n * run.pixels + run.begin) * plan.lanes
+                        ahead = weights + (vectors * per_vector + (n * run.lines + run.line) * (whole * LINE))
                         self._product_tile(Tile(run.pixels, vectors), weights, v + t, to + t, ahead, run.lines)
 
     def _product_tile(self, tile: Tile, weights: Expr, v: Expr, to: Expr, ahead: Expr, lines: int) -> None:
@@ -328,7 +329,7 @@ class _Phases:
         v, to = k.let(v, "v"), k.let(to, "to")
         whole, rest = divmod(plan.conv.channels_in, lanes)
         width, step = tile.vectors * lanes, plan.block * lanes
-        for c in k.loop("cb", whole) if whole else ():
+        for c in in_turns(k, "cb", const(0), const(whole), whole):
             for i in range(lines):
                 k.prefetch(k.tensor(self.weights, "w"), ahead + (c * lines + i) * LINE)
             self._channels(tile, lanes, v + c * step, weights + c * (lanes * width), acc)

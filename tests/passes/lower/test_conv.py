@@ -11,7 +11,8 @@ from c2c.codegen.target import Target, native
 from c2c.ir.graph import Graph, Node, Value
 from c2c.ir.types import DType, Layout
 from c2c.passes.lower import lower_node
-from c2c.passes.lower.tile import choose_tile, segments, split, tap_groups
+from c2c.passes.lower.micro import splats_lanes
+from c2c.passes.lower.tile import Lined, choose_tile, segments, split, tap_groups
 from c2c.passes.lower.window import Axis
 from c2c.tests.passes.lower.harness import Case, in_blocks, run_graph, run_ops
 
@@ -157,11 +158,11 @@ def test_fused_tail(channels: int, kernel: int, blocked: bool) -> None:
 @pytest.mark.parametrize("target", ["arm64-neon", "x86-64-v4", "x86-64"])
 def test_tile_fits_registers(target: str) -> None:
     t = Target.parse(target)
-    splat = t.arch != "x86_64"
+    lined = Lined(4, 4) if splats_lanes(t) else None
     for pixels in (1, 7, 14, 49, 56, 3136):
         for channels in (8, 24, 64, 100, 512):
-            tile = choose_tile(t, DType.F32, pixels, channels, splat=splat)
-            spare = tile.pixels + 4 if splat else tile.vectors + 1
+            tile = choose_tile(t, DType.F32, pixels, channels, lined=lined)
+            spare = tile.pixels + 4 if lined else tile.vectors + 1
             assert tile.pixels * tile.vectors + spare <= t.registers
 
 
