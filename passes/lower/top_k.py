@@ -1,11 +1,14 @@
-"""TopK by insertion into a sorted list: a new element costs one comparison unless it belongs into the list."""
+"""TopK by insertion into a sorted list: a vector of elements costs one comparison unless one belongs into the list.
+
+Its place is found by halving; the entries behind it move as vectors.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
 
-from ...ir.loops import Buffer, Expr, Operand, binary, cast, const, minimum
+from ...ir.loops import Buffer, Expr, Operand, binary, broadcast, cast, const, maximum, minimum, reduce, select
 from ...ir.types import DType
 from .context import KernelBuilder, Lowering, lowers
 from .copies import nest
@@ -30,12 +33,25 @@ def lower_top_k(ctx: Lowering) -> None:
 
     def body(index: Sequence[Expr]) -> None:
         o, i = index
-        place = k.alloc("place", DType.I64, 1)
         first = k.let(o * (count * inner) + i, "first")
-        for j in k.loop("j", n):
-            v = k.let(k.load(data, (o * n + j) * inner + i), "v")
+        begin = k.let(o * (n * inner) + i, "begin")
+
+        def consider(j: Expr) -> None:
+            v = k.let(k.load(data, begin + j * inner), "v")
             for _ in k.when(binary("lt", j, count) | lists.beats(v, lists.at(first, count - 1))):
-                lists.insert(place, first, v, j)
+                lists.insert(first, v, j)
+
+        lanes = k.ctx.lanes(x.type.dtype) if inner == 1 else 1
+        filled = min(count, n)
+        whole = (n - filled) // lanes * lanes if lanes > 1 else 0
+        for j in k.loop("j", filled):
+            consider(j)
+        for j in k.loop("j", filled + whole, filled, lanes) if whole else ():
+            for _ in k.when(lists.any_beats(k.load(data, begin + j, lanes), lists.at(first, count - 1))):
+                for lane in k.loop("lane", lanes):
+                    consider(j + lane)
+        for j in k.loop("j", n, filled + whole) if filled + whole < n else ():
+            consider(j)
 
     nest(k, (prod(x.type.dims[:axis]), inner), body, parallel=is_large(ctx, x.type.size))
     k.done("top_k")
@@ -46,6 +62,7 @@ class _Lists:
 
     def __init__(self, k: KernelBuilder, values: Buffer, indices: Buffer, count: int, step: int, better: str) -> None:
         self.k, self.values, self.indices, self.count, self.step, self.better = k, values, indices, count, step, better
+        self.lanes = k.ctx.lanes(DType.I64) if step == 1 else 1
 
     def at(self, first: Expr, entry: Operand) -> Expr:
         return first + entry * self.step
@@ -55,19 +72,40 @@ class _Lists:
         wide = _WIDE.get(value.dtype, value.dtype)
         return binary(self.better, cast(value, wide), cast(self.k.load(self.values, at), wide))
 
-    def insert(self, place: Buffer, first: Expr, value: Expr, j: Expr) -> None:
+    def any_beats(self, values: Expr, at: Expr) -> Expr:
+        """Whether any of a vector of values goes before the entry at an offset."""
+        wide = _WIDE.get(values.dtype, values.dtype)
+        entry = broadcast(cast(self.k.load(self.values, at), wide), values.lanes)
+        beaten = cast(binary(self.better, cast(values, wide), entry), DType.I32)
+        return binary("gt", reduce("max", beaten), const(0, DType.I32))
+
+    def insert(self, first: Expr, value: Expr, j: Expr) -> None:
         """Element `j` behind all entries that it does not beat; the last entry of a full list falls off."""
         k = self.k
         filled = k.let(minimum(j, self.count), "filled")
-        k.store(place, 0, filled)
-        for t in k.loop("t", filled):
-            behind = cast(self.beats(value, self.at(first, t)), DType.I64)
-            k.store(place, 0, k.load(place, 0) - behind)
-        begin = k.let(k.load(place, 0), "begin")
+        begin = self._found(first, value, filled)
         last = k.let(minimum(filled, self.count - 1), "last")
-        for t in k.loop("t", last - begin):
-            to, of = self.at(first, last - t), self.at(first, last - t - const(1))
+        moved = k.let(last - begin, "moved")
+        whole = k.let(moved / self.lanes, "whole")
+        # From the end on: every entry is read before its place is taken.
+        for t in k.loop("t", whole) if self.lanes > 1 else ():
+            of = k.let(self.at(first, last - (t + 1) * self.lanes), "of")
+            for buffer in (self.values, self.indices):
+                k.store(buffer, of + self.step, k.load(buffer, of, self.lanes))
+        rest = k.let(last - whole * self.lanes, "rest") if self.lanes > 1 else last
+        for t in k.loop("t", rest - begin):
+            to, of = self.at(first, rest - t), self.at(first, rest - t - const(1))
             for buffer in (self.values, self.indices):
                 k.store(buffer, to, k.load(buffer, of))
         k.store(self.values, self.at(first, begin), value)
         k.store(self.indices, self.at(first, begin), j)
+
+    def _found(self, first: Expr, value: Expr, filled: Expr) -> Expr:
+        """How many of the `filled` entries `value` does not beat, by halving."""
+        k = self.k
+        begin: Expr = const(0)
+        for i in range(self.count.bit_length() - 1, -1, -1):
+            at = k.let(begin + (1 << i), "at")
+            entry = self.at(first, k.let(maximum(minimum(at, filled), 1), "entry") - 1)
+            begin = k.let(select(binary("le", at, filled) & ~self.beats(value, entry), at, begin), "begin")
+        return begin

@@ -98,6 +98,8 @@ def test_shapes_and_triangles() -> None:
 def test_top_k(largest: int) -> None:
     ties = below(9, 4, 7, 5).astype(np.float32)
     cases = [case("TopK", ties, ints(3), axis=a, largest=largest, constants=(1,), outputs=2) for a in range(3)]
+    long = [below(50, 3, 517).astype(t) for t in (np.float32, np.float64, np.float16, np.int64, np.int32)]
+    cases += [case("TopK", x, ints(n), largest=largest, constants=(1,), outputs=2) for x in long for n in (1, 29, 516)]
     check([*cases, case("TopK", noise(40), ints(40), largest=largest, constants=(1,), outputs=2)])
 
 
