@@ -164,8 +164,8 @@ class Tuner:
         if slower:
             tuned = self._variant({k: v for k, v in tuned.names.items() if k not in slower})
             a, b = self._in_turn(base, tuned)
-        before, after = self._whole(base, tuned)
-        if after >= before:
+        before, after, ratio = self._whole(base, tuned)
+        if ratio >= 1.0:
             tuned, b, after = base, a, before
         return TuneReport(measured(base, a, tuned, b), before, after, self.rounds, complete)
 
@@ -184,16 +184,16 @@ class Tuner:
                 mine.append(variant.model.trace(self._feeds, len(variant.compiled.calls)))
         return np.median(samples[0], axis=0), np.median(samples[1], axis=0)
 
-    def _whole(self, a: Variant, b: Variant) -> tuple[float, float]:
-        """Median milliseconds of whole runs of both, in turn."""
+    def _whole(self, a: Variant, b: Variant) -> tuple[float, float, float]:
+        """Median milliseconds of whole runs of both, in turn, and the median ratio of neighbouring runs."""
         times: tuple[list[float], list[float]] = ([], [])
-        end = time.perf_counter() + ROUND_SECONDS
+        end = time.perf_counter() + 2 * ROUND_SECONDS
         while len(times[0]) < MIN_PAIRS or (time.perf_counter() < end and len(times[0]) < MAX_PAIRS):
             for variant, mine in zip((a, b), times, strict=True):
                 begin = time.perf_counter()
                 variant.model.run(self._feeds)
                 mine.append((time.perf_counter() - begin) * 1e3)
-        return median(times[0]), median(times[1])
+        return median(times[0]), median(times[1]), median(y / x for x, y in zip(*times, strict=True))
 
 
 def kernels_chose(compiled: Compiled) -> Iterable[Choice]:

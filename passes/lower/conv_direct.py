@@ -29,7 +29,8 @@ from .conv_kernel import (
     start,
     unravel,
 )
-from .conv_plan import MAX_TAPS, Inputs, Outputs, Plan, make_plan, pack_weights
+from .conv_plan import MAX_TAPS, Inputs, Outputs, Plan, pack_weights
+from .conv_schedules import choose_plan
 from .micro import in_turns, multiply, packed, prefetches, rows_of, splats_lanes
 from .tasks import guarded, tasks
 from .tile import Segment, Taps
@@ -54,7 +55,7 @@ def lower_direct(ctx: Lowering, conv: Convolution) -> None:
         conv = replace(conv, window=conv.window.merged())
     elif conv.window.is_column and flattens(ctx):
         conv = replace(conv, window=conv.window.turned(), weights=conv.weights.swapaxes(3, 4))
-    plan = make_plan(ctx, conv, whole)
+    plan = choose_plan(ctx, conv, whole)
     DirectWriter(ctx, plan, ConvKernel(ctx)).write()
 
 

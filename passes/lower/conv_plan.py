@@ -65,6 +65,12 @@ class Plan:
     chunks: int
     blocks: int = 1
 
+    def __str__(self) -> str:
+        tiles = f" tiles={self.tiles}" if self.tile_tasks > 1 else ""
+        blocks = f" blocks={self.blocks}" if self.blocks > 1 else ""
+        chunks = f" chunks={self.chunks}" if self.chunks > 1 else ""
+        return f"tile={self.tile.pixels}x{self.tile.vectors} rows={self.rows}{tiles}{chunks}{blocks}"
+
     @property
     def blocks_out(self) -> int:
         return sum(o.count for o in self.outputs)
@@ -83,18 +89,21 @@ class Plan:
         return self.conv.batch, self.row_tasks, self.tile_tasks, self.conv.groups, self.block_tasks
 
 
-def make_plan(ctx: Lowering, conv: Convolution, whole_vectors: bool) -> Plan:
-    """`whole_vectors`: lanes beyond the last channel may be stored."""
+def make_plan(ctx: Lowering, conv: Convolution, whole_vectors: bool, tile: Tile | None = None) -> Plan:
+    """The plan by the rules for a tile (by default the one of least estimated time).
+
+    `whole_vectors`: lanes beyond the last channel may be stored.
+    """
     lanes, axis = ctx.lanes(), conv.window.w
     lined, depth = lines(ctx.target, conv), conv.channels_in * conv.window.taps
-    tile = choose_tile(ctx.target, DType.F32, axis.out, conv.channels_out, lined=lined, depth=depth)
+    tile = tile or choose_tile(ctx.target, DType.F32, axis.out, conv.channels_out, lined=lined, depth=depth)
     row = segments(axis, tile.pixels)
     outputs = _outputs(conv.channels_out, tile.vectors, lanes, whole_vectors)
     inputs = _inputs(conv, lanes)
     plan = Plan(conv, tile, lanes, outputs, inputs, row, 1, 1, 1, 1, inputs[0].count, 1)
     if not (whole_vectors and conv.y.layout.block == conv.x.type.layout.block == lanes):
         return _divided(ctx, plan)
-    return _streamed(ctx, plan) or _divided(ctx, _chunked(plan, _near_chunks(ctx, plan)))
+    return _streamed(ctx, plan) or _divided(ctx, chunked(plan, _near_chunks(ctx, plan)))
 
 
 def lines(target: Target, conv: Convolution) -> Lined | None:
@@ -109,7 +118,7 @@ def lines(target: Target, conv: Convolution) -> Lined | None:
     return Lined(axis.kernel if axis.kernel <= MAX_TAPS else target.lanes(), axis.stride)
 
 
-def _chunked(plan: Plan, count: int) -> Plan:
+def chunked(plan: Plan, count: int) -> Plan:
     """The plan with about `count` chunks."""
     blocks = plan.inputs[0].count
     chunk = -(-blocks // min(count, blocks))
@@ -141,7 +150,7 @@ def _streamed(ctx: Lowering, plan: Plan) -> Plan | None:
     tiles = plan.tiles_of_row
     rows = conv.window.d.out * conv.window.h.out
     blocks = -(-plan.blocks_out // tasks)
-    return replace(_chunked(plan, count), rows=rows, tiles=tiles, blocks=blocks)
+    return replace(chunked(plan, count), rows=rows, tiles=tiles, blocks=blocks)
 
 
 def _outputs(channels: int, vectors: int, lanes: int, whole_vectors: bool) -> tuple[Outputs, ...]:

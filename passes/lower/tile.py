@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from ...codegen.target import Target
 from ...ir.loops import Expr, const
@@ -105,9 +106,18 @@ def fits(target: Target, pixels: int, vectors: int, lined: Lined | None) -> bool
 def choose_tile(
     target: Target, dtype: DType, pixels: int, channels: int, *, lined: Lined | None = None, depth: int = 256
 ) -> Tile:
-    """The tile with the least estimated time for a row of `pixels` and `channels` output channels.
+    """The tile with the least estimated time for a row of `pixels` and `channels` output channels (see `tiles`)."""
+    return tiles(target, dtype, pixels, channels, lined=lined, depth=depth)[0][0]
 
-    `depth`: products summed for one result, over which a tile's own overhead is spread where every instruction counts.
+
+@cache
+def tiles(
+    target: Target, dtype: DType, pixels: int, channels: int, *, lined: Lined | None = None, depth: int = 256
+) -> tuple[tuple[Tile, float], ...]:
+    """Tiles for a row of `pixels` and `channels` output channels with estimated cycles for each step of the sum.
+
+    The fastest first. `depth`: products summed for one result, over which a tile's own overhead is spread where every
+    instruction counts.
     """
     vectors = -(-channels // target.lanes(dtype))
     found = [
@@ -123,7 +133,9 @@ def choose_tile(
         row = split(pixels, t.pixels)
         return sum(n * sum(m * (step_cycles(target, p, v, lined) + turn) for m, p in row) for v, n in parts if v)
 
-    return min(found, key=lambda t: (round(cycles(t), 3), len(split(pixels, t.pixels)), -t.pixels * t.vectors))
+    timed = [(t, cycles(t)) for t in found]
+    timed.sort(key=lambda tc: (round(tc[1], 3), len(split(pixels, tc[0].pixels)), -tc[0].pixels * tc[0].vectors))
+    return tuple(timed)
 
 
 def split(total: int, size: int) -> list[tuple[int, int]]:

@@ -42,8 +42,9 @@ def run(monkeypatch: pytest.MonkeyPatch, times: Times, seconds: float = 600.0) -
     def in_turn(self: Tuner, a: Variant, b: Variant) -> tuple[np.ndarray, np.ndarray]:
         return times(a), times(b)
 
-    def whole(self: Tuner, a: Variant, b: Variant) -> tuple[float, float]:
-        return float(times(a).sum()), float(times(b).sum())
+    def whole(self: Tuner, a: Variant, b: Variant) -> tuple[float, float, float]:
+        before, after = float(times(a).sum()), float(times(b).sum())
+        return before, after, after / before
 
     monkeypatch.setattr(Tuner, "_in_turn", in_turn)
     monkeypatch.setattr(Tuner, "_whole", whole)
@@ -56,7 +57,7 @@ def by_rank(wanted: dict[str, int]) -> Times:
     def times(v: Variant) -> np.ndarray:
         out = np.full(len(v.compiled.calls), 100.0)
         for key, choice in v.choices.items():
-            if choice.rank == wanted.get(key[0], 0):
+            if choice.rank == wanted.get(key[0]):
                 out[v.steps[key]] -= 30.0
         return out
 

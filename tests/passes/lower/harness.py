@@ -17,6 +17,7 @@ from c2c.ir.graph import Graph, Node, Value
 from c2c.ir.loops_verify import verify_program
 from c2c.ir.types import DType, Layout, TensorType
 from c2c.passes.lower import lower_graph
+from c2c.passes.lower.schedule import Tuning
 from c2c.passes.plan_memory import plan
 from c2c.runtime_stub.loader import Loaded
 
@@ -89,10 +90,12 @@ def run_ops(cases: Sequence[Case], *, target: str = "native", threads: int = 1) 
     return [[next(found) for _ in node.outputs] for node in nodes]
 
 
-def run_graph(graph: Graph, inputs: Sequence[Array], *, target: str = "native", threads: int = 1) -> list[Array]:
+def run_graph(
+    graph: Graph, inputs: Sequence[Array], *, target: str = "native", threads: int = 1, tuning: Tuning | None = None
+) -> list[Array]:
     """Outputs of a graph lowered as it is (no graph passes); values of inputs and outputs lie in their own layout."""
     options = CompileOptions(Target.parse(target), threads=threads, name="model")
-    calls = lower_graph(graph, options.target, threads)
+    calls = lower_graph(graph, options.target, threads, tuning=tuning)
     memory = plan(calls, graph, {})
     program = assemble(graph, calls, memory, options)
     verify_program(program)
