@@ -97,15 +97,21 @@ def multiply(
     small tiles. `unroll`: steps of one iteration, a multiple of `sets`. `soon`: read after this product.
     """
     inner = _Inner(k, x, w, acc, first, sets)
+    turns = 1
     if splats_lanes(k.ctx.target):
-        lined = x.step == 1 and count >= w.lanes
-        unroll = min(max(unroll, w.lanes if lined else 1), count)
-    main = count // unroll * unroll
-    for i in k.loop("k", main, step=unroll) if main else ():
-        if soon is not None:
-            for line in range(soon.lines):
+        if x.step == 1 and count >= w.lanes:
+            long = len(x.at) == 1 and count >= 4 * w.lanes
+            unroll, turns = max(unroll, 4 * w.lanes if long else w.lanes), 1 if long else 2
+        unroll = min(unroll, count)
+    main = 0
+    for step in dict.fromkeys((turns * unroll, unroll)):
+        begin, main = main, count // step * step
+        for i in k.loop("k", main, begin, step) if begin < main else ():
+            for line in range(soon.lines if soon else 0):
+                assert soon is not None
                 k.prefetch(soon.buffer, soon.at + i * soon.step + line * (LINE_BYTES // soon.buffer.dtype.nbytes))
-        inner.steps(i, unroll)
+            for turn in range(0, step, unroll):
+                inner.steps(i + turn, unroll)
     for i in k.loop("k", count, main) if main < count else ():
         inner.steps(i, 1)
 
