@@ -9,6 +9,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
     1: (*_CLEAN, "fold-batch-norm", "fuse", "place-concats", "own-outputs"),
     2: (
         *_CLEAN,
+        "roll-recurrences",
         "eliminate-transposes",
         "fold-batch-norm",
         *_CLEAN,

@@ -216,4 +216,9 @@ def _gather_start(node: Node, value: Value) -> tuple[int, int] | None:
     return axis, int(flat[0])
 
 
+def part_start(node: Node, value: Value) -> tuple[int, int] | None:
+    """Axis and first index, where a result of `node` is consecutive indices of its input along one axis."""
+    return _PARTS[node.op](node, value) if node.op in _PARTS else None
+
+
 _PARTS = {"Slice": _slice_start, "Split": _split_start, "Gather": _gather_start}
