@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..ir.loops import Kernel, Program, Slot, Step
+from ..ir.loops import Program, Slot, Step
 from ..ir.loops_verify import stored_buffers
 from .c_expressions import Operators
 from .c_helpers import C_TYPES
@@ -38,7 +38,7 @@ static void {name}_step(const c2c_parallel *parallel, c2c_task task, void *frame
 
 
 def emit_c(program: Program, *, embed_weights: bool) -> str:
-    """C99 text of the whole model with the entry `NAME_run` that `NAME.h` declares.
+    """C99 text of the whole model with the entries `NAME_run` and `NAME_prepare` that `NAME.h` declares.
 
     Weights are part of the text, as words of a little-endian machine, or read from `args->weights`. The program must
     have been verified. Raises CodegenError for what only a GPU can do.
@@ -53,9 +53,10 @@ def emit_c(program: Program, *, embed_weights: bool) -> str:
         *operators.helpers.values(),
         *([_weights(program)] if embedded else []),
         *kernels,
-        *(_thunk(step, program.kernels[step.kernel], len(program.inputs)) for step in program.steps),
+        *(_thunk(program, step) for step in (*program.prepare, *program.steps)),
         *([_RUN.format(name=program.name, threads=program.threads)] if _any_parallel(program) else []),
         _entry(program, embedded, embed_weights),
+        *([_prepare(program, embedded)] if program.prepare else []),
     ]
     return "\n".join(parts)
 
@@ -81,13 +82,14 @@ def _weights(program: Program) -> str:
     )
 
 
-def _thunk(step: Step, kernel: Kernel, inputs: int) -> str:
+def _thunk(program: Program, step: Step) -> str:
     """A step: addresses of its arguments from the frame's base pointers."""
+    kernel = program.kernels[step.kernel]
     written = stored_buffers(kernel)
     args = []
     for slot, p in zip(step.args, kernel.params, strict=True):
         const = "" if p.name in written else "const "
-        base = f"base[{_base(slot, inputs)}]"
+        base = f"base[{_base(program, slot)}]"
         args.append(f"({const}{C_TYPES[p.dtype]} *)" + (f"({base} + {slot.offset})" if slot.offset else base))
     origin = ", ".join(step.origin).replace("*/", "* /").replace("\n", " ").replace("\\", "/").replace("??", "?")
     return (
@@ -98,9 +100,11 @@ def _thunk(step: Step, kernel: Kernel, inputs: int) -> str:
     )
 
 
-def _base(slot: Slot, inputs: int) -> int:
-    """Index in the frame: arena, weights, inputs, outputs."""
-    return {"arena": 0, "weights": 1, "input": 2, "output": 2 + inputs}[slot.base] + slot.index
+def _base(program: Program, slot: Slot) -> int:
+    """Index in the frame: arena, weights, inputs, outputs, what is prepared."""
+    inputs, outputs = len(program.inputs), len(program.outputs)
+    first = {"arena": 0, "weights": 1, "input": 2, "output": 2 + inputs, "prepared": 2 + inputs + outputs}
+    return first[slot.base] + slot.index
 
 
 def _entry(program: Program, embedded: bool, embed_weights: bool) -> str:
@@ -111,10 +115,12 @@ def _entry(program: Program, embedded: bool, embed_weights: bool) -> str:
     fields = [f"    const {C_TYPES[p.dtype]} *{n};" for p, n in zip(program.inputs, ins, strict=True)]
     fields += [f"    {C_TYPES[p.dtype]} *{n};" for p, n in zip(program.outputs, outs, strict=True)]
     file = len(program.weights) > 0 and not embed_weights
-    needed = [*ins, *outs, "arena", *(["weights"] if file else [])]
-    aligned = "(uintptr_t)args->arena" + (" | (uintptr_t)args->weights" if file else "")
+    more = ["weights"] * file + ["prepared"] * bool(program.prepare)
+    needed = [*ins, *outs, "arena", *more]
+    aligned = " | ".join(f"(uintptr_t)args->{n}" for n in ("arena", *more))
     weights = f"{name}_weights.words" if embedded else "args->weights"
-    pointers = ["args->arena", weights, *(f"args->{n}" for n in (*ins, *outs))]
+    prepared = ["prepared"] * bool(program.prepare)
+    pointers = ["args->arena", weights, *(f"args->{n}" for n in (*ins, *outs, *prepared))]
     calls = [
         f"    {name}_step(args->parallel, {s.symbol}, frame, {_count(program, s)});"
         if _count(program, s) > 1
@@ -127,6 +133,7 @@ def _entry(program: Program, embedded: bool, embed_weights: bool) -> str:
         "    void *arena;",
         "    const void *weights;",
         "    const c2c_parallel *parallel;",
+        *(f"    const void *{n};" for n in prepared),
         f"}} {name}_args;",
         "",
         f"int {name}_run(const {name}_args *args);",
@@ -140,6 +147,32 @@ def _entry(program: Program, embedded: bool, embed_weights: bool) -> str:
         *(f"    frame[{i}] = (char *){p};" for i, p in enumerate(pointers)),
         *(["    (void)frame;"] if not calls else []),
         *calls,
+        "    return 0;",
+        "}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _prepare(program: Program, embedded: bool) -> str:
+    """NAME_prepare."""
+    name = program.name
+    last = 2 + len(program.inputs) + len(program.outputs)
+    signature = f"int {name}_prepare(const void *weights, void *prepared)"
+    given = ["prepared"] if embedded else ["weights", "prepared"]
+    lines = [
+        f"{signature};",
+        "",
+        signature,
+        "{",
+        f"    char *frame[{last + 1}];",
+        *(["    (void)weights;"] if embedded else []),
+        *(f"    if (!{n})\n        return 1;" for n in given),
+        f"    if (({' | '.join(f'(uintptr_t){n}' for n in given)}) & 63)",
+        "        return 2;",
+        f"    frame[1] = (char *){f'{name}_weights.words' if embedded else 'weights'};",
+        f"    frame[{last}] = (char *)prepared;",
+        *(f"    {s.symbol}(frame, 0, {_count(program, s)}, 0);" for s in program.prepare),
         "    return 0;",
         "}",
         "",

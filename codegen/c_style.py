@@ -189,8 +189,8 @@ class CStyle:
                 self.line("{")
                 self.nested(stmt)
                 self.line("}")
-            case Prefetch():
-                pass
+            case Prefetch():  # C99 has no such hint; names that serve it alone are used
+                self.line(f"(void)({self.value(stmt.index).text});")
             case Barrier():
                 self.barrier()
 

@@ -1,7 +1,8 @@
 """A whole Program as one LLVM module, and as object, assembly or IR text.
 
-The module: every kernel once, a thunk for each step (named after its node), NAME_run. See docs/architecture.md for the
-interface of the object. Weights never pass through LLVM: see `object_weights`.
+The module: every kernel once, a thunk for each step (named after its node), NAME_run and, where there is something to
+prepare, NAME_prepare. See docs/architecture.md for the interface of the object. Weights never pass through LLVM: see
+`object_weights`.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ def emit_llvm(program: Program, target: Target, *, embed_weights: bool = True) -
     if embed_weights and program.weights:
         parts += [_placeholder(program, target), ""]
     parts += [*kernels]
-    parts += [_thunk(program, step) for step in program.steps]
+    parts += [_thunk(program, step) for step in (*program.prepare, *program.steps)]
     parts += [_serial(program), _run(program, embed_weights)]
+    parts += [_prepare(program, embed_weights)] if program.prepare else []
     parts += [*sorted(declarations.values()), "", *_attributes(target), "", *loops.lines, ""]
     return "\n".join(parts)
 
@@ -90,8 +92,9 @@ def _placeholder(program: Program, target: Target) -> str:
 
 def _base(program: Program, slot: Slot) -> int:
     """Position of a slot's base in the frame."""
-    inputs = len(program.inputs)
-    return {"arena": 0, "weights": 1, "input": 2 + slot.index, "output": 2 + inputs + slot.index}[slot.base]
+    inputs, outputs = len(program.inputs), len(program.outputs)
+    first = {"arena": 0, "weights": 1, "input": 2, "output": 2 + inputs, "prepared": 2 + inputs + outputs}
+    return first[slot.base] + slot.index
 
 
 def _thunk(program: Program, step: Step) -> str:
@@ -125,11 +128,11 @@ entry:
 def _run(program: Program, embed_weights: bool) -> str:
     """NAME_run: checks, frame, steps."""
     ports = [*program.inputs, *program.outputs]
-    n, name = len(ports), program.name
-    lines = [f"define i32 @{name}_run(ptr %args) #1 {{", "entry:", f"  %frame = alloca [{n + 2} x ptr], align 16"]
-    lines += [f"  %arg{i} = getelementptr inbounds ptr, ptr %args, i64 {i}" for i in range(n + 3)]
+    n, name, prepared = len(ports), program.name, int(bool(program.prepare))
+    lines = [f"define i32 @{name}_run(ptr %args) #1 {{", "entry:", f"  %frame = alloca [{n + 3} x ptr], align 16"]
+    lines += [f"  %arg{i} = getelementptr inbounds ptr, ptr %args, i64 {i}" for i in range(n + 3 + prepared)]
     lines += ["  %none = icmp eq ptr %args, null", "  br i1 %none, label %missing, label %read", "read:"]
-    lines += [f"  %v{i} = load ptr, ptr %arg{i}, align 8" for i in range(n + 3)]
+    lines += [f"  %v{i} = load ptr, ptr %arg{i}, align 8" for i in range(n + 3 + prepared)]
     arena, weights = f"%v{n}", f"%v{n + 1}"
     needed = [f"%v{i}" for i, p in enumerate(ports) if prod(p.shape)] + [arena] * (program.arena_bytes > 0)
     aligned = [arena]
@@ -138,18 +141,45 @@ def _run(program: Program, embed_weights: bool) -> str:
     elif program.weights:
         needed.append(weights)
         aligned.append(weights)
-    lines += [*_check([f"icmp eq ptr {v}, null" for v in needed], "null", "missing", "present")]
+    last = [f"%v{n + 3}"] * prepared
+    lines += _checked([*needed, *last], [*aligned, *last])
+    lines += _frame([arena, weights, *(f"%v{j}" for j in range(n)), *last])
+    lines += _calls(program, f"%v{n + 2}")
+    return "\n".join([*lines, *_RETURNS])
+
+
+def _prepare(program: Program, embed_weights: bool) -> str:
+    """NAME_prepare: checks, frame, the steps that run once."""
+    size, name = 3 + len(program.inputs) + len(program.outputs), program.name
+    weights = f"@{name}_weights" if embed_weights else "%weights"
+    given = ["%prepared"] if embed_weights else ["%weights", "%prepared"]
+    lines = [f"define i32 @{name}_prepare(ptr %weights, ptr %prepared) #1 {{", "entry:"]
+    lines += [f"  %frame = alloca [{size} x ptr], align 16", *_checked(given, given)]
+    lines += _frame(["null", weights, *["null"] * (size - 3), "%prepared"])
+    for step in program.prepare:
+        count = iterations(program.kernels[step.kernel])
+        lines.append(f"  call void @{step.symbol}(ptr %frame, i64 0, i64 {count}, i32 0)")
+    return "\n".join([*lines, *_RETURNS])
+
+
+_RETURNS = ("  ret i32 0", "missing:", "  ret i32 1", "unaligned:", "  ret i32 2", "}", "")
+
+
+def _checked(needed: list[str], aligned: list[str]) -> list[str]:
+    """Leave where a pointer is NULL or not aligned."""
+    lines = _check([f"icmp eq ptr {v}, null" for v in needed], "null", "missing", "present")
     for i, v in enumerate(aligned):
         lines += [f"  %address{i} = ptrtoint ptr {v} to i64", f"  %low{i} = and i64 %address{i}, 63"]
-    lines += [*_check([f"icmp ne i64 %low{i}, 0" for i in range(len(aligned))], "odd", "unaligned", "start")]
-    for i, v in enumerate([arena, weights, *(f"%v{j}" for j in range(n))]):
-        lines += [
-            f"  %slot{i} = getelementptr inbounds ptr, ptr %frame, i64 {i}",
-            f"  store ptr {v}, ptr %slot{i}, align 8",
-        ]
-    lines += _calls(program, f"%v{n + 2}")
-    lines += ["  ret i32 0", "missing:", "  ret i32 1", "unaligned:", "  ret i32 2", "}", ""]
-    return "\n".join(lines)
+    return [*lines, *_check([f"icmp ne i64 %low{i}, 0" for i in range(len(aligned))], "odd", "unaligned", "start")]
+
+
+def _frame(pointers: list[str]) -> list[str]:
+    """Stores into %frame."""
+    lines = []
+    for i, v in enumerate(pointers):
+        lines.append(f"  %slot{i} = getelementptr inbounds ptr, ptr %frame, i64 {i}")
+        lines.append(f"  store ptr {v}, ptr %slot{i}, align 8")
+    return lines
 
 
 def _check(tests: list[str], name: str, failed: str, passed: str) -> list[str]:

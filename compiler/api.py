@@ -115,13 +115,14 @@ def compile(
     name: str | None = None,
     level: int = 2,
     winograd_error: float = 1e-4,
+    winograd_weights: str = "auto",
     tuning: Path | str | None = None,
 ) -> CompiledModel:
     """Compile an ONNX model and load it in this process (no C compiler needed).
 
     model: a path, the file's bytes, or a ModelProto. dims pins named dimensions, shapes whole inputs, values makes
-    inputs constants. threads: the most threads a run uses. tuning: a file of `c2c tune`. A target that this machine
-    cannot run can be saved, not run.
+    inputs constants. threads: the most threads a run uses. winograd_weights: "compile", "load" or "auto", when they are
+    transformed. tuning: a file of `c2c tune`. A target that this machine cannot run can be saved, not run.
     Raises C2CError: one clear error with node, operator, shapes and remedy.
     """
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
@@ -135,6 +136,7 @@ def compile(
         shapes={k: tuple(_integer(k, d) for d in _sequence(k, v)) for k, v in (shapes or {}).items()},
         values={k: np.asarray(v) for k, v in (values or {}).items()},
         winograd_error=winograd_error,
+        winograd_weights=winograd_weights,
         tuning=Tuning() if tuning is None else read_tuning(Path(tuning), parsed),
     )
     compiled = compile_file(source, options)
@@ -165,8 +167,9 @@ def from_compiled(compiled: Compiled) -> CompiledModel:
     if target.runs_here:
         obj = emit_object(program, target, embed_weights=False)
         loaded = Loaded(
-            obj, program.name, arena_bytes=program.arena_bytes, weights=program.weights, threads=program.threads
-        )
+            obj, program.name, arena_bytes=program.arena_bytes, weights=program.weights, threads=program.threads,
+            prepared_bytes=program.prepared_bytes,
+        )  # fmt: skip
     return CompiledModel(program.name, program.inputs, program.outputs, loaded, compiled)
 
 
@@ -191,7 +194,11 @@ def load(folder: Path | str) -> CompiledModel:
         raise RunError(f"{changed[0]} is not the file that manifest.json describes", remedy="compile it again")
     if not Target.parse(manifest["options"]["target"]).runs_here:
         raise RunError(f"{folder} is for {manifest['options']['target']}, which this machine cannot run")
-    loaded = Loaded(obj, name, arena_bytes=manifest["bytes"]["arena"], weights=weights, threads=manifest["threads"])
+    sizes = manifest["bytes"]
+    loaded = Loaded(
+        obj, name, arena_bytes=sizes["arena"], weights=weights, threads=manifest["threads"],
+        prepared_bytes=sizes.get("prepared", 0),
+    )  # fmt: skip
     return CompiledModel(name, inputs, outputs, loaded, None)
 
 

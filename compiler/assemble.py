@@ -19,7 +19,8 @@ def assemble(graph: Graph, calls: list[Call], plan: MemoryPlan, options: Compile
     """The whole model as loop IR."""
     kernels: dict[Kernel, str] = {}
     used: dict[str, int] = {}
-    steps = []
+    steps: list[Step] = []
+    prepare: list[Step] = []
     for number, call in enumerate(calls):
         if call.kernel not in kernels:
             count = used.get(call.kernel.name, 0)
@@ -28,7 +29,7 @@ def assemble(graph: Graph, calls: list[Call], plan: MemoryPlan, options: Compile
         origin = call.node.origin or (call.node.output.name,)
         symbol = f"{options.name}__{number:03d}_{identifier(origin[-1])[:SYMBOL_LENGTH]}"
         args = tuple(plan.slots[v] for v in call.args)
-        steps.append(Step(kernels[call.kernel], args, symbol, origin))
+        (prepare if call.once else steps).append(Step(kernels[call.kernel], args, symbol, origin))
     return Program(
         options.name,
         tuple(_port(v.name, v) for v in graph.inputs),
@@ -38,6 +39,8 @@ def assemble(graph: Graph, calls: list[Call], plan: MemoryPlan, options: Compile
         plan.arena_bytes,
         plan.weights,
         options.threads,
+        prepare=tuple(prepare),
+        prepared_bytes=plan.prepared_bytes,
     )
 
 

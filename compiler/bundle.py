@@ -19,6 +19,7 @@ from ..codegen.object_file import read_object
 from ..ir.errors import OptionsError
 from ..ir.loops import Port, Program
 from ..ir.loops_text import print_program
+from ..ir.loops_verify import stored_buffers
 from .header import example, header
 from .options import CompileOptions
 from .output import staged
@@ -108,14 +109,26 @@ def _manifest(
         "bytes": {
             "arena": program.arena_bytes,
             "weights": len(program.weights),
+            "prepared": program.prepared_bytes,
             **(asdict(read_object(objects[0]).sizes) if objects else {}),
         },
+        "prepared": prepared_bytes(program),
         "threads": program.threads,
         "kernels": len(program.kernels),
         "steps": len(program.steps),
         "schedules": program.notes,
         "sha256": files,
     }
+
+
+def prepared_bytes(program: Program) -> dict[str, int]:
+    """Bytes that NAME_prepare fills for each layer, by ONNX node."""
+    found: dict[str, int] = {}
+    for step in program.prepare:
+        written = stored_buffers(program.kernels[step.kernel])
+        sizes = (p.size * p.dtype.nbytes for p in program.kernels[step.kernel].params if p.name in written)
+        found[step.origin[0]] = found.get(step.origin[0], 0) + sum(sizes)
+    return found
 
 
 def sha256(path: Path) -> str:

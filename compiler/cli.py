@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..ir.errors import C2CError
+from ..passes.select_winograd import WEIGHTS
 from . import commands
 from .bundle import EMITS
 
@@ -92,6 +93,9 @@ def _model(p: argparse.ArgumentParser, target: str = "native", *, optional: bool
     p.add_argument("--name", help="name of the model in symbols and files (default: the file's)")
     p.add_argument("--tuning", type=Path, metavar="FILE", help="schedules that c2c tune measured")
     p.add_argument("--winograd-error", type=float, default=1e-4, metavar="E", help="cap for Winograd layers; 0: none")
+    p.add_argument(
+        "--winograd-weights", choices=WEIGHTS, default="auto", help="when they are transformed (default: by size)"
+    )
     g = p.add_argument_group("debugging")
     g.add_argument(
         "--print-after", action="append", default=[], metavar="PASS|all", help="print the graph after a pass"

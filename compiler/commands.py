@@ -47,7 +47,7 @@ def options_of(a: argparse.Namespace) -> CompileOptions:
     tuning = Tuning() if a.tuning is None else read_tuning(a.tuning, target)
     return CompileOptions(
         target, model_identifier(a.name) if a.name else api.model_name(a.model), a.threads, a.level,
-        winograd_error=a.winograd_error, tuning=tuning, debug=debug, **pinned(a),
+        winograd_error=a.winograd_error, winograd_weights=a.winograd_weights, tuning=tuning, debug=debug, **pinned(a),
     )  # fmt: skip
 
 
@@ -133,6 +133,10 @@ def compile_command(a: argparse.Namespace) -> int:
     sizes = ", ".join(f"{k} {_bytes(v)}" for k, v in manifest["bytes"].items() if v)
     print(f"{a.output}/: {', '.join(manifest['sha256'])}")
     print(f"{compiled.program.name} for {compiled.options.target}: {sizes}")
+    if manifest["prepared"]:
+        print(f"weights of {len(manifest['prepared'])} Winograd layers are transformed at load:")
+        for layer, size in manifest["prepared"].items():
+            print(f"  {layer}: {_bytes(size)}")
     return 0
 
 

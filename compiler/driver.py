@@ -94,7 +94,8 @@ def compile_graph(
     with observer.stage("assemble"):
         program = assemble(graph, calls, memory, options)
         verify_program(program)
-    compiled = Compiled(options, source, graph, calls, memory, program, observer, tuple(choices))
+    steps = [call for call in calls if not call.once]
+    compiled = Compiled(options, source, graph, steps, memory, program, observer, tuple(choices))
     program.notes |= {f"{c.family} {c.problem}": c.name for c in compiled.schedules if len(c.candidates) > 1}
     return compiled
 
@@ -111,7 +112,8 @@ def optimise(graph: Graph, options: CompileOptions, observer: PassObserver) -> l
     if stop is not None:
         names = names[: names.index(stop) + 1]
     context = PassContext(
-        options.target, options.threads, observer.allow, winograd_error=options.winograd_error, tuning=options.tuning
-    )
+        options.target, options.threads, observer.allow, winograd_error=options.winograd_error,
+        winograd_weights=options.winograd_weights, tuning=options.tuning,
+    )  # fmt: skip
     run_pipeline(graph, names, context, observer)
     return context.choices

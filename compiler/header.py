@@ -25,7 +25,7 @@ PARALLEL = DECLARATIONS.replace(
 ERRORS = (
     ("OK", 0, ""),
     ("E_NULL", 1, "a pointer of the arguments is NULL"),
-    ("E_ALIGN", 2, "arena or weights are not aligned to 64 bytes"),
+    ("E_ALIGN", 2, "arena, weights or prepared are not aligned to 64 bytes"),
 )
 
 
@@ -78,7 +78,8 @@ def header(program: Program, target: str, embedded: bool, version: str) -> str:
         f"#define {upper}_ARENA_BYTES {max(program.arena_bytes, 64)}",
         f"#define {upper}_WEIGHTS_BYTES {len(program.weights)}",
         f"#define {upper}_WEIGHTS_EMBEDDED {int(embedded)}",
-        f"#define {upper}_ALIGNMENT 64 /* of arena and weights */",
+        f"#define {upper}_PREPARED_BYTES {program.prepared_bytes}",
+        f"#define {upper}_ALIGNMENT 64 /* of arena, weights and prepared */",
         f"#define {upper}_MAX_WORKERS {program.threads}",
         f"#define {upper}_INPUTS {len(ins)}",
         f"#define {upper}_OUTPUTS {len(outs)}",
@@ -97,8 +98,10 @@ def header(program: Program, target: str, embedded: bool, version: str) -> str:
         f"    void *arena; /* {upper}_ARENA_BYTES, aligned to 64; contents need not be kept between runs */",
         f"    const void *weights; /* {weights} */",
         f"    const c2c_parallel *parallel; /* NULL: serial; at most {upper}_MAX_WORKERS are used */",
+        *([f"    const void *prepared; /* what {name}_prepare filled */"] if program.prepare else []),
         f"}} {name}_args;",
         "",
+        *(_prepare(name, upper, embedded) if program.prepare else []),
         f"/* Run the model once; inputs and outputs need only their type's alignment. Returns enum {name}_error. */",
         f"int {name}_run(const {name}_args *args);",
         "",
@@ -109,6 +112,17 @@ def header(program: Program, target: str, embedded: bool, version: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _prepare(name: str, upper: str, embedded: bool) -> list[str]:
+    weights = "NULL" if embedded else f"as in {name}_args"
+    return [
+        f"/* Transform weights once, before the first run: fills the {upper}_PREPARED_BYTES of `prepared`, which is",
+        " * aligned to 64 and which runs only read, so that all of them may share it.",
+        f" * weights: {weights}. Returns enum {name}_error. */",
+        f"int {name}_prepare(const void *weights, void *prepared);",
+        "",
+    ]
 
 
 EXAMPLE = """\
@@ -163,7 +177,7 @@ int main(int argc, char **argv) {{
     c2c_pool *pool = c2c_pool_create(USE_THREADS);
     args.parallel = c2c_pool_parallel(pool);
 #endif
-    error = {name}_run(&args);
+{prepare}    error = {name}_run(&args);
     if (error) {{ fprintf(stderr, "{name}_run: error %d\\n", error); return 1; }}
     if (files) {{
 {write}
@@ -171,6 +185,14 @@ int main(int argc, char **argv) {{
 {show}
     return 0;
 }}
+"""
+
+
+PREPARE = """\
+    void *prepared = aligned({upper}_PREPARED_BYTES);
+    error = {name}_prepare(args.weights, prepared);
+    if (error) {{ fprintf(stderr, "{name}_prepare: error %d\\n", error); return 1; }}
+    args.prepared = prepared;
 """
 
 
@@ -201,4 +223,5 @@ def example(program: Program, embedded: bool) -> str:
         )
     parts = {k: "\n".join(v) for k, v in dict(allocate=allocate, read=read, write=write, show=show).items()}
     runtime = "" if embedded else " c2c_runtime.c -lpthread"
-    return EXAMPLE.format(name=name, upper=upper, runtime=runtime, **parts)
+    prepare = PREPARE.format(name=name, upper=upper) if program.prepare else ""
+    return EXAMPLE.format(name=name, upper=upper, runtime=runtime, prepare=prepare, **parts)

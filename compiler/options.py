@@ -12,6 +12,7 @@ import numpy as np
 from ..codegen.target import Target
 from ..ir.errors import OptionsError
 from ..passes.lower.schedule import Tuning
+from ..passes.select_winograd import WEIGHTS
 from .pipeline import LEVELS
 
 
@@ -35,6 +36,8 @@ class CompileOptions:
 
     dims and shapes pin symbolic dimensions; values turn an input into a constant.
     winograd_error: the largest relative error that a Winograd layer may add; 0 switches it off.
+    winograd_weights: whether Winograd layers' weights are transformed by the compiler ("compile") or by the app, once
+    ("load"); "auto" decides by size (`select_winograd.LOAD_BYTES`).
     tuning: schedules measured before (`tuning.py`); the cost model chooses for problems that it does not name.
     keep_constants: leave constants' data in the optimised graph, to print it; otherwise it is dropped once packed.
     """
@@ -47,6 +50,7 @@ class CompileOptions:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
     winograd_error: float = 1e-4
+    winograd_weights: str = "auto"
     tuning: Tuning = field(default_factory=Tuning)
     taps: bool = False
     keep_constants: bool = False
@@ -62,6 +66,11 @@ class CompileOptions:
             ),
             (self.level not in LEVELS, f"there is no optimisation level {self.level!r}", f"one of {sorted(LEVELS)}"),
             (not self.winograd_error >= 0, f"a Winograd error of {self.winograd_error!r} makes no sense", "0 or more"),
+            (
+                self.winograd_weights not in WEIGHTS,
+                f"Winograd weights cannot be transformed at '{self.winograd_weights}'",
+                f"one of {', '.join(WEIGHTS)}",
+            ),
             (limit is not None and limit < 0, f"a limit of {limit} rewrites makes no sense", "0 or more"),
         ):
             if wrong:
@@ -80,5 +89,6 @@ class CompileOptions:
             "shapes": {k: list(v) for k, v in sorted(self.shapes.items())},
             "values": {k: np.asarray(v).tolist() for k, v in sorted(self.values.items())},
             "winograd_error": self.winograd_error,
+            "winograd_weights": self.winograd_weights,
             "tuning": self.tuning.digest,
         }

@@ -308,12 +308,12 @@ class Kernel:
 Bytes: TypeAlias = bytearray | memoryview
 """A model's weights; a memoryview at a 64-byte boundary is what `plan_memory` makes."""
 
-Base: TypeAlias = Literal["arena", "weights", "input", "output"]
+Base: TypeAlias = Literal["arena", "weights", "input", "output", "prepared"]
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where a buffer lies: byte `offset` from a base (`index` counts inputs or outputs; 0 for arena and weights)."""
+    """Where a buffer lies: byte `offset` from a base (`index` counts inputs or outputs; else it is 0)."""
 
     base: Base
     offset: int = 0
@@ -341,7 +341,10 @@ class Port:
 
 @dataclass(eq=False, slots=True)
 class Program:
-    """A whole model: kernels, the steps that call them in order, memory sizes and packed weights."""
+    """A whole model: kernels, the steps that call them in order, memory sizes and packed weights.
+
+    prepare: steps that run once, before all others, and fill `prepared_bytes` of the app's from the weights.
+    """
 
     name: str
     inputs: tuple[Port, ...]
@@ -352,6 +355,8 @@ class Program:
     weights: Bytes
     threads: int = 1
     notes: dict[str, str] = field(default_factory=dict)
+    prepare: tuple[Step, ...] = ()
+    prepared_bytes: int = 0
 
 
 def const(value: float, dtype: DType = DType.I64, lanes: int = 1) -> Const:

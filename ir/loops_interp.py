@@ -51,16 +51,17 @@ _SMALL = (DType.F16, DType.BF16)
 
 def run_program(program: Program, inputs: Sequence[Array]) -> list[Array]:
     """Outputs of a whole program for inputs in the order of its ports; raises RunError on an index out of bounds."""
-    arena = np.zeros(program.arena_bytes, np.uint8)
+    arena, prepared = np.zeros(program.arena_bytes, np.uint8), np.zeros(program.prepared_bytes, np.uint8)
     weights = np.frombuffer(bytes(program.weights), np.uint8)
     given = [np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in inputs]
     results = [np.zeros(p.shape, p.dtype.numpy) for p in program.outputs]
     made = [r.reshape(-1).view(np.uint8) for r in results]
-    for step in program.steps:
+    bases = {"arena": [arena], "weights": [weights], "input": given, "output": made, "prepared": [prepared]}
+    for step in (*program.prepare, *program.steps):
         kernel = program.kernels[step.kernel]
         args = []
         for slot, p in zip(step.args, kernel.params, strict=True):
-            memory = {"arena": [arena], "weights": [weights], "input": given, "output": made}[slot.base][slot.index]
+            memory = bases[slot.base][slot.index]
             window = memory[slot.offset : slot.offset + p.size * p.dtype.nbytes]
             args.append(window.view(p.dtype.numpy))
         run_kernel(kernel, args)

@@ -203,6 +203,7 @@ class _Parser:
         threads = self.integer()
         self.expect("arena")
         result = Program(name, (), (), {}, (), self.integer(), bytearray(weights), threads)
+        result.prepared_bytes = self.integer() if self.accept("prepared") else 0
         declared = 0
         while self.peek.kind != "end":
             if self.accept("weights"):
@@ -216,6 +217,8 @@ class _Parser:
                 result.notes[key] = self.string()
             elif self.accept("step"):
                 result.steps += (self.step(),)
+            elif self.accept("prepare"):
+                result.prepare += (self.step(),)
             else:
                 kernel = self.kernel()
                 result.kernels[kernel.name] = kernel

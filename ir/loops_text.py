@@ -61,7 +61,8 @@ def type_text(dtype: DType, lanes: int) -> str:
 def print_program(program: Program) -> str:
     """The whole program; `loops_parse.parse_program` of it, with the weights, gives an equal one."""
     digest = hashlib.sha256(program.weights).hexdigest()
-    lines = [f"program {json.dumps(program.name)} threads {program.threads} arena {program.arena_bytes}"]
+    prepared = f" prepared {program.prepared_bytes}" if program.prepared_bytes else ""
+    lines = [f"program {json.dumps(program.name)} threads {program.threads} arena {program.arena_bytes}{prepared}"]
     if program.weights:
         lines.append(f"weights @{program.name}.weights {len(program.weights)} sha256:{digest}")
     lines += [f"input {_port(p)}" for p in program.inputs]
@@ -69,7 +70,7 @@ def print_program(program: Program) -> str:
     lines += [f"note {json.dumps(k)} {json.dumps(v)}" for k, v in program.notes.items()]
     for kernel in program.kernels.values():
         lines += ["", print_kernel(kernel).rstrip("\n")]
-    lines += ["", *(_step(s) for s in program.steps)]
+    lines += ["", *(_step("prepare", s) for s in program.prepare), *(_step("step", s) for s in program.steps)]
     return "\n".join(lines) + "\n"
 
 
@@ -77,9 +78,9 @@ def _port(p: Port) -> str:
     return f"{json.dumps(p.name)} {p.dtype}[{', '.join(map(str, p.shape))}]"
 
 
-def _step(s: Step) -> str:
+def _step(kind: str, s: Step) -> str:
     origin = f" of {', '.join(json.dumps(o) for o in s.origin)}" if s.origin else ""
-    return f"step {s.symbol} = {s.kernel}({', '.join(_slot(a) for a in s.args)}){origin}"
+    return f"{kind} {s.symbol} = {s.kernel}({', '.join(_slot(a) for a in s.args)}){origin}"
 
 
 def _slot(s: Slot) -> str:

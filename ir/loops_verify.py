@@ -67,11 +67,14 @@ def verify_program(program: Program) -> None:
             raise VerifyError(f"kernel '{kernel.name}' is filed under the name '{name}'")
         verify_kernel(kernel, program.threads)
     seen = set(program.kernels)
-    for step in program.steps:
+    for step in (*program.prepare, *program.steps):
         if step.symbol in seen or not _NAME.fullmatch(step.symbol):
             raise VerifyError(f"symbol '{step.symbol}' is used twice or is no identifier", where=_origin(step))
         seen.add(step.symbol)
         _verify_step(program, step)
+    for step in program.prepare:
+        if any(slot.base not in ("weights", "prepared") for slot in step.args):
+            raise VerifyError("a step that prepares sees only weights and what is prepared", where=_origin(step))
 
 
 def _origin(step: Step) -> str:
@@ -96,7 +99,8 @@ def _verify_step(program: Program, step: Step) -> None:
             )
         if slot.offset % max(param.align, param.dtype.nbytes):
             raise VerifyError(f"'{param.name}' at byte {slot.offset} of {slot.base} is not aligned", where=where)
-        if param.name in written and slot.base in ("input", "weights"):
+        prepared = slot.base == "prepared" and all(step is not s for s in program.prepare)
+        if param.name in written and (slot.base in ("input", "weights") or prepared):
             raise VerifyError(f"'{param.name}' is written but bound to {slot.base}", where=where)
 
 
@@ -105,6 +109,8 @@ def _base_bytes(program: Program, slot: Slot, where: str) -> int:
         return program.arena_bytes
     if slot.base == "weights":
         return len(program.weights)
+    if slot.base == "prepared":
+        return program.prepared_bytes
     ports = program.inputs if slot.base == "input" else program.outputs
     if not 0 <= slot.index < len(ports):
         raise VerifyError(f"there is no {slot.base} {slot.index}", where=where)

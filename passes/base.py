@@ -30,6 +30,7 @@ class PassContext:
     target: the machine, as facts. allow: asked before each rewrite (rule name, node), None allows all.
     fold_bytes: largest constant that folding may create where it does not shrink the sum of its operands.
     winograd_error: largest expected rms error of a Winograd convolution, relative to the rms of its result.
+    winograd_weights: when they are transformed, of `select_winograd.WEIGHTS`.
     tuning, choices: what `lower.schedule.choose` follows, and where it records.
     """
 
@@ -38,6 +39,7 @@ class PassContext:
     allow: Callable[[str, Node], bool] | None = None
     fold_bytes: int = 1 << 20
     winograd_error: float = 1e-5
+    winograd_weights: str = "auto"
     tuning: Tuning = field(default_factory=Tuning)
     choices: list[Choice] = field(default_factory=list)
 

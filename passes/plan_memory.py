@@ -30,12 +30,16 @@ WORK = 400_000
 
 @dataclass(eq=False, slots=True)
 class MemoryPlan:
-    """Places of values. `lower_bound`: the largest sum of sizes alive during one call. `weights`: constants' bytes."""
+    """Places of values. `lower_bound`: the largest sum of sizes alive during one call. `weights`: constants' bytes.
+
+    prepared_bytes: what calls that run once write.
+    """
 
     slots: dict[Value, Slot]
     arena_bytes: int
     lower_bound: int
     weights: Bytes
+    prepared_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +54,14 @@ class Interval:
 def plan(calls: Sequence[Call], graph: Graph, views: Mapping[Value, View], *, release: bool = False) -> MemoryPlan:
     """Places of every value that a call binds.
 
-    Inputs and outputs of the graph lie with the caller, constants in the weights (equal bytes once), the rest in the
-    arena. Values that belong to no node (scratch) live during the calls that bind them. With `release` the arrays of
-    constants that lowering made are dropped once copied, so that large models are not held twice.
+    Inputs and outputs of the graph lie with the caller, constants in the weights (equal bytes once), what calls that
+    run once write in the prepared memory, the rest in the arena. Values that belong to no node (scratch) live during
+    the calls that bind them. With `release` the arrays of constants that lowering made are dropped once copied, so that
+    large models are not held twice.
     """
     lives = _lifetimes(calls, views)
     homes = _caller_slots(graph, views)
+    prepared = _prepared_slots(calls, homes)
     arena = {v: i for v, i in lives.items() if v not in homes and not v.is_constant}
     intervals = list(arena.values())
     offsets = place(intervals)
@@ -69,7 +75,7 @@ def plan(calls: Sequence[Call], graph: Graph, views: Mapping[Value, View], *, re
                 home = homes[view.root]
                 slots[value] = Slot(home.base, home.offset + view.byte_offset, home.index)
     top = max((at + i.size for at, i in zip(offsets, intervals, strict=True)), default=0)
-    return MemoryPlan(slots, top, lower_bound(intervals), weights)
+    return MemoryPlan(slots, top, lower_bound(intervals), weights, prepared)
 
 
 def _lifetimes(calls: Sequence[Call], views: Mapping[Value, View]) -> dict[Value, Interval]:
@@ -94,6 +100,16 @@ def _caller_slots(graph: Graph, views: Mapping[Value, View]) -> dict[Value, Slot
             )
         slots[view.root] = Slot("output", 0, i)
     return slots
+
+
+def _prepared_slots(calls: Sequence[Call], slots: dict[Value, Slot]) -> int:
+    """Adds the slots of what calls that run once write, one after the other; the bytes of all."""
+    top = 0
+    for value in (v for call in calls if call.once for v in call.args):
+        if not value.is_constant and value not in slots:
+            slots[value] = Slot("prepared", top)
+            top += -(-value.type.nbytes // ALIGN) * ALIGN
+    return top
 
 
 def _lay_weights(constants: Sequence[Value], slots: dict[Value, Slot], kept: Set[Value] | None) -> Bytes:

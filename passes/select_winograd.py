@@ -21,6 +21,12 @@ SIZES = (4, 2)
 MIN_GAIN = 1.1
 """Expected speed over the direct form below which the direct one stays."""
 
+WEIGHTS = ("auto", "compile", "load")
+"""When weights are transformed."""
+
+LOAD_BYTES = 64 << 20
+"""Transformed weights that take so many bytes more than the plain ones are made at load (`auto`)."""
+
 TRANSFORM = 3.3
 """Cycles of both transforms for one vector of V or M: a load, a store and four or five operations, some spilled."""
 
@@ -50,7 +56,17 @@ class SelectWinograd(Pass):
                 )
                 rewriter.place_after(node, new)
                 rewriter.replace(node.output, new.output)
+        _place_transforms(graph, context)
         return rewriter.finish()
+
+
+def _place_transforms(graph: Graph, context: PassContext) -> None:
+    """Mark the layers whose weights are transformed once at load: all of them or none."""
+    layers = [n for n in graph.nodes if n.op == "c2c.WinogradConv"]
+    more = sum(required(n, 1).type.nbytes * ((n.attrs["m"] + 2) ** 2 - 9) // 9 for n in layers)
+    if context.winograd_weights == "load" or (context.winograd_weights == "auto" and more > LOAD_BYTES):
+        for node in layers:
+            node.attrs["prepared"] = 1
 
 
 def problem(node: Node) -> str:

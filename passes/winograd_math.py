@@ -71,8 +71,8 @@ def winograd_error(m: int, weights: np.ndarray) -> float:
     """Expected rms error of float32 relative to the rms of the result, for independent inputs and these weights.
 
     weights: [K, C, 3, 3]. Every rounding adds an independent error of unit / sqrt(3) of its result, which later steps
-    amplify. Steps: the two sides of the input transform, the weights, the sums over channels (whose partial sums grow),
-    the output transform. The sums of squares of U need only the 9 x 9 sums of products of taps.
+    amplify. Steps: the two sides of the transforms of inputs and of weights, the sums over channels (whose partial sums
+    grow), the output transform. The sums of squares of U need only the 9 x 9 sums of products of taps.
     """
     channels = weights.shape[1]
     taps = weights.reshape(-1, 9).astype(np.float64)
@@ -85,7 +85,7 @@ def winograd_error(m: int, weights: np.ndarray) -> float:
     a, b, g = output_matrix(m) ** 2, input_matrix(m) ** 2, np.kron(weight_matrix(m), weight_matrix(m))
     v = np.outer(b.sum(1), b.sum(1))
     u = np.einsum("pi,ij,pj->p", g, gram, g).reshape(v.shape)
-    steps = 3.0 * 2 + 1 + channels / 2
+    steps = 3.0 * 2 * 2 + channels / 2
     products = a @ (u * v * steps) @ a.T
     outputs = a @ (u * v) @ a.T * 6
     return float(unit * np.sqrt(np.mean(products + outputs) / size))

@@ -27,8 +27,8 @@ _serial = itertools.count()
 class Loaded:
     """NAME_run of an object in this process, with an arena and, where they are not embedded, the weights.
 
-    obj: bytes of an object file for this machine. weights: bytes, None where the object holds them. Not for two
-    threads at once: there is one arena.
+    obj: bytes of an object file for this machine. weights: bytes, None where the object holds them. prepared_bytes:
+    what NAME_prepare fills, which is called before the first run. Not for two threads at once: there is one arena.
     """
 
     def __init__(
@@ -39,16 +39,20 @@ class Loaded:
         arena_bytes: int,
         weights: bytes | bytearray | memoryview | np.ndarray | None = None,
         threads: int = 1,
+        prepared_bytes: int = 0,
     ) -> None:
         self.name, self.threads = name, threads
         self._arena = aligned_bytes(max(arena_bytes, LINE))
         self._weights = _aligned(weights)
         self._memory = _addresses(self._arena, self._weights)
+        self._prepared_bytes = prepared_bytes
+        self._prepared: np.ndarray | None = None
+        self._last: tuple[int, ...] = ()
         self._obj = obj
         self._run: ctypes._FuncPointer | None = None
 
     def clone(self) -> Loaded:
-        """The same code and weights with another arena."""
+        """The same code, weights and what was prepared of them, with another arena."""
         if self._run is None:
             self._link()
         twin = copy.copy(self)
@@ -74,8 +78,11 @@ class Loaded:
         for a in (*inputs, *outputs):
             if not a.flags.c_contiguous:
                 raise ValueError(f"{self.name}: arrays must be C-contiguous")
+        if self._run is None:
+            self._link()
         pointers = [a.ctypes.data for a in (*inputs, *outputs)]
-        return self.call([*pointers, *self._memory, None if parallel is None else ctypes.addressof(parallel)])
+        last = None if parallel is None else ctypes.addressof(parallel)
+        return self.call([*pointers, *self._memory, last, *self._last])
 
     def call(self, pointers: Sequence[int | None] | None) -> int:
         """NAME_run on an argument struct of these addresses (None: no struct at all)."""
@@ -93,11 +100,24 @@ class Loaded:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         self._jit = llvm.create_lljit_compiler()
-        symbol = f"{self.name}_run"
+        symbol, once = f"{self.name}_run", f"{self.name}_prepare"
         library = llvm.JITLibraryBuilder().add_object_img(self._obj).add_current_process().export_symbol(symbol)
+        if self._prepared_bytes:
+            library.export_symbol(once)
         self._library = library.link(self._jit, f"{self.name}.{next(_serial)}")
         self._run = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self._library[symbol])
+        if self._prepared_bytes:
+            self._prepare(self._library[once])
         self._obj = b""
+
+    def _prepare(self, address: int) -> None:
+        """Fill the prepared memory from the weights."""
+        prepared = aligned_bytes(self._prepared_bytes)
+        prepare = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(address)
+        code = prepare(None if self._weights is None else self._weights.ctypes.data, prepared.ctypes.data)
+        if code:
+            raise RuntimeError(f"{self.name}_prepare returned {code}")
+        self._prepared, self._last = prepared, (prepared.ctypes.data,)
 
 
 def _addresses(arena: np.ndarray, weights: np.ndarray | None) -> tuple[int, int | None]:

@@ -25,12 +25,16 @@ INDEX = Const(DType.I64, 1, 0)
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """One kernel call: parameters are bound to values; `node` gives symbol and origin, `choices` its schedules."""
+    """One kernel call: parameters are bound to values; `node` gives symbol and origin, `choices` its schedules.
+
+    once: it runs once for many runs of the model; it reads constants only, and what it writes lasts.
+    """
 
     kernel: Kernel
     args: tuple[Value, ...]
     node: Node
     choices: tuple[Choice, ...] = ()
+    once: bool = False
 
 
 def strides(type_: TensorType) -> tuple[int, ...]:
@@ -119,10 +123,10 @@ class KernelBuilder(Builder):
         """`offset`; a hook for lowerings that know the channel as block index times block plus constant."""
         return offset(type_, coords)
 
-    def done(self, family: str, *, shaped: bool = True, inplace: bool = False) -> None:
+    def done(self, family: str, *, shaped: bool = True, inplace: bool = False, once: bool = False) -> None:
         """Finish the kernel and append its call to the node's calls. `family` becomes part of the symbol."""
         kernel = self.kernel(family, shaped=shaped, inplace=inplace)
-        self.ctx.calls.append(Call(kernel, tuple(self.bound), self.ctx.group or self.ctx.node))
+        self.ctx.calls.append(Call(kernel, tuple(self.bound), self.ctx.group or self.ctx.node, once=once))
 
 
 @dataclass(eq=False, slots=True)

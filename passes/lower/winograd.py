@@ -11,79 +11,21 @@ work; else a task is a block of tiles with V and M of its worker.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from math import prod
-
-import numpy as np
+from dataclasses import replace
 
 from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, const, maximum, minimum
 from ...ir.types import DType
-from ..winograd_math import input_matrix, output_matrix, transform_weights
+from ..winograd_math import input_matrix, output_matrix
 from .context import Lowering, lowers, strides
 from .conv import lower_conv, read_convolution
 from .conv_kernel import ConvKernel, Convolution, finish, pad_operands, padded_bias, start, unravel
-from .micro import in_turns, multiply, packed, prefetches, rows_of, splats_lanes
-from .tasks import guarded, is_even, tasks
-from .tile import Lined, Tile, choose_tile, split
+from .micro import in_turns, multiply, packed, rows_of
+from .tasks import guarded, tasks
+from .tile import Tile
+from .winograd_plan import LINE, Plan, make_plan, runs
 from .winograd_transform import apply
-
-LINE = 16
-"""Elements of a cache line."""
-
-MAX_SCRATCH = 4 << 20
-"""Bytes of V and M of one block of tiles at most."""
-
-FAR = 4
-"""Weights larger than so many second caches are fetched ahead: what ran before has pushed them out of all caches."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Schedule of a layer.
-
-    block: tiles of a task. tile: register tile of the products. phased: each phase is a kernel. valid: lanes of the
-    last block of output channels that are stored. ahead: whether the weights are fetched ahead.
-    """
-
-    conv: Convolution
-    m: int
-    lanes: int
-    tile: Tile
-    block: int
-    phased: bool
-    valid: int
-    ahead: bool = False
-
-    @property
-    def n(self) -> int:
-        return self.m + 2
-
-    @property
-    def grid(self) -> tuple[int, int, int]:
-        """Images, rows and columns of tiles."""
-        w = self.conv.window
-        return self.conv.batch, -(-w.h.out // self.m), -(-w.w.out // self.m)
-
-    @property
-    def tiles(self) -> int:
-        return prod(self.grid)
-
-    @property
-    def blocks_in(self) -> int:
-        return -(-self.conv.channels_in // self.lanes)
-
-    @property
-    def blocks_out(self) -> int:
-        return -(-self.conv.channels_out // self.lanes)
-
-    @property
-    def stride_v(self) -> int:
-        return self.blocks_in * self.block * self.lanes + LINE
-
-    @property
-    def stride_m(self) -> int:
-        return self.blocks_out * self.block * self.lanes + LINE
+from .winograd_weights import transformed_weights
 
 
 @lowers("c2c.WinogradConv")
@@ -98,7 +40,7 @@ def lower_winograd(ctx: Lowering) -> None:
     if not whole:
         plan = replace(plan, valid=conv.channels_out - (plan.blocks_out - 1) * lanes)
     bias = padded_bias(ctx, conv.bias, 1, lanes)
-    weights = ctx.pack("winograd", pack_weights(plan))
+    weights = transformed_weights(ctx, plan)
     copies = 1 if plan.phased else ctx.threads
     v = ctx.scratch("v", DType.F32, plan.n**2 * plan.stride_v * copies)
     m_ = ctx.scratch("m", DType.F32, plan.n**2 * plan.stride_m * copies)
@@ -113,88 +55,6 @@ def _is_fit(conv: Convolution) -> bool:
     w = conv.window
     plain = all(a.stride == a.dilation == 1 for a in w.axes)
     return plain and w.rank == 2 and w.h.kernel == w.w.kernel == 3
-
-
-def make_plan(ctx: Lowering, conv: Convolution, m: int) -> Plan:
-    """Tiles of a task so that weights are read seldom and V and M stay small."""
-    lanes, n = ctx.lanes(), m + 2
-    plan = Plan(conv, m, lanes, Tile(1, 1), 1, False, lanes)
-    per_tile = n * n * (plan.blocks_in + plan.blocks_out) * lanes * 4
-    weights = n * n * plan.blocks_in * plan.blocks_out * lanes * lanes * 4
-    near = ctx.target.l2_bytes * 3 // 4
-
-    def traffic(block: int) -> float:
-        buffers = 2 * plan.tiles * per_tile
-        reads = -(-plan.tiles // block) * weights
-        return (buffers if block * per_tile > near else buffers / 4) + (reads if weights > near else reads / 4)
-
-    few = ctx.threads > 1 and plan.tiles < 8 * ctx.threads and plan.tiles * per_tile <= MAX_SCRATCH
-    if few:
-        block = plan.tiles
-    else:
-        most = max(1, min(-(-plan.tiles // ctx.threads), MAX_SCRATCH // per_tile))
-        sizes = {-(-plan.tiles // count) for count in range(-(-plan.tiles // most), plan.tiles + 1)}
-        uneven = {b: not is_even(-(-plan.tiles // b), ctx.threads) for b in sizes}
-        block = min((b for b in sizes if b >= min(12, most)), key=lambda b: (uneven[b], traffic(b), b))
-    lined = Lined(lanes, lanes) if splats_lanes(ctx.target) else None
-    tile = choose_tile(ctx.target, DType.F32, block, conv.channels_out, lined=lined, depth=conv.channels_in)
-    ahead = prefetches(ctx.target) and weights > FAR * ctx.target.l2_bytes
-    return replace(plan, block=block, tile=tile, phased=few, ahead=ahead)
-
-
-def _groups(plan: Plan) -> list[tuple[int, int, int]]:
-    """Output vectors as (first group, groups, vectors of each)."""
-    count, rest = divmod(plan.blocks_out, plan.tile.vectors)
-    found = [(0, count, plan.tile.vectors)] if count else []
-    return [*found, (count, 1, rest)] if rest else found
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """`count` register tiles of `pixels` tiles each, from tile `begin` on.
-
-    Each fetches `lines` lines of the next part of U for each block of channels, in order: the first one begins after
-    `line` lines for each block.
-    """
-
-    begin: int
-    count: int
-    pixels: int
-    line: int
-    lines: int
-
-
-def _runs(plan: Plan, vectors: int) -> list[_Run]:
-    """A block of tiles, which reads one part of U again and again while it fetches the next.
-
-    Without that memory would rest in all passes but the first.
-    """
-    found: list[_Run] = []
-    parts = split(plan.block, plan.tile.pixels)
-    lines = vectors * plan.lanes**2 // LINE if plan.ahead else 0
-    each = -(-lines // sum(count for count, _ in parts))
-    begin = line = 0
-    for count, pixels in parts:
-        fetching = min(count, -(-(lines - line) // each)) if line < lines else 0
-        for number, mine in ((fetching, each), (count - fetching, 0)):
-            if number:
-                found.append(_Run(begin, number, pixels, line, mine))
-                begin, line = begin + number * pixels, line + number * mine
-    return found
-
-
-def pack_weights(plan: Plan) -> np.ndarray:
-    """U[n²][K / (V·b)][C][V·b], zero beyond the last output channel."""
-    conv, lanes = plan.conv, plan.lanes
-    positions, cout, cin = plan.n**2, conv.channels_out, conv.channels_in
-    packed = np.zeros((positions, plan.blocks_out * lanes * cin), np.float32)
-    for first, count, vectors in _groups(plan):
-        for block in range(count):
-            width, at = vectors * lanes, (first + block) * plan.tile.vectors * lanes
-            mine = conv.weights[at : min(at + width, cout), :, 0]
-            room = packed[:, at * cin : (at + width) * cin].reshape(positions, cin, width)
-            room[:, :, : mine.shape[0]] = transform_weights(mine, plan.m)
-    return packed.reshape(-1)
 
 
 class _Phases:
@@ -222,7 +82,7 @@ class _Phases:
             for t in tasks(k, macs, plan.blocks_in):
                 self._inputs(t, const(0), const(plan.tiles))
         elif phase == 1:
-            groups = sum(count for _, count, _ in _groups(plan))
+            groups = sum(count for _, count, _ in plan.groups)
             for t in tasks(k, macs, plan.n**2 * groups):
                 p, group = unravel(k, t, (plan.n**2, groups))
                 self._products(p, group)
@@ -244,7 +104,7 @@ class _Phases:
             for c in k.loop("c", plan.blocks_in):
                 self._inputs(c, first, last)
             for p in k.loop("p", plan.n**2):
-                for group in k.loop("g", sum(count for _, count, _ in _groups(plan))):
+                for group in k.loop("g", sum(count for _, count, _ in plan.groups)):
                     self._products(p, group)
             for o in k.loop("o", plan.blocks_out):
                 self._outputs(o, first, last)
@@ -304,20 +164,20 @@ class _Phases:
 
     def _products(self, p: Expr, group: Expr) -> None:
         k, plan = self.k, self.plan
-        groups = _groups(plan)
+        groups = plan.groups
         per_vector, whole = plan.conv.channels_in * plan.lanes, plan.conv.channels_in // plan.lanes
         for i, (first, count, vectors) in enumerate(groups):
             cond = group < first + count if i == 0 else group >= first
             for _ in guarded(k, cond, len(groups) > 1):
-                at = p * (plan.blocks_out * per_vector) + group * (plan.tile.vectors * per_vector)
+                at = p * plan.stride_u + group * (plan.tile.vectors * per_vector)
                 weights = k.let(at, "u")
                 v = k.let(self.v_base + p * plan.stride_v, "v")
                 to = group * (plan.tile.vectors * plan.block * plan.lanes)
                 to = k.let(self.m_base + p * plan.stride_m + to, "m")
-                for run in _runs(plan, vectors):
-                    for n in k.loop("t", run.count):
-                        t = (n * run.pixels + run.begin) * plan.lanes
-                        ahead = weights + (vectors * per_vector + (n * run.lines + run.line) * (whole * LINE))
+                for run in runs(plan, vectors):
+                    for number in k.loop("t", run.count):
+                        t = (number * run.pixels + run.begin) * plan.lanes
+                        ahead = weights + (vectors * per_vector + (number * run.lines + run.line) * (whole * LINE))
                         self._product_tile(Tile(run.pixels, vectors), weights, v + t, to + t, ahead, run.lines)
 
     def _product_tile(self, tile: Tile, weights: Expr, v: Expr, to: Expr, ahead: Expr, lines: int) -> None:

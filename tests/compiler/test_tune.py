@@ -32,7 +32,7 @@ def two_products() -> Graph:
     net = Net()
     x = net.input(40, 64)
     y = net.op("MatMul", net.op("Relu", net.op("MatMul", x, net.random(64, 64))), net.random(64, 64))
-    image = net.op("Reshape", net.op("MatMul", y, net.random(64, 640)), np.array([1, 64, 20, 20]))
+    image = net.op("Reshape", net.op("MatMul", y, net.random(64, 160)), np.array([1, 64, 10, 10]))
     return net.done(net.conv(image, 32))
 
 

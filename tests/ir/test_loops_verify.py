@@ -8,7 +8,7 @@ import pytest
 
 from c2c.ir import loops as ir
 from c2c.ir.errors import VerifyError
-from c2c.ir.loops import Builder, Program
+from c2c.ir.loops import Builder, Port, Program, Slot, Step
 from c2c.ir.loops_parse import parse_kernel
 from c2c.ir.loops_random import RandomKernel, random_program
 from c2c.ir.loops_ranges import Interval, interval
@@ -135,6 +135,26 @@ def broken(program: Program, **changes: object) -> str:
     with pytest.raises(VerifyError) as error:
         verify_program(program)
     return f"{error.value.what} at {error.value.where}"
+
+
+def test_preparing_steps_write_what_others_only_read() -> None:
+    k = Builder()
+    a, b = k.param("a", DType.F32, 4), k.param("b", DType.F32, 4)
+    k.store(b, 0, k.load(a, 0, 4))
+    kernel = k.kernel("copy")
+
+    def program(*args: Slot) -> Program:
+        first = Step("copy", (Slot("weights"), Slot("prepared")), "first")
+        port = Port("y", DType.F32, (4,))
+        steps = (Step("copy", args, "second"),)
+        return Program("p", (), (port,), {"copy": kernel}, steps, 0, bytearray(16), prepare=(first,), prepared_bytes=16)
+
+    verify_program(program(Slot("prepared"), Slot("output")))
+    assert "of 8 of prepared" in broken(program(Slot("prepared"), Slot("output")), prepared_bytes=8)
+    assert "'b' is written but bound to prepared" in broken(program(Slot("weights"), Slot("prepared")))
+    outside = (Step("copy", (Slot("weights"), Slot("output")), "first"),)
+    assert "sees only weights" in broken(program(Slot("prepared"), Slot("output")), prepare=outside)
+    assert "used twice" in broken(program(Slot("prepared"), Slot("output")), prepare=outside * 2)
 
 
 def test_programs_are_checked() -> None:

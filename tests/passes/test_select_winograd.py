@@ -28,6 +28,18 @@ def test_an_error_cap_takes_a_smaller_tile_or_none() -> None:
 
 
 @pytest.mark.parametrize(
+    ("when", "channels", "prepared"),
+    [("auto", 64, 0), ("load", 64, 1), ("auto", 1024, 1), ("compile", 1024, 0)],
+)
+def test_large_weights_are_transformed_at_load(when: str, channels: int, prepared: int) -> None:
+    net = Net()
+    graph = net.done(net.conv(net.input(1, channels, 24, 24), channels))
+    check(graph, "canonicalize", "select-winograd", context=replace(CONTEXT, winograd_error=1, winograd_weights=when))
+    (node,) = graph.nodes
+    assert node.op == "c2c.WinogradConv" and node.attrs.get("prepared", 0) == prepared
+
+
+@pytest.mark.parametrize(
     "form",
     [
         {"size": 1, "pads": [0] * 4},

@@ -101,7 +101,7 @@ def run_graph(
     verify_program(program)
     loaded = Loaded(
         emit_object(program, options.target, embed_weights=False), program.name, arena_bytes=memory.arena_bytes,
-        weights=memory.weights, threads=threads,
+        weights=memory.weights, threads=threads, prepared_bytes=memory.prepared_bytes,
     )  # fmt: skip
     loaded._arena[:] = 0xFF  # NaN in every float: lanes beyond the last channel must not reach a result
     results = [np.empty(v.type.dims, v.type.dtype.numpy) for v in graph.outputs]

@@ -1,0 +1,142 @@
+"""Schedules of Winograd convolutions: tiles of a task, register tiles, phases, what is fetched ahead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+
+from ...ir.types import DType
+from .context import Lowering
+from .conv_kernel import Convolution
+from .micro import prefetches, splats_lanes
+from .tasks import is_even
+from .tile import Lined, Tile, choose_tile, split
+
+LINE = 16
+"""Elements of a cache line."""
+
+MAX_SCRATCH = 4 << 20
+"""Bytes of V and M of one block of tiles at most."""
+
+FAR = 4
+"""Weights larger than so many second caches are fetched ahead: what ran before has pushed them out of all caches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Schedule of a layer.
+
+    block: tiles of a task. tile: register tile of the products. phased: each phase is a kernel. valid: lanes of the
+    last block of output channels that are stored. ahead: whether the weights are fetched ahead.
+    """
+
+    conv: Convolution
+    m: int
+    lanes: int
+    tile: Tile
+    block: int
+    phased: bool
+    valid: int
+    ahead: bool = False
+
+    @property
+    def n(self) -> int:
+        return self.m + 2
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Images, rows and columns of tiles."""
+        w = self.conv.window
+        return self.conv.batch, -(-w.h.out // self.m), -(-w.w.out // self.m)
+
+    @property
+    def tiles(self) -> int:
+        return prod(self.grid)
+
+    @property
+    def blocks_in(self) -> int:
+        return -(-self.conv.channels_in // self.lanes)
+
+    @property
+    def blocks_out(self) -> int:
+        return -(-self.conv.channels_out // self.lanes)
+
+    @property
+    def groups(self) -> list[tuple[int, int, int]]:
+        """Output vectors as (first group, groups, vectors of each)."""
+        count, rest = divmod(self.blocks_out, self.tile.vectors)
+        found = [(0, count, self.tile.vectors)] if count else []
+        return [*found, (count, 1, rest)] if rest else found
+
+    @property
+    def stride_u(self) -> int:
+        return self.blocks_out * self.lanes * self.conv.channels_in + LINE
+
+    @property
+    def stride_v(self) -> int:
+        return self.blocks_in * self.block * self.lanes + LINE
+
+    @property
+    def stride_m(self) -> int:
+        return self.blocks_out * self.block * self.lanes + LINE
+
+
+def make_plan(ctx: Lowering, conv: Convolution, m: int) -> Plan:
+    """Tiles of a task so that weights are read seldom and V and M stay small."""
+    lanes, n = ctx.lanes(), m + 2
+    plan = Plan(conv, m, lanes, Tile(1, 1), 1, False, lanes)
+    per_tile = n * n * (plan.blocks_in + plan.blocks_out) * lanes * 4
+    weights = n * n * plan.blocks_in * plan.blocks_out * lanes * lanes * 4
+    near = ctx.target.l2_bytes * 3 // 4
+
+    def traffic(block: int) -> float:
+        buffers = 2 * plan.tiles * per_tile
+        reads = -(-plan.tiles // block) * weights
+        return (buffers if block * per_tile > near else buffers / 4) + (reads if weights > near else reads / 4)
+
+    few = ctx.threads > 1 and plan.tiles < 8 * ctx.threads and plan.tiles * per_tile <= MAX_SCRATCH
+    if few:
+        block = plan.tiles
+    else:
+        most = max(1, min(-(-plan.tiles // ctx.threads), MAX_SCRATCH // per_tile))
+        sizes = {-(-plan.tiles // count) for count in range(-(-plan.tiles // most), plan.tiles + 1)}
+        uneven = {b: not is_even(-(-plan.tiles // b), ctx.threads) for b in sizes}
+        block = min((b for b in sizes if b >= min(12, most)), key=lambda b: (uneven[b], traffic(b), b))
+    lined = Lined(lanes, lanes) if splats_lanes(ctx.target) else None
+    tile = choose_tile(ctx.target, DType.F32, block, conv.channels_out, lined=lined, depth=conv.channels_in)
+    ahead = prefetches(ctx.target) and weights > FAR * ctx.target.l2_bytes
+    return replace(plan, block=block, tile=tile, phased=few, ahead=ahead)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """`count` register tiles of `pixels` tiles each, from tile `begin` on.
+
+    Each fetches `lines` lines of the next part of U for each block of channels, in order: the first one begins after
+    `line` lines for each block.
+    """
+
+    begin: int
+    count: int
+    pixels: int
+    line: int
+    lines: int
+
+
+def runs(plan: Plan, vectors: int) -> list[Run]:
+    """A block of tiles, which reads one part of U again and again while it fetches the next.
+
+    Without that memory would rest in all passes but the first.
+    """
+    found: list[Run] = []
+    parts = split(plan.block, plan.tile.pixels)
+    lines = vectors * plan.lanes**2 // LINE if plan.ahead else 0
+    each = -(-lines // sum(count for count, _ in parts))
+    begin = line = 0
+    for count, pixels in parts:
+        fetching = min(count, -(-(lines - line) // each)) if line < lines else 0
+        for number, mine in ((fetching, each), (count - fetching, 0)):
+            if number:
+                found.append(Run(begin, number, pixels, line, mine))
+                begin, line = begin + number * pixels, line + number * mine
+    return found
