@@ -1,6 +1,6 @@
 """Compute equal expressions once.
 
-Before: a = f(x, y), b = f(x, y). After: a, with b's readers moved to it. Small equal constants become one as well.
+Before: a = f(x, y), b = f(x, y). After: a, with b's readers moved to it. Equal constants become one as well.
 Preserves: impure operators and nodes with subgraphs.
 """
 
@@ -15,8 +15,9 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.ops import op as row
 from .base import Pass, PassContext, register_pass
 
-CONSTANT_BYTES = 1 << 16
-"""Constants up to this size are compared by content; larger ones by identity (the memory plan merges equal bytes)."""
+SAMPLE_BYTES = 64
+"""Bytes at either end of a constant that are looked at first. Only where they are equal, all are compared, as weights
+may still lie in a file."""
 
 
 @register_pass
@@ -25,7 +26,7 @@ class EliminateCommonSubexpressions(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> bool:
         rewriter = context.rewriter(graph)
-        constants: dict[Hashable, Value] = {}
+        constants: dict[Hashable, list[Value]] = {}
         known: dict[Hashable, Node] = {}
         for node in graph.nodes:
             node.inputs = tuple(
@@ -41,10 +42,22 @@ class EliminateCommonSubexpressions(Pass):
         return rewriter.finish()
 
 
-def _merge_constant(value: Value, constants: dict[Hashable, Value]) -> Value:
-    if value.data is None or value.data.nbytes > CONSTANT_BYTES or value.data.dtype.hasobject:
+def _merge_constant(value: Value, constants: dict[Hashable, list[Value]]) -> Value:
+    if value.data is None or value.data.dtype.hasobject:
         return value
-    return constants.setdefault((value.type, value.data.tobytes()), value)
+    data = _bytes(value.data)
+    sample = data[:SAMPLE_BYTES].tobytes() + data[-SAMPLE_BYTES:].tobytes()
+    alike = constants.setdefault((value.type, value.data.strides, sample), [])
+    for other in alike:
+        if other is value or (other.data is not None and np.array_equal(_bytes(other.data), data)):
+            return other
+    alike.append(value)
+    return value
+
+
+def _bytes(data: np.ndarray) -> np.ndarray:
+    """The bytes of an array in the order in which they lie: none are copied where they lie without gaps."""
+    return data.ravel(order="K").view(np.uint8)
 
 
 def _key(node: Node) -> Hashable | None:

@@ -52,6 +52,21 @@ def test_equal_expressions_merge() -> None:
     assert op_names(graph) == ["Add", "Relu", "Mul"]
 
 
+@pytest.mark.parametrize("size", [3, 100_001])
+def test_equal_constants_merge(size: int) -> None:
+    """Also large ones; not those that differ in one bit, wherever it is, or in their shape."""
+    net = Net()
+    x, w = net.input(1, size), net.random(size)
+    others = [w.copy(), w.reshape(1, size)]
+    for at in (0, size // 2, size - 1):
+        others.append(w.copy())
+        others[-1][at] = -others[-1][at]
+    graph = net.done(*[net.op("Mul", x, a) for a in (w, *others)])
+    check(graph, "eliminate-common-subexpressions")
+    assert graph.outputs[0] is graph.outputs[1]
+    assert len(set(graph.outputs)) == len(others)
+
+
 def test_order_and_attributes_keep_expressions_apart() -> None:
     net = Net()
     x, y = net.input(2, 3), net.input(2, 3)
