@@ -18,8 +18,8 @@ LINE = 16
 MAX_SCRATCH = 4 << 20
 """Bytes of V and M of one block of tiles at most."""
 
-FAR = 4
-"""Weights larger than so many second caches are fetched ahead: what ran before has pushed them out of all caches."""
+FAR = 1
+"""Weights larger than so many second caches are fetched ahead: what ran before has pushed them out."""
 
 
 @dataclass(frozen=True, slots=True)
