@@ -11,6 +11,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         *_CLEAN,
         "roll-recurrences",
         "eliminate-transposes",
+        "fuse-attention",
         "fold-batch-norm",
         *_CLEAN,
         "select-winograd",

@@ -80,6 +80,12 @@ def _conv(node: Node, weights: int = 1) -> int:
     return 2 * node.output.type.size * prod(_dims(node, weights)[1:])
 
 
+def _attention(node: Node) -> int:
+    """Both products; powers and sums are small beside them."""
+    rows, count = _dims(node, 0)[-2], _dims(node, 1)[-2]
+    return 2 * count * (_size(node, 0) + _size(node, 2) // count * rows)
+
+
 def _matmul(node: Node, a: int = 0) -> int:
     return 2 * node.output.type.size * _dims(node, a)[-1]
 
@@ -115,6 +121,7 @@ _COUNTS: dict[str, Callable[[Node], int]] = {
     "QLinearConv": lambda n: _conv(n, 3),
     "ConvTranspose": lambda n: 2 * _size(n, 0) * prod(_dims(n, 1)[1:]),
     "MatMul": _matmul,
+    "c2c.Attention": _attention,
     "MatMulInteger": _matmul,
     "QLinearMatMul": _matmul,
     "Gemm": _gemm,

@@ -33,7 +33,7 @@ _INFERENCE_DATA = 4096
 _LIKE_FIRST_INPUT = frozenset({"GroupNormalization"})
 """Operators for which onnx has no inference and its function body tells no shape."""
 
-_ALIASES = {"c2c.Reorder": "Identity", "c2c.Copy": "Identity", "c2c.WinogradConv": "Conv"}
+_ALIASES = {"c2c.Reorder": "Identity", "c2c.Copy": "Identity", "c2c.WinogradConv": "Conv", "c2c.Attention": "Attention"}
 
 _TO_ONNX = {
     DType.F32: TensorProto.FLOAT, DType.F64: TensorProto.DOUBLE, DType.F16: TensorProto.FLOAT16,

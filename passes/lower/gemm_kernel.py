@@ -17,10 +17,11 @@ from math import prod
 import numpy as np
 
 from ...codegen.target import Target
-from ...ir.loops import Expr, broadcast, cast, const, minimum, ramp, shuffle
+from ...ir.loops import Expr, cast, const, minimum, shuffle
 from ...ir.types import DType
 from .context import KernelBuilder, Lowering
 from .micro import LINE_BYTES, Ahead, Weights, ahead, multiply, prefetches, rows_of, splats_lanes
+from .panels import Panels, Tile, pack_at_run_time, pack_panels, tail_vectors
 from .product import Product, is_index, offset_at, stacked, tree_sum, unravel
 from .schedule import Schedule, choose
 from .tasks import PARALLEL_MACS, guarded, pieces, tasks
@@ -33,17 +34,6 @@ ENOUGH_ROWS = 128
 """Rows that pay for reading a panel from far."""
 MIN_TILES = 2
 """Row tiles that must share a panel before asking for the next one pays."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """Accumulators of the innermost loop."""
-
-    rows: int
-    vectors: int
-
-    def __str__(self) -> str:
-        return f"{self.rows}x{self.vectors}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,38 +82,26 @@ def _cycles(target: Target, tile: Tile, m: int, vectors: int, k: int) -> float:
     return total
 
 
-def pack_panels(data: np.ndarray, width: int, lanes: int) -> np.ndarray:
-    """[..., k, n] as panels [..., n / width][k][width], then one panel of as many vectors of `lanes` as the rest needs.
-
-    Flat; the last vector is padded with zeros. `data` may be any view: it is copied once.
-    """
-    *batch, k, n = data.shape
-    whole = n // width * width
-    rest = -(-(n - whole) // lanes) * lanes
-    out = np.empty((*batch, k * (whole + rest)), data.dtype)
-    for first in range(0, whole, width):
-        out[..., k * first : k * (first + width)].reshape(*batch, k, width)[...] = data[..., first : first + width]
-    if rest:
-        tail = out[..., k * whole :].reshape(*batch, k, rest)
-        tail[..., : n - whole] = data[..., whole:]
-        tail[..., n - whole :] = 0
-    return out.reshape(-1)
+def panels_of(ctx: Lowering, p: Product, rows: int, vectors: int) -> Panels:
+    """Panels of so many vectors, all row tiles in one task."""
+    width = vectors * ctx.lanes(p.acc)
+    row_tiles = max(p.m // rows, 1)
+    return Panels(Tile(rows, vectors), ctx.lanes(p.acc), p.n // width, -(-p.n // width), row_tiles, row_tiles, 1)
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """How the panel form divides a product: whole panels, panels in all, row tiles in all and a task."""
+def block_product(
+    k: KernelBuilder, p: Product, plan: Panels, batch: tuple[Expr, ...], mb: Expr, source: Expr | None = None
+) -> None:
+    """All columns of one task's rows, `b` in panels; `source`: where row 0 of `a` begins."""
+    at = k.let(offset_at(p.b.batch, batch), "b")
+    for nb in k.loop("panel", plan.whole) if plan.whole else ():
+        _rows(k, p, plan, _whole_strip(p, plan, True, at, nb), batch, mb, source)
+    if plan.whole < plan.panels:
+        for strip in _rest_strips(p, plan, True, at):
+            _rows(k, p, plan, strip, batch, mb, source)
 
-    tile: Tile
-    lanes: int
-    whole: int
-    panels: int
-    row_tiles: int
-    tiles_a_task: int
-    row_tasks: int
 
-
-def _plan(ctx: Lowering, p: Product, tile: Tile) -> _Plan:
+def _plan(ctx: Lowering, p: Product, tile: Tile) -> Panels:
     lanes = ctx.lanes(p.acc)
     width = tile.vectors * lanes
     whole, panels = p.n // width, -(-p.n // width)
@@ -132,7 +110,7 @@ def _plan(ctx: Lowering, p: Product, tile: Tile) -> _Plan:
     if ctx.threads > 1 and p.macs >= PARALLEL_MACS:
         wanted = -(-4 * ctx.threads // (prod(p.batch) * panels))
         most = min(most, max(1, row_tiles // wanted))
-    return _Plan(tile, lanes, whole, panels, row_tiles, most, -(-row_tiles // most))
+    return Panels(tile, lanes, whole, panels, row_tiles, most, -(-row_tiles // most))
 
 
 def _rows_at_once(target: Target, tile_bytes: int, rows: int) -> int:
@@ -166,7 +144,7 @@ def multiply_by_panels(ctx: Lowering, p: Product, family: str) -> None:
     k.done(family)
 
 
-def _packed(ctx: Lowering, p: Product, plan: _Plan) -> tuple[Product, bool]:
+def _packed(ctx: Lowering, p: Product, plan: Panels) -> tuple[Product, bool]:
     """The product with `b` in panels, at compile time where it is constant; row-major `b` stays as it is."""
     width = plan.tile.vectors * plan.lanes
     data = p.b.value.data
@@ -177,51 +155,24 @@ def _packed(ctx: Lowering, p: Product, plan: _Plan) -> tuple[Product, bool]:
             tuple(s * data.itemsize for s in (*p.b.batch, p.b.row, p.b.col)),
         )
         value = ctx.pack("panels", pack_panels(matrix, width, plan.lanes))
-        size = plan.whole * p.k * width + p.k * _tail_vectors(p, plan) * plan.lanes
+        size = plan.whole * p.k * width + p.k * tail_vectors(p, plan) * plan.lanes
         return replace(p, b=stacked(p, value, size, [1 if s else 0 for s in p.b.batch])), True
     if p.b.col == 1:
         return p, False
-    return _pack_at_run_time(ctx, p, plan), True
+    return pack_at_run_time(ctx, p, plan), True
 
 
-def _pack_at_run_time(ctx: Lowering, p: Product, plan: _Plan) -> Product:
-    """A call that packs `b` of any strides into the arena; columns beyond n repeat the last one."""
-    width, rest = plan.tile.vectors * plan.lanes, _tail_vectors(p, plan) * plan.lanes
-    size = plan.whole * p.k * width + p.k * rest
-    used = [1 if s else 0 for s in p.b.batch]
-    dims = [d if u else 1 for d, u in zip(p.batch, used, strict=True)]
-    target = ctx.scratch("panels", p.b.value.type.dtype, prod(dims) * size)
-    packed = stacked(p, target, size, used)
-    k = ctx.kernel()
-    for t in k.parallel("t", prod(dims)) if ctx.threads > 1 and prod(dims) > 1 else k.loop("t", prod(dims)):
-        at = unravel(t, tuple(dims))
-        source, sink = k.let(offset_at(p.b.batch, at), "from"), k.let(offset_at(packed.batch, at), "to")
-        for first, end, columns in ((0, plan.whole, width), (plan.whole, plan.panels, rest)):
-            for nb in k.loop("panel", end, first) if first < end else ():
-                for kk in k.loop("k", p.k):
-                    for v in range(columns // plan.lanes):
-                        n = minimum(ramp(nb * width + v * plan.lanes, 1, plan.lanes), p.n - 1)
-                        x = k.load(k.tensor(p.b.value), n * p.b.col + broadcast(source + kk * p.b.row, plan.lanes))
-                        k.store(k.tensor(target), sink + nb * (p.k * width) + kk * columns + v * plan.lanes, x)
-    k.done("pack")
-    return replace(p, b=packed)
-
-
-def _tail_vectors(p: Product, plan: _Plan) -> int:
-    return -(-(p.n - plan.whole * plan.tile.vectors * plan.lanes) // plan.lanes)
-
-
-def _whole_strip(p: Product, plan: _Plan, packed: bool, at: Expr, nb: Expr) -> Strip:
+def _whole_strip(p: Product, plan: Panels, packed: bool, at: Expr, nb: Expr) -> Strip:
     width = plan.tile.vectors * plan.lanes
     base = at + nb * (p.k * width if packed else width)
     return Strip(nb * width, base, width if packed else p.b.row, plan.tile.vectors, plan.lanes, width)
 
 
-def _rest_strips(p: Product, plan: _Plan, packed: bool, at: Expr) -> Iterator[Strip]:
+def _rest_strips(p: Product, plan: Panels, packed: bool, at: Expr) -> Iterator[Strip]:
     """The columns after the whole panels: packed with padding; in place with ever narrower vectors."""
     n0 = plan.whole * plan.tile.vectors * plan.lanes
     if packed:
-        vectors = _tail_vectors(p, plan)
+        vectors = tail_vectors(p, plan)
         yield Strip(const(n0), at + n0 * p.k, vectors * plan.lanes, vectors, plan.lanes, p.n - n0)
         return
     if vectors := (p.n - n0) // plan.lanes:
@@ -231,10 +182,18 @@ def _rest_strips(p: Product, plan: _Plan, packed: bool, at: Expr) -> Iterator[St
         yield Strip(const(n0 + first), at + (n0 + first), p.b.row, 1, lanes, lanes)
 
 
-def _rows(k: KernelBuilder, p: Product, plan: _Plan, strip: Strip, batch: tuple[Expr, ...], mb: Expr) -> None:
+def _rows(
+    k: KernelBuilder,
+    p: Product,
+    plan: Panels,
+    strip: Strip,
+    batch: tuple[Expr, ...],
+    mb: Expr,
+    source: Expr | None = None,
+) -> None:
     """All row tiles of one task over a strip of columns."""
     strip = replace(strip, base=k.let(strip.base, "b"), n0=k.let(strip.n0, "n"))
-    source = k.let(offset_at(p.a.batch, batch), "a")
+    source = k.let(offset_at(p.a.batch, batch), "a") if source is None else source
     tiles = p.m // plan.tile.rows
     if tiles:
         begin = mb * plan.tiles_a_task
@@ -249,7 +208,7 @@ def _rows(k: KernelBuilder, p: Product, plan: _Plan, strip: Strip, batch: tuple[
             _tile(k, p, strip, batch, source, const(tiles * plan.tile.rows), rest)
 
 
-def _next_panel(k: KernelBuilder, p: Product, plan: _Plan, strip: Strip, i: Expr) -> Ahead | None:
+def _next_panel(k: KernelBuilder, p: Product, plan: Panels, strip: Strip, i: Expr) -> Ahead | None:
     """The share of row tile i in bringing the panel that follows closer, where weights come from far away."""
     tiles = min(plan.tiles_a_task, plan.row_tiles)
     if p.b.value.data is None or not prefetches(k.ctx.target) or tiles < MIN_TILES or p.k < UNROLL_AHEAD:
@@ -275,7 +234,7 @@ def _tile(
     needed = LATENCY * (1 if target.vector_bits >= 512 else 2)
     sets = 1 if rows * vectors >= needed or rows > 1 else min(needed // (rows * vectors), p.k, 8)
     along_k = splats_lanes(target) and p.a.col == 1 and p.k >= 4
-    unroll = UNROLL_AHEAD if soon else max(sets, 4 if along_k else 2 if rows == 1 else 1)
+    unroll = UNROLL_AHEAD if soon else max(sets, 4 if along_k or rows > 1 else 2)
     tile = rows * vectors
     acc = k.registers("acc", p.acc, tile * sets, lanes)
     for s in range(sets):

@@ -35,6 +35,8 @@ CONV = Node("Conv", (_value("x", 1, 8, 10, 10), _weights(16, 4, 3, 3)), (_value(
               {"equation": "bik, bkj -> bij"}), 2 * 3 * 5 * 7 * 2),
         (Node("LSTM", (_value("x", 9, 1, 4), _weights(1, 24, 4), _weights(1, 24, 6)), (_value("y", 9, 1, 1, 6),)),
          2 * 9 * 24 * (4 + 6)),
+        (Node("c2c.Attention", (_value("q", 2, 5, 12), _value("k", 2, 7, 12), _value("v", 2, 7, 18)),
+              (_value("y", 2, 5, 18),), {"q_num_heads": 3}), 2 * 2 * 5 * 7 * (12 + 18)),
         (Node("MaxPool", (_value("x", 1, 2, 8, 8),), (_value("y", 1, 2, 4, 4),), {"kernel_shape": [2, 2]}), 32 * 4),
         (Node("Softmax", (_value("x", 3, 4),), (_value("y", 3, 4),)), 5 * 12),
         (Node("ReduceMean", (_value("x", 3, 4),), (_value("y", 3, 1),)), 12),

@@ -1,0 +1,211 @@
+"""c2c.Attention: softmax(q·kᵀ·scale + mask)·v over blocks of rows, whose scores stay in cache.
+
+A block's scores are one product with the keys; each of its rows is raised to powers and summed while near; the second
+product reads the powers, and its results are divided by the sums as they are written. Keys and values are packed into
+panels once: rows of a head lie far apart and would share few sets of the first-level cache. In operands heads may
+lie side by side in a row: they are strides (Dao et al.: FlashAttention, NeurIPS 2022, keeps scores on chip likewise;
+whole rows of them fit a processor's caches, so that no sum needs to be corrected).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import prod
+
+from ...ir.graph import Value
+from ...ir.loops import Buffer, Expr, const, maximum, reduce, select
+from ...ir.types import DType
+from .context import KernelBuilder, Lowering, Site, lowers, strides
+from .gemm_kernel import block_product, panels_of, tiles
+from .math_functions import exp_clamped
+from .panels import Panels, pack_at_run_time
+from .product import Matrix, Product, unravel
+from .schedule import Schedule, choose
+from .tasks import pieces, tasks
+
+WIDE = 4
+"""Vectors of scores that one operation works on: functions wait for themselves, several of them do not."""
+L2_BYTES_A_CYCLE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """Register tiles of both products, of as many rows each, and how many of them are a block."""
+
+    scores: int
+    values: int
+    rows: int
+    count: int
+
+
+@lowers("c2c.Attention")
+def lower_attention(ctx: Lowering) -> None:
+    """q [b, h, s, d], k [b, h, t, d], v [b, h, t, e] or, with `q_num_heads`, [b, s, h·d] and so on; by `scale`."""
+    q, keys, v, mask = (ctx.node.input(i) for i in range(4))
+    assert q is not None and keys is not None and v is not None
+    heads = ctx.node.attrs.get("q_num_heads", 0) or q.type.dims[1]
+    batch, rows, size = q.type.dims[0], q.type.dims[-2], _size(q, heads)
+    count, wide = keys.type.dims[-2], _size(v, heads)
+    where = (batch, heads)
+    turned = _matrix(keys, heads)
+    scores = Product(
+        where, rows, count, size, _matrix(q, heads), replace(turned, row=turned.col, col=turned.row), DType.F32, _unset
+    )
+    values = Product(where, rows, wide, count, _matrix(v, heads), _matrix(v, heads), DType.F32, _unset)
+    plan = choose(ctx, "attention", _problem(ctx, scores, values), _candidates(ctx, scores, values))
+    _Attention(ctx, plan, scores, values, mask).write()
+
+
+def _size(x: Value, heads: int) -> int:
+    return x.type.dims[-1] if x.type.rank == 4 else x.type.dims[-1] // heads
+
+
+def _matrix(x: Value, heads: int) -> Matrix:
+    """Rows of a head, by batch and head."""
+    steps = strides(x.type)
+    if x.type.rank == 4:
+        return Matrix(x, steps[:2], steps[2], 1)
+    return Matrix(x, (steps[0], x.type.dims[-1] // heads), steps[1], 1)
+
+
+def _unset(k: KernelBuilder, coords: tuple[Expr, ...], lanes: int, value: Expr) -> None:
+    raise AssertionError("a block gives its own")
+
+
+def _problem(ctx: Lowering, scores: Product, values: Product) -> str:
+    return f"{prod(scores.batch)} of {scores.m}x{scores.n}x{scores.k}x{values.n} threads {ctx.threads}"
+
+
+def _candidates(ctx: Lowering, scores: Product, values: Product) -> list[Schedule[_Blocks]]:
+    """Blocks of ever more row tiles: keys and values are read once a block, scores should stay near."""
+    best: dict[int, list[tuple[float, int]]] = {}
+    for p in (scores, values):
+        ranked = sorted(tiles(ctx.target, p.acc, p.m, p.n, p.k), key=lambda s: s.cycles)
+        for rows in {s.plan.rows for s in ranked}:
+            first = next(s for s in ranked if s.plan.rows == rows)
+            # Small tiles wait for their sums, if only in between.
+            cycles = first.cycles * (1 + 1 / (rows * first.plan.vectors))
+            best.setdefault(rows, []).append((cycles, first.plan.vectors))
+    found: list[Schedule[_Blocks]] = []
+    for rows, pair in sorted(best.items()):
+        if len(pair) < 2:
+            continue
+        (a, v), (b, w) = pair
+        for count in (1, 2, 4, 8, 16, 32):
+            held = rows * count * scores.n * 4
+            blocks = -(-scores.m // (rows * count))
+            if count > 1 and (blocks * 2 * rows * count > 3 * scores.m or held > ctx.target.l2_bytes // 4):
+                break
+            again = blocks * (scores.k + values.n) * scores.n * 4 / L2_BYTES_A_CYCLE
+            far = blocks * held * (4 if held > ctx.target.l1_bytes // 2 else 0) / L2_BYTES_A_CYCLE
+            cycles = prod(scores.batch) * (a + b + again + far)
+            found.append(
+                Schedule(f"rows={rows * count} tiles={rows}x{v},{rows}x{w}", cycles, _Blocks(v, w, rows, count))
+            )
+    return found
+
+
+@dataclass(eq=False, slots=True)
+class _Attention:
+    ctx: Lowering
+    plan: _Blocks
+    scores: Product
+    values: Product
+    mask: Value | None
+
+    @property
+    def lanes(self) -> int:
+        return self.ctx.lanes(DType.F32)
+
+    @property
+    def width(self) -> int:
+        """Elements from row to row of the scores."""
+        return -(-self.scores.n // self.lanes) * self.lanes
+
+    def write(self) -> None:
+        ctx, plan, scores, values = self.ctx, self.plan, self.scores, self.values
+        first = self._panels(scores, plan.scores)
+        second = self._panels(values, plan.values)
+        scores = pack_at_run_time(ctx, scores, first)
+        values = pack_at_run_time(ctx, values, second)
+        size = (first.tiles_a_task + 1) * plan.rows * self.width
+        near = ctx.scratch("scores", DType.F32, size * ctx.threads)
+        k = ctx.kernel()
+        for t in tasks(k, scores.macs + values.macs, prod(scores.batch) * first.row_tasks):
+            mb = k.let(t % first.row_tasks, "block")
+            batch = tuple(k.let(b, "batch") for b in unravel(k.let(t / first.row_tasks, "head"), scores.batch))
+            begin = k.let(mb * (first.tiles_a_task * plan.rows), "begin")
+            # Row m of the scores lies at base + m·width; the block's first one where the worker's share begins.
+            base = k.let(k.worker * size - begin * self.width, "base")
+            block_product(k, replace(scores, finish=self._to_scores(near, base)), first, batch, mb)
+            sums = k.alloc("sums", DType.F32, (first.tiles_a_task + 1) * plan.rows)
+            end = begin + first.tiles_a_task * plan.rows
+            if first.row_tasks == 1:
+                end = const(scores.m)
+            else:
+                end = k.let(select(mb < first.row_tasks - 1, end, scores.m), "end")
+            for m in k.loop("m", end, begin):
+                k.store(sums, m - begin, self._powers(k, k.tensor(near), k.let(base + m * self.width, "row")))
+            weights = Matrix(near, (0,) * len(batch), self.width, 1)
+            second_part = replace(values, a=weights, finish=self._to_result(sums, begin))
+            block_product(k, second_part, second, batch, mb, base)
+        k.done("attention")
+
+    def _panels(self, p: Product, vectors: int) -> Panels:
+        panels = panels_of(self.ctx, p, self.plan.rows, vectors)
+        return replace(panels, tiles_a_task=self.plan.count, row_tasks=-(-panels.row_tiles // self.plan.count))
+
+    def _to_scores(self, near: Value, base: Expr) -> Callable[[KernelBuilder, tuple[Expr, ...], int, Expr], None]:
+        scale = float(self.ctx.node.attrs["scale"])
+
+        def finish(k: KernelBuilder, coords: tuple[Expr, ...], lanes: int, value: Expr) -> None:
+            value = value * scale if scale != 1.0 else value
+            if self.mask is not None:
+                value = value + k.read(self.mask, Site(coords, -1, lanes))
+            k.store(k.tensor(near), base + coords[-2] * self.width + coords[-1], value)
+
+        return finish
+
+    def _to_result(self, sums: Buffer, begin: Expr) -> Callable[[KernelBuilder, tuple[Expr, ...], int, Expr], None]:
+        ctx, joined = self.ctx, self.ctx.node.output.type.rank == 3
+
+        def finish(k: KernelBuilder, coords: tuple[Expr, ...], lanes: int, value: Expr) -> None:
+            batch, head, m, n = coords
+            at = (batch, m, head * self.values.n + n) if joined else coords
+            site = Site(at, -1, lanes)
+            k.write(ctx.output, site, ctx.epilogue(k, site, value * k.load(sums, m - begin)))
+
+        return finish
+
+    def _powers(self, k: KernelBuilder, x: Buffer, row: Expr) -> Expr:
+        """Scores of one row raised to powers in place; the reciprocal of their sum."""
+        for first, lanes in pieces(self.width - self.scores.n):
+            k.store(x, row + (self.scores.n + first), const(float("-inf"), DType.F32, lanes))
+        largest = self._over(k, "max", lambda at, lanes: k.load(x, row + at, lanes))
+
+        def power(at: Expr, lanes: int) -> Expr:
+            value = k.let(exp_clamped(k, k.let(k.load(x, row + at, lanes) - largest)), "power")
+            k.store(x, row + at, value)
+            return value
+
+        return 1.0 / self._over(k, "add", power)
+
+    def _over(self, k: KernelBuilder, op: str, item: Callable[[Expr, int], Expr]) -> Expr:
+        """The maximum or sum of the items of a row, several vectors at a time."""
+        lanes, wide = self.lanes, self.lanes * WIDE
+        main = self.width // wide * wide
+        found: list[Expr] = []
+        for first, end, step in ((0, main, wide), (main, self.width, lanes)):
+            if first == end:
+                continue
+            total = k.registers(op, DType.F32, 1, step)
+            k.store(total, 0, const(0.0 if op == "add" else float("-inf"), DType.F32, step))
+            for at in k.loop("at", end, first, step=step):
+                value = item(at, step)
+                old = k.load(total, 0)
+                k.store(total, 0, value + old if op == "add" else maximum(value, old))
+            found.append(k.let(reduce(op, k.load(total, 0)), op))
+        if len(found) == 1:
+            return found[0]
+        return k.let(found[0] + found[1] if op == "add" else maximum(found[0], found[1]), op)
