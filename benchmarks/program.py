@@ -5,7 +5,8 @@ usage: python benchmarks/program.py MODEL.onnx... [--threads 1] [--runs 15] [--j
 Builds the bundle's example.c with the weights in a file, which the program maps, and runs it again and again, in turn
 with inferences of the same bundle in this process. `load_ms` is what the first result takes beyond one inference,
 within main; `process_ms` the same for the whole process, with exec and the dynamic linker. `resident_mb` is the peak,
-`over_mb` what of it is neither weights nor arena. The weights' file is in the system's cache: it was just written.
+`over_mb` what of it is neither weights, nor prepared of them, nor arena. The weights' file is in the system's cache: it
+was just written.
 """
 
 from __future__ import annotations
@@ -87,14 +88,14 @@ def measure(path: Path, threads: int, runs: int) -> dict[str, Any]:
                 start = time.perf_counter()
                 model.run(feeds, results)
                 inferences.append((time.perf_counter() - start) * 1e3)
-        weights, arena = manifest["bytes"]["weights"] / 1e6, manifest["bytes"]["arena"] / 1e6
+        weights, prepared, arena = (manifest["bytes"][k] / 1e6 for k in ("weights", "prepared", "arena"))
         inference, resident = statistics.median(inferences), max(peaks) * 1024 / 1e6
     return {
         "model": compiled.name, "threads": threads, "inference_ms": round(inference, 2),
         "load_ms": round(statistics.median(mains) - inference, 2),
         "process_ms": round(statistics.median(processes) - inference, 2),
         "resident_mb": round(resident, 1), "weights_mb": round(weights, 1), "arena_mb": round(arena, 1),
-        "over_mb": round(resident - weights - arena, 1),
+        "prepared_mb": round(prepared, 1), "over_mb": round(resident - weights - prepared - arena, 1),
     }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ MIN_GAIN = 1.1
 WEIGHTS = ("auto", "compile", "load")
 """When weights are transformed."""
 
-LOAD_BYTES = 64 << 20
+LOAD_BYTES = 128 << 20
 """Transformed weights that take so many bytes more than the plain ones are made at load (`auto`)."""
 
 TRANSFORM = 3.3

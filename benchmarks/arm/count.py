@@ -112,7 +112,8 @@ def instruction_table(a: argparse.Namespace, found: list[dict[str, Any]]) -> Non
         print(f"| {a.target}, M | insns | {' | '.join(CLASSES)} | lanes | fma | error |")
         print("|---" * (len(CLASSES) + 5) + "|")
     for path in a.models:
-        model = c2c.compile(path, target=a.target, name="model", **dict(o.split("=", 1) for o in a.option))
+        options = {"winograd_weights": "compile", **dict(o.split("=", 1) for o in a.option)}
+        model = c2c.compile(path, target=a.target, name="model", **options)
         feeds = inputs(model)
         with tempfile.TemporaryDirectory() as made:
             folder = Path(made)

@@ -29,7 +29,7 @@ def test_an_error_cap_takes_a_smaller_tile_or_none() -> None:
 
 @pytest.mark.parametrize(
     ("when", "channels", "prepared"),
-    [("auto", 64, 0), ("load", 64, 1), ("auto", 1024, 1), ("compile", 1024, 0)],
+    [("auto", 64, 0), ("load", 64, 1), ("auto", 1280, 1), ("compile", 1280, 0)],
 )
 def test_large_weights_are_transformed_at_load(when: str, channels: int, prepared: int) -> None:
     net = Net()
