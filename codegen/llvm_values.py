@@ -234,10 +234,14 @@ class Values:
         return from_f32(self.w, self.target, make(vector("float", lanes), *wide), dtype, lanes)
 
     def compare(self, op: str, dtype: DType, lanes: int, a: str, b: str) -> str:
-        if dtype in HALVES:
-            a, b = (to_f32(self.w, self.target, v, dtype, lanes) for v in (a, b))
-            dtype = DType.F32
         type_ = value_type(dtype, lanes)
+        if dtype is DType.F16 and self.target.has_fp16:
+            half = vector("half", lanes)
+            a, b = (self.w.op(f"bitcast {type_} {v} to {half}") for v in (a, b))
+            type_ = half
+        elif dtype in HALVES:
+            a, b = (to_f32(self.w, self.target, v, dtype, lanes) for v in (a, b))
+            dtype, type_ = DType.F32, value_type(DType.F32, lanes)
         if dtype.is_float:
             return self.w.op(f"fcmp {_FLOAT_TESTS[op]} {type_} {a}, {b}")
         sign = "" if op in ("eq", "ne") else "s" if dtype.is_signed else "u"

@@ -52,6 +52,9 @@ FEATURES: dict[str, dict[str, Feature]] = {
     },
 }
 
+SPELLINGS = {"fullfp16": "fp16"}
+"""LLVM's names that are accepted beside our own."""
+
 V3 = tuple("sse3 ssse3 sse41 sse42 popcnt avx f16c fma avx2 bmi bmi2 lzcnt movbe".split())
 V4 = (*V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 
@@ -217,6 +220,7 @@ def _split_suffix(suffix: str, text: str, arch: str) -> tuple[list[str], str | N
     os_name = None
     if parts and parts[-1][0] == "-" and parts[-1][1:] in OSES:
         os_name = parts.pop()[1:]
+    parts = [part[0] + SPELLINGS.get(part[1:], part[1:]) for part in parts]
     for part in parts:
         if part[1:] not in FEATURES[arch]:
             taken_away = part[0] == "-"

@@ -116,13 +116,15 @@ def compile(
     level: int = 2,
     winograd_error: float = 1e-4,
     winograd_weights: str = "auto",
+    precision: str = "f32",
     tuning: Path | str | None = None,
 ) -> CompiledModel:
     """Compile an ONNX model and load it in this process (no C compiler needed).
 
     model: a path, the file's bytes, or a ModelProto. dims pins named dimensions, shapes whole inputs, values makes
     inputs constants. threads: the most threads a run uses. winograd_weights: "compile", "load" or "auto", when they are
-    transformed. tuning: a file of `c2c tune`. A target that this machine cannot run can be saved, not run.
+    transformed. precision: "f32", or "f16" for arithmetic in half precision between the model's own inputs and outputs,
+    on targets that have it. tuning: a file of `c2c tune`. A target that this machine cannot run can be saved, not run.
     Raises C2CError: one clear error with node, operator, shapes and remedy.
     """
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
@@ -137,6 +139,7 @@ def compile(
         values={k: np.asarray(v) for k, v in (values or {}).items()},
         winograd_error=winograd_error,
         winograd_weights=winograd_weights,
+        precision=precision,
         tuning=Tuning() if tuning is None else read_tuning(Path(tuning), parsed),
     )
     compiled = compile_file(source, options)

@@ -10,6 +10,7 @@ from ..ir.errors import PassError
 from ..ir.graph import Graph
 from ..ir.loops import Program
 from ..ir.loops_verify import verify_program
+from ..ir.types import DType
 from ..ir.verify import verify
 from ..passes.base import PassContext, find_pass, run_pipeline
 from ..passes.loops import optimise_kernel
@@ -113,7 +114,7 @@ def optimise(graph: Graph, options: CompileOptions, observer: PassObserver) -> l
         names = names[: names.index(stop) + 1]
     context = PassContext(
         options.target, options.threads, observer.allow, winograd_error=options.winograd_error,
-        winograd_weights=options.winograd_weights, tuning=options.tuning,
+        winograd_weights=options.winograd_weights, precision=DType(options.precision), tuning=options.tuning,
     )  # fmt: skip
     run_pipeline(graph, names, context, observer)
     return context.choices

@@ -15,6 +15,8 @@ from ..passes.lower.schedule import Tuning
 from ..passes.select_winograd import WEIGHTS
 from .pipeline import LEVELS
 
+PRECISIONS = ("f32", "f16")
+
 
 @dataclass(frozen=True, slots=True)
 class Debug:
@@ -38,6 +40,7 @@ class CompileOptions:
     winograd_error: the largest relative error that a Winograd layer may add; 0 switches it off.
     winograd_weights: whether Winograd layers' weights are transformed by the compiler ("compile") or by the app, once
     ("load"); "auto" decides by size (`select_winograd.LOAD_BYTES`).
+    precision: "f32", or "f16": convolutions and what lies between them compute in f16 (`narrow-floats`).
     tuning: schedules measured before (`tuning.py`); the cost model chooses for problems that it does not name.
     keep_constants: leave constants' data in the optimised graph, to print it; otherwise it is dropped once packed.
     """
@@ -51,6 +54,7 @@ class CompileOptions:
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
     winograd_error: float = 1e-4
     winograd_weights: str = "auto"
+    precision: str = "f32"
     tuning: Tuning = field(default_factory=Tuning)
     taps: bool = False
     keep_constants: bool = False
@@ -71,6 +75,12 @@ class CompileOptions:
                 f"Winograd weights cannot be transformed at '{self.winograd_weights}'",
                 f"one of {', '.join(WEIGHTS)}",
             ),
+            (self.precision not in PRECISIONS, f"there is no precision {self.precision!r}", f"one of {PRECISIONS}"),
+            (
+                self.precision == "f16" and not self.target.has_fp16,
+                f"target {self.target} has no arithmetic in f16",
+                "a target with it, such as arm64-neon+fp16",
+            ),
             (limit is not None and limit < 0, f"a limit of {limit} rewrites makes no sense", "0 or more"),
         ):
             if wrong:
@@ -90,5 +100,6 @@ class CompileOptions:
             "values": {k: np.asarray(v).tolist() for k, v in sorted(self.values.items())},
             "winograd_error": self.winograd_error,
             "winograd_weights": self.winograd_weights,
+            "precision": self.precision,
             "tuning": self.tuning.digest,
         }

@@ -14,6 +14,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "fuse-attention",
         "fold-batch-norm",
         *_CLEAN,
+        "narrow-floats",
         "select-winograd",
         "choose-layout",
         "fuse",

@@ -45,6 +45,11 @@ _TO_ONNX = {
 _FROM_ONNX = {int(v): k for k, v in _TO_ONNX.items()}
 
 
+def element_type(dtype: DType) -> int:
+    """ONNX's number of an element type, as attributes hold it."""
+    return int(_TO_ONNX[dtype])
+
+
 # ---- schemas ----
 
 

@@ -17,6 +17,7 @@ from typing import ClassVar, Protocol, TypeVar
 from ..codegen.target import Target
 from ..ir.errors import PassError
 from ..ir.graph import Graph, Node, Rewriter, Value
+from ..ir.types import DType
 from .lower.schedule import Choice, Tuning
 
 MAX_ROUNDS = 64
@@ -31,6 +32,7 @@ class PassContext:
     fold_bytes: largest constant that folding may create where it does not shrink the sum of its operands.
     winograd_error: largest expected rms error of a Winograd convolution, relative to the rms of its result.
     winograd_weights: when they are transformed, of `select_winograd.WEIGHTS`.
+    precision: type of the arithmetic on float32 tensors where it may be narrowed (`narrow-floats`).
     tuning, choices: what `lower.schedule.choose` follows, and where it records.
     """
 
@@ -40,6 +42,7 @@ class PassContext:
     fold_bytes: int = 1 << 20
     winograd_error: float = 1e-5
     winograd_weights: str = "auto"
+    precision: DType = DType.F32
     tuning: Tuning = field(default_factory=Tuning)
     choices: list[Choice] = field(default_factory=list)
 

@@ -16,7 +16,7 @@ import networkx as nx
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops import Kind
 from ..ir.ops import op as row
-from ..ir.types import PLAIN, DType, Layout, TensorType
+from ..ir.types import PLAIN, Layout, TensorType
 from .base import GraphRewriter, Pass, PassContext, register_pass
 from .layout_roles import CALL, Demand, Role, demand
 
@@ -29,10 +29,11 @@ class ChooseLayout(Pass):
     name = "choose-layout"
 
     def run(self, graph: Graph, context: PassContext) -> bool:
-        block = context.target.lanes(DType.F32)
+        dtype = context.precision
+        block = context.target.lanes(dtype)
         if block < 2:
             return False
-        demands = {n: demand(n, block) for n in graph.nodes}
+        demands = {n: demand(n, block, dtype) for n in graph.nodes}
         if all(d.role is Role.PLAIN for d in demands.values()):
             return False
         blocked = _cut(graph, demands, block)

@@ -1,4 +1,4 @@
-"""What each operator demands of the layout of its float32 tensors, and what a layout costs it.
+"""What each operator demands of the layout of its float32 tensors (or of the precision asked for), and what it costs.
 
 Costs are in bytes of memory traffic, as whole numbers: a cut has to be exact.
 """
@@ -50,14 +50,14 @@ class Demand:
 _PLAIN = Demand(Role.PLAIN)
 
 
-def demand(node: Node, block: int) -> Demand:
+def demand(node: Node, block: int, dtype: DType = DType.F32) -> Demand:
     """What `node` demands when channels may be split into blocks of `block`."""
-    if not node.outputs or not all(_is_candidate(v.type) for v in node.outputs) or node.input(0) is None:
+    if not node.outputs or not all(_is_candidate(v.type, dtype) for v in node.outputs) or node.input(0) is None:
         return _PLAIN
     kind = row(node.op).kind
     if kind is Kind.ELEMENTWISE:
-        return _elementwise(node, block)
-    if not _is_candidate(required(node).type):
+        return _elementwise(node, block, dtype)
+    if not _is_candidate(required(node).type, dtype):
         return _PLAIN
     if node.op in ("Conv", "c2c.WinogradConv"):
         return _convolution(node, block)
@@ -65,8 +65,8 @@ def demand(node: Node, block: int) -> Demand:
     return form(node, block) if form is not None else _PLAIN
 
 
-def _is_candidate(type_: TensorType) -> bool:
-    return type_.is_static and type_.rank >= 3 and type_.dtype is DType.F32 and type_.size > 0
+def _is_candidate(type_: TensorType, dtype: DType) -> bool:
+    return type_.is_static and type_.rank >= 3 and type_.dtype is dtype and type_.size > 0
 
 
 def _waste(type_: TensorType, block: int) -> int:
@@ -75,14 +75,14 @@ def _waste(type_: TensorType, block: int) -> int:
     return type_.nbytes * (-channels % block) // channels
 
 
-def _elementwise(node: Node, block: int) -> Demand:
+def _elementwise(node: Node, block: int, dtype: DType) -> Demand:
     result = node.outputs[0].type
     tensors: list[Value] = []
     for value in node.inputs:
         if value is None or value.type.size == 1:
             continue
         channel = 1 - (result.rank - value.type.rank)
-        if value.type.dtype is not DType.F32:
+        if value.type.dtype is not dtype:
             return _PLAIN
         if channel < 0 or value.type.dims[channel] == 1:
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...ir.types import DType
+from ...ir.types import DType, TensorType
 from .context import Lowering, lowers
 from .conv_direct import lower_direct
 from .conv_kernel import Convolution
@@ -30,12 +30,12 @@ def lower_conv(ctx: Lowering) -> None:
 
 
 def read_convolution(ctx: Lowering) -> Convolution | None:
-    """The node as a float32 convolution with constant weights and bias and layouts of the target's lanes, or None."""
+    """The node as a convolution with constant weights and bias and layouts of the target's lanes, or None."""
     node, out = ctx.node, ctx.output.type
     x, w, b = node.input(0), node.input(1), node.input(2)
     assert x is not None and w is not None
     blocks = {x.type.layout.block, out.layout.block}
-    if x.type.dtype is not DType.F32 or w.data is None or not blocks <= {0, ctx.lanes()}:
+    if w.data is None or not blocks <= {0, ctx.lanes(x.type.dtype)} or not _is_computed_as_stored(ctx, x.type, blocks):
         return None
     if b is not None and b.data is None:
         return None
@@ -45,9 +45,14 @@ def read_convolution(ctx: Lowering) -> Convolution | None:
     return Convolution(x, out, weights, None if b is None else b.data, node.attrs.get("group", 1), view)
 
 
+def _is_computed_as_stored(ctx: Lowering, x: TensorType, blocks: set[int]) -> bool:
+    """float32, or f16 where that is asked for: only then are its tensors blocked (`choose-layout`)."""
+    return x.dtype is DType.F32 or x.dtype is DType.F16 and ctx.target.has_fp16 and blocks != {0}
+
+
 def whole_blocks(ctx: Lowering, conv: Convolution) -> Convolution | None:
     """The convolution with groups merged until each one has whole blocks; None where that wastes too much."""
-    lanes, groups = ctx.lanes(), conv.groups
+    lanes, groups = ctx.lanes(conv.dtype), conv.groups
     if groups == 1:
         return conv
 
@@ -66,7 +71,7 @@ def merged_groups(conv: Convolution, merge: int) -> Convolution:
         return conv
     cout, cin, groups = conv.channels_out, conv.channels_in, conv.groups // merge
     w = conv.weights.reshape(groups, merge, cout, cin, *conv.weights.shape[2:])
-    full = np.zeros((groups, merge, cout, merge, cin, *conv.weights.shape[2:]), np.float32)
+    full = np.zeros((groups, merge, cout, merge, cin, *conv.weights.shape[2:]), conv.weights.dtype)
     for i in range(merge):
         full[:, i, :, i] = w[:, i]
     weights = full.reshape(groups * merge * cout, merge * cin, *conv.weights.shape[2:])
@@ -78,7 +83,8 @@ def _is_planar(ctx: Lowering, conv: Convolution) -> bool:
     if conv.x.type.layout.block or conv.y.layout.block or conv.window.w.stride != 1:
         return False
     row = conv.window.pixels if conv.window.is_pointwise else conv.window.w.out
-    return conv.channels_out <= ctx.lanes() // 2 and row >= 2 * ctx.lanes()
+    lanes = ctx.lanes(conv.dtype)
+    return conv.channels_out <= lanes // 2 and row >= 2 * lanes
 
 
 def _planar(ctx: Lowering) -> PlanarConvolution:

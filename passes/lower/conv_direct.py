@@ -16,7 +16,6 @@ import numpy as np
 
 from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, const, maximum, minimum
-from ...ir.types import DType
 from .context import INDEX, Lowering
 from .conv_kernel import (
     ConvKernel,
@@ -50,7 +49,9 @@ def lower_direct(ctx: Lowering, conv: Convolution) -> None:
 
     Input and output are plain or blocked by the target's lanes; blocked ones hold whole blocks in every group.
     """
-    whole = pad_operands(ctx, ctx.lanes()) and (conv.groups == 1 or conv.channels_out % ctx.lanes() == 0)
+    whole = pad_operands(ctx, ctx.lanes(conv.dtype)) and (
+        conv.groups == 1 or conv.channels_out % ctx.lanes(conv.dtype) == 0
+    )
     if conv.window.is_pointwise and flattens(ctx):
         conv = replace(conv, window=conv.window.merged())
     elif conv.window.is_column and flattens(ctx):
@@ -179,7 +180,7 @@ class DirectWriter:
 
     def _tile(self, out: Outputs, place: _Place, s: Segment, w: Expr) -> None:
         k, axis, plan = self.k, self.conv.window.w, self.plan
-        acc = k.registers("acc", DType.F32, s.pixels * out.vectors, plan.lanes)
+        acc = k.registers("acc", self.conv.dtype, s.pixels * out.vectors, plan.lanes)
         self._begin(out, place, s, w, acc)
         groups = s.taps or (Taps(0, axis.kernel, 0, s.pixels),)
         for number, channels in enumerate(plan.inputs):
@@ -192,7 +193,7 @@ class DirectWriter:
         k, plan = self.k, self.plan
         for _ in guarded(k, place.chunk < 1, plan.chunks > 1):
             for v in range(out.vectors):
-                first = k.let(start(k, self.bias, place.bias + v * plan.lanes, plan.lanes), "first")
+                first = k.let(start(k, self.bias, place.bias + v * plan.lanes, plan.lanes, self.conv.dtype), "first")
                 for p in range(s.pixels):
                     k.store(acc, p * out.vectors + v, first)
         for _ in k.otherwise() if plan.chunks > 1 else ():

@@ -17,7 +17,8 @@ from .window import Window
 
 @dataclass(frozen=True, slots=True)
 class Convolution:
-    """y[n, k] = bias[k] + Σ x[n, c] * weights[k, c]: weights [K, C / groups, D, H, W], bias [K], float32."""
+    """y[n, k] = bias[k] + Σ x[n, c] * weights[k, c]: weights [K, C / groups, D, H, W], bias [K], of the type of x:
+    float32, or f16 between blocked tensors of f16, whose sums are f16 as well."""
 
     x: Value
     y: TensorType
@@ -25,6 +26,11 @@ class Convolution:
     bias: np.ndarray | None
     groups: int
     window: Window
+
+    @property
+    def dtype(self) -> DType:
+        """Type of the elements and of the sums."""
+        return self.x.type.dtype
 
     @property
     def batch(self) -> int:
@@ -171,14 +177,14 @@ def padded_bias(ctx: Lowering, bias: np.ndarray | None, groups: int, lanes: int)
     if bias is None:
         return None
     out = bias.size // groups
-    padded = np.zeros((groups, -(-out // lanes) * lanes), np.float32)
+    padded = np.zeros((groups, -(-out // lanes) * lanes), bias.dtype)
     padded[:, :out] = bias.reshape(groups, out)
     return ctx.pack("bias", padded.reshape(-1))
 
 
-def start(k: KernelBuilder, bias: Value | None, at: Expr, lanes: int) -> Expr:
+def start(k: KernelBuilder, bias: Value | None, at: Expr, lanes: int, dtype: DType = DType.F32) -> Expr:
     """First value of an accumulator."""
-    return const(0, DType.F32, lanes) if bias is None else k.load(k.tensor(bias), at, lanes)
+    return const(0, dtype, lanes) if bias is None else k.load(k.tensor(bias), at, lanes)
 
 
 def unravel(k: KernelBuilder, index: Expr, dims: Sequence[int]) -> list[Expr]:

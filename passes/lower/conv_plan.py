@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...codegen.target import Target
-from ...ir.types import DType
 from .context import Lowering
 from .conv_kernel import Convolution
 from .micro import splats_lanes
@@ -94,9 +93,9 @@ def make_plan(ctx: Lowering, conv: Convolution, whole_vectors: bool, tile: Tile 
 
     `whole_vectors`: lanes beyond the last channel may be stored.
     """
-    lanes, axis = ctx.lanes(), conv.window.w
+    lanes, axis = ctx.lanes(conv.dtype), conv.window.w
     lined, depth = lines(ctx.target, conv), conv.channels_in * conv.window.taps
-    tile = tile or choose_tile(ctx.target, DType.F32, axis.out, conv.channels_out, lined=lined, depth=depth)
+    tile = tile or choose_tile(ctx.target, conv.dtype, axis.out, conv.channels_out, lined=lined, depth=depth)
     row = segments(axis, tile.pixels)
     outputs = _outputs(conv.channels_out, tile.vectors, lanes, whole_vectors)
     inputs = _inputs(conv, lanes)
@@ -110,12 +109,12 @@ def lines(target: Target, conv: Convolution) -> Lined | None:
     """How x is read as vectors: along channels where it is blocked, along the taps of a row where it is plain."""
     if not splats_lanes(target):
         return None
-    block, axis = conv.x.type.layout.block, conv.window.w
+    block, axis, lanes = conv.x.type.layout.block, conv.window.w, target.lanes(conv.dtype)
     if block:
-        return Lined(block, axis.stride * block)
+        return Lined(block, axis.stride * block, lanes)
     if axis.dilation > 1:
-        return Lined(1, axis.stride)
-    return Lined(axis.kernel if axis.kernel <= MAX_TAPS else target.lanes(), axis.stride)
+        return Lined(1, axis.stride, lanes)
+    return Lined(axis.kernel if axis.kernel <= MAX_TAPS else lanes, axis.stride, lanes)
 
 
 def chunked(plan: Plan, count: int) -> Plan:
@@ -130,7 +129,7 @@ def _near_chunks(ctx: Lowering, plan: Plan) -> int:
     whole, window = plan.inputs[0], plan.conv.window
     if window.pixels < 2 * plan.tile.pixels or _reads_from_second_cache(ctx, plan):
         return 1
-    block = whole.count * whole.size * window.taps * plan.tile.vectors * plan.lanes * 4
+    block = whole.count * whole.size * window.taps * plan.tile.vectors * plan.lanes * plan.conv.dtype.nbytes
     near = (NEAR_POINTWISE if window.is_pointwise else NEAR_WINDOW) * ctx.target.l1_bytes
     return min(whole.count, max(1, -(-block // int(near))))
 
@@ -216,7 +215,7 @@ def pack_weights(plan: Plan) -> np.ndarray:
     conv, lanes = plan.conv, plan.lanes
     taps, cin, cout = conv.window.taps, conv.channels_in, conv.channels_out
     total = -(-cout // lanes) * lanes
-    w = np.zeros((conv.groups, total, cin, taps), np.float32)
+    w = np.zeros((conv.groups, total, cin, taps), conv.weights.dtype)
     w[:, :cout] = conv.weights.reshape(conv.groups, cout, cin, taps)
     parts = []
     for group in w:

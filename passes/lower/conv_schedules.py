@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ...ir.types import DType
 from .context import Lowering
 from .conv_kernel import Convolution
 from .conv_plan import Plan, chunked, lines, make_plan
@@ -37,14 +36,14 @@ def problem(ctx: Lowering, conv: Convolution, whole_vectors: bool) -> str:
 
 def schedules(ctx: Lowering, conv: Convolution, whole_vectors: bool) -> list[Schedule[Plan]]:
     """Plans by name, the one that the rules make for the fastest tile first."""
-    axis, blocked = conv.window.w, conv.x.type.layout.block == ctx.lanes()
+    axis, blocked = conv.window.w, conv.x.type.layout.block == ctx.lanes(conv.dtype)
     depth = conv.channels_in * conv.window.taps
     lined = lines(ctx.target, conv)
-    found = tiles(ctx.target, DType.F32, axis.out, conv.channels_out, lined=lined, depth=depth)
+    found = tiles(ctx.target, conv.dtype, axis.out, conv.channels_out, lined=lined, depth=depth)
     steps = conv.batch * conv.groups * conv.window.d.out * conv.window.h.out * depth
     plans: dict[str, Schedule[Plan]] = {}
     best = make_plan(ctx, conv, whole_vectors, found[0][0])
-    variations = _variations(best) if whole_vectors and blocked and conv.y.layout.block == ctx.lanes() else ()
+    variations = _variations(best) if whole_vectors and blocked and conv.y.layout.block == ctx.lanes(conv.dtype) else ()
     for i, plan in enumerate((best, *variations)):
         plans.setdefault(str(plan), Schedule(str(plan), found[0][1] * steps * (1 + DOUBT * i), plan))
     for tile, cycles in found[1:]:

@@ -14,7 +14,6 @@ import numpy as np
 
 from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, broadcast, fma, minimum, shuffle
-from ...ir.types import DType
 from .context import INDEX, Lowering
 from .conv_kernel import ConvKernel, Convolution, Image, finish, pad_operands, padded_bias, start, unravel
 from .tasks import guarded, tasks
@@ -26,7 +25,7 @@ MAX_UNROLLED = 7
 
 def is_depthwise(ctx: Lowering, conv: Convolution) -> bool:
     """One input channel a group, both tensors blocked, a channel multiplier that blocks divide or that divides them."""
-    lanes, multiplier = ctx.lanes(), conv.channels_out
+    lanes, multiplier = ctx.lanes(conv.dtype), conv.channels_out
     if conv.channels_in != 1 or conv.groups == 1 or not (conv.x.type.layout.block == conv.y.layout.block == lanes):
         return False
     return lanes % multiplier == 0 or multiplier % lanes == 0
@@ -34,7 +33,7 @@ def is_depthwise(ctx: Lowering, conv: Convolution) -> bool:
 
 def lower_depthwise(ctx: Lowering, conv: Convolution) -> None:
     """Append the kernel of a depthwise convolution (see `is_depthwise`)."""
-    DepthwiseWriter(ctx, conv, pad_operands(ctx, ctx.lanes()), ConvKernel(ctx)).write()
+    DepthwiseWriter(ctx, conv, pad_operands(ctx, ctx.lanes(conv.dtype)), ConvKernel(ctx)).write()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class DepthwiseWriter:
     """Writes a kernel, or rows of its result as a part of the kernel `k`."""
 
     def __init__(self, ctx: Lowering, conv: Convolution, whole_vectors: bool, k: ConvKernel) -> None:
-        self.ctx, self.conv, self.k, self.lanes = ctx, conv, k, ctx.lanes()
+        self.ctx, self.conv, self.k, self.lanes = ctx, conv, k, ctx.lanes(conv.dtype)
         channels = conv.groups * conv.channels_out
         self.blocks = -(-channels // self.lanes)
         self.valid = self.lanes if whole_vectors else channels - (self.blocks - 1) * self.lanes
@@ -71,7 +70,7 @@ class DepthwiseWriter:
     def _pack(self, weights: np.ndarray) -> np.ndarray:
         """[blocks, taps, lanes]."""
         taps = self.conv.window.taps
-        padded = np.zeros((self.blocks * self.lanes, taps), np.float32)
+        padded = np.zeros((self.blocks * self.lanes, taps), weights.dtype)
         padded[: weights.shape[0]] = weights.reshape(-1, taps)
         return np.ascontiguousarray(padded.reshape(self.blocks, self.lanes, taps).transpose(0, 2, 1)).reshape(-1)
 
@@ -137,8 +136,8 @@ class DepthwiseWriter:
     def _tile(self, place: _Place, s: Segment, w: Expr, valid: int) -> None:
         k, lanes = self.k, self.lanes
         ad, ah, aw = self.conv.window.axes
-        acc = k.registers("acc", DType.F32, s.pixels, lanes)
-        first = k.let(start(k, self.bias, place.block * lanes, lanes), "first")
+        acc = k.registers("acc", self.conv.dtype, s.pixels, lanes)
+        first = k.let(start(k, self.bias, place.block * lanes, lanes, self.conv.dtype), "first")
         for p in range(s.pixels):
             k.store(acc, p, first)
         d0, d1 = ad.tap_range(place.d)

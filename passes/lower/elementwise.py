@@ -23,17 +23,23 @@ ALONG_AXIS = ("QuantizeLinear", "DequantizeLinear", "BatchNormalization")
 """Operators whose further operands are numbers along one axis of the first."""
 
 
+ROUNDED_ONCE = frozenset("Add Sub Mul Relu Clip Max Min Neg Abs".split())
+"""Operators of which one operation in f16 gives the same as f32 rounded to f16 (Figueroa, When is Double Rounding
+Innocuous?, SIGNUM 30(3), 1995: 24 >= 2 · 11 + 2 bits)."""
+
+
 @evaluates
 def evaluate(k: KernelBuilder, node: Node, site: Site, known: dict[Value, Expr]) -> Expr:
     """The result of an elementwise node at a site: operands from `known`, immediate numbers, or read from memory.
 
-    16-bit floats are computed in f32 and rounded once. Raises UnsupportedOpError for an operator or a form of it that
-    has no row.
+    16-bit floats are computed in f32 and rounded once, or in f16 where that is the same. Raises UnsupportedOpError for
+    an operator or a form of it that has no row.
     """
     rule = RULES.get(node.op)
     if rule is None:
         raise k.ctx.unsupported(f"operator {node.op} is not supported", "see docs/operators.md for what is")
-    widen = node.op not in EXACT
+    native = node.op in ROUNDED_ONCE and k.ctx.target.has_fp16 and node.output.type.dtype is DType.F16
+    widen = node.op not in EXACT and not native
     args: list[Expr | None] = []
     for index, value in enumerate(node.inputs):
         if value is None:

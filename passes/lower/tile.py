@@ -77,12 +77,13 @@ class Lined:
 
     steps: int
     row: int
+    lanes: int
 
-    def vectors(self, pixels: int, lanes: int) -> int:
+    def vectors(self, pixels: int) -> int:
         """Registers that hold the factors of one go."""
-        if self.row >= self.steps + lanes:
-            return pixels * -(-self.steps // lanes)
-        return -(-((pixels - 1) * self.row + self.steps) // lanes)
+        if self.row >= self.steps + self.lanes:
+            return pixels * -(-self.steps // self.lanes)
+        return -(-((pixels - 1) * self.row + self.steps) // self.lanes)
 
 
 def step_cycles(target: Target, pixels: int, vectors: int, lined: Lined | None = None) -> float:
@@ -91,15 +92,15 @@ def step_cycles(target: Target, pixels: int, vectors: int, lined: Lined | None =
     Where x is lined every instruction counts: a load brings four registers, a loop turns once for `steps` products.
     """
     if lined is not None:
-        x = lined.vectors(pixels, target.lanes(DType.F32))
-        loads = (-(-x // 4) if lined.row < lined.steps + 4 else x) + -(-lined.steps * vectors // 4)
+        x = lined.vectors(pixels)
+        loads = (-(-x // 4) if lined.row < lined.steps + lined.lanes else x) + -(-lined.steps * vectors // 4)
         return (max(pixels * vectors, 2 * LATENCY) + (loads + 2) / lined.steps) / fma_per_cycle(target)
     return max(pixels * vectors / fma_per_cycle(target), (pixels + vectors) / 2, float(LATENCY)) + 0.25
 
 
 def fits(target: Target, pixels: int, vectors: int, lined: Lined | None) -> bool:
     if lined is not None:
-        return pixels * vectors + lined.vectors(pixels, target.lanes(DType.F32)) + 4 <= target.registers - 2
+        return pixels * vectors + lined.vectors(pixels) + 4 <= target.registers - 2
     return pixels * vectors + vectors + 1 <= target.registers
 
 

@@ -102,7 +102,7 @@ def make_plan(ctx: Lowering, conv: Convolution, m: int) -> Plan:
         sizes = {-(-plan.tiles // count) for count in range(-(-plan.tiles // most), plan.tiles + 1)}
         uneven = {b: not is_even(-(-plan.tiles // b), ctx.threads) for b in sizes}
         block = min((b for b in sizes if b >= min(12, most)), key=lambda b: (uneven[b], traffic(b), b))
-    lined = Lined(lanes, lanes) if splats_lanes(ctx.target) else None
+    lined = Lined(lanes, lanes, lanes) if splats_lanes(ctx.target) else None
     tile = choose_tile(ctx.target, DType.F32, block, conv.channels_out, lined=lined, depth=conv.channels_in)
     ahead = prefetches(ctx.target) and weights > FAR * ctx.target.l2_bytes
     return replace(plan, block=block, tile=tile, phased=few, ahead=ahead)

@@ -95,3 +95,8 @@ def test_features_need_known_features() -> None:
     for arch, table in FEATURES.items():
         for feature in table.values():
             assert all(n in table for n in feature.needs), (arch, feature)
+
+
+def test_other_spellings() -> None:
+    assert str(Target.parse("arm64-neon+fullfp16-macos")) == "arm64-neon+fp16-macos"
+    assert Target.parse("arm64-neon+fullfp16").has_fp16

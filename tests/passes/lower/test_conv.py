@@ -158,7 +158,7 @@ def test_fused_tail(channels: int, kernel: int, blocked: bool) -> None:
 @pytest.mark.parametrize("target", ["arm64-neon", "x86-64-v4", "x86-64"])
 def test_tile_fits_registers(target: str) -> None:
     t = Target.parse(target)
-    lined = Lined(4, 4) if splats_lanes(t) else None
+    lined = Lined(4, 4, 4) if splats_lanes(t) else None
     for pixels in (1, 7, 14, 49, 56, 3136):
         for channels in (8, 24, 64, 100, 512):
             tile = choose_tile(t, DType.F32, pixels, channels, lined=lined)

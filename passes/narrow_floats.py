@@ -1,0 +1,85 @@
+"""Half precision where the caller asks for it: convolutions and what lies between them.
+
+Before: tensors of float32, and `precision` f16. After: convolutions with constant weights, and elementwise arithmetic,
+maxima over windows and concatenations that read their results, in f16, sums of products included; Casts where such
+tensors meet other operators. Preserves: types of inputs and outputs; matrix products, means, norms, softmax and
+functions, which stay float32. Needs: batch norms folded.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..ir.graph import Graph, Node, Value
+from ..ir.reference import element_type
+from ..ir.types import DType
+from .base import GraphRewriter, Pass, PassContext, register_pass
+
+FOLLOWING = frozenset("Add Sub Mul Relu LeakyRelu PRelu Clip Max Min HardSigmoid HardSwish MaxPool Concat".split())
+"""Operators computed in f16 where an operand is a result in f16."""
+
+LARGEST = float(np.finfo(np.float16).max)
+
+
+@register_pass
+class NarrowFloats(Pass):
+    name = "narrow-floats"
+
+    def run(self, graph: Graph, context: PassContext) -> bool:
+        if context.precision is not DType.F16:
+            return False
+        narrowing = _Narrowing(context.rewriter(graph))
+        for node in list(graph.nodes):
+            narrowing.visit(node)
+        return narrowing.rewriter.finish()
+
+
+class _Narrowing:
+    """narrow: the f16 value of a float32 one, by what the latter is now called."""
+
+    def __init__(self, rewriter: GraphRewriter) -> None:
+        self.rewriter = rewriter
+        self.narrow: dict[Value, Value] = {}
+
+    def visit(self, node: Node) -> None:
+        rewriter = self.rewriter
+        node.inputs = tuple(None if v is None else rewriter.resolve(v) for v in node.inputs)
+        if not self._is_narrowed(node) or not rewriter.allow("narrow-floats", node):
+            return
+        inputs = [v if v is None or v.type.dtype is not DType.F32 else self._narrowed(v, node) for v in node.inputs]
+        type_ = node.output.type.with_dtype(DType.F16)
+        new = rewriter.emit(node.op, inputs, [type_], node.attrs, origin=node.origin, hint=node.output.name).output
+        wide = self._cast(new, DType.F32, node)
+        self.narrow[wide] = new
+        rewriter.replace(node.output, wide)
+
+    def _is_narrowed(self, node: Node) -> bool:
+        if len(node.outputs) != 1 or node.output.type.dtype is not DType.F32 or not node.output.type.is_static:
+            return False
+        constants = [v for v in node.inputs if v is not None and v.data is not None]
+        if any(v.type.dtype is DType.F32 and not _is_in_range(v) for v in constants):
+            return False
+        if node.op == "Conv":
+            return all(v is None or v.data is not None for v in node.inputs[1:])
+        return node.op in FOLLOWING and any(v in self.narrow for v in node.inputs)
+
+    def _narrowed(self, value: Value, reader: Node) -> Value:
+        if value not in self.narrow:
+            if value.data is not None:
+                self.narrow[value] = self.rewriter.constant(value.name, value.data.astype(np.float16))
+            else:
+                self.narrow[value] = self._cast(value, DType.F16, reader)
+        return self.narrow[value]
+
+    def _cast(self, value: Value, dtype: DType, node: Node) -> Value:
+        types = [value.type.with_dtype(dtype)]
+        return self.rewriter.emit(
+            "Cast", [value], types, {"to": element_type(dtype)}, origin=node.origin, hint=value.name
+        ).output
+
+
+def _is_in_range(value: Value) -> bool:
+    """Whether no finite element of a constant becomes infinite."""
+    assert value.data is not None
+    finite = np.abs(value.data[np.isfinite(value.data)])
+    return not finite.size or float(finite.max()) <= LARGEST
