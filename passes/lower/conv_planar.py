@@ -15,9 +15,13 @@ from ...ir.loops import Buffer, Expr, broadcast, cast, const, fma, ramp
 from ...ir.types import DType
 from .context import INDEX, Lowering, Site, offset, strides
 from .conv_kernel import flattens, unravel
+from .micro import prefetches
 from .tasks import tasks
 from .tile import runs
 from .window import Window
+
+LINE = 16
+"""Elements of a cache line."""
 
 ACCUMULATORS = {DType.F16: DType.F32, DType.BF16: DType.F32}
 """Types whose sums are kept in a wider one."""
@@ -91,6 +95,8 @@ class _Writer:
         h0, h1 = (k.let(e, "r") for e in ah.tap_range(h))
         s0, s1 = (k.let(e, "s") for e in taps)
         for c in k.loop("c", self.conv.channels_in):
+            if vectors > 1 and ah.out > 1 and prefetches(self.ctx.target):
+                self._fetch(n, group, c, (d, h, w), vectors * lanes)
             for q in k.loop("q", d1, d0):
                 for r in k.loop("r", h1, h0):
                     source = self._source(n, group, c, d * ad.stride - ad.pad + q * ad.dilation,
@@ -110,6 +116,15 @@ class _Writer:
         channel = group * self.conv.channels_in + c
         rank = self.window.rank
         return offset(self.conv.x.type, (n, channel, *(d, h, INDEX)[3 - rank :]))
+
+    def _fetch(self, n: Expr, group: Expr, c: Expr, at: tuple[Expr, Expr, Expr], pixels: int) -> None:
+        """The rows of the input that the tile below reads for the first time, `pixels` wide."""
+        k, ah, aw = self.k, self.window.h, self.window.w
+        d, h, w = (o * a.stride - a.pad for o, a in zip(at, self.window.axes, strict=True))
+        for row in range(ah.stride):
+            first = k.let(self._source(n, group, c, d, h + (ah.reach + 1 + row)) + w, "below")
+            for line in range(0, pixels * aw.stride, LINE):
+                k.prefetch(k.tensor(self.conv.x), first + line)
 
     def _tap(self, first: Expr, c: Expr, source: Expr, tap: Expr, column: Expr, vectors: int, acc: Buffer) -> None:
         """Products of one input channel's tap with the tile."""
