@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir.graph import Value
-from ...ir.loops import Buffer, Expr, const, maximum, minimum
+from ...ir.loops import Buffer, Expr, binary, const, maximum, minimum
 from ...ir.types import DType
 from ..winograd_math import input_matrix, output_matrix
 from .context import Lowering, lowers, strides
@@ -126,39 +126,55 @@ class _Phases:
             inside = (top >= 0) & (left >= 0) & (top <= h.size - plan.n) & (left <= w.size - plan.n)
             inside = k.let(inside, "inside")
             for _ in guarded(k, inside, not whole):
-                self._transform_input(source + (top * w.size + left) * plan.lanes, w.size * plan.lanes, None, target)
+                self._transform_input(k.let(source + (top * w.size + left) * plan.lanes, "x"), target)
             if not whole:
                 for _ in k.when(~inside):
-                    patch = self._patch(source, top, left)
-                    self._transform_input(const(0), plan.n * plan.lanes, patch, target)
+                    self._transform_border(source, top, left, target)
 
-    def _patch(self, source: Expr, top: Expr, left: Expr) -> Buffer:
-        """The tile's input with zeros beyond the image."""
+    def _transform_input(self, at: Expr, target: Expr) -> None:
         k, plan, n, lanes = self.k, self.plan, self.plan.n, self.plan.lanes
-        h, w = plan.conv.window.h, plan.conv.window.w
-        x, patch = k.tensor(plan.conv.x, "x"), k.alloc("patch", DType.F32, n * n * lanes)
-        for i in range(n * n):
-            k.store(patch, i * lanes, const(0, DType.F32, lanes))
-        i0, i1 = k.let(maximum(-top, 0), "i"), k.let(minimum(h.size - top, n), "i")
-        j0, j1 = k.let(maximum(-left, 0), "j"), k.let(minimum(w.size - left, n), "j")
-        for y in k.loop("row", i1, i0):
-            for z in k.loop("column", j1, j0):
-                value = k.load(x, source + ((top + y) * w.size + left + z) * lanes, lanes)
-                k.store(patch, (y * n + z) * lanes, value)
-        return patch
-
-    def _transform_input(self, at: Expr, row: int, patch: Buffer | None, target: Expr) -> None:
-        k, plan, n, lanes = self.k, self.plan, self.plan.n, self.plan.lanes
-        buffer = patch or k.tensor(plan.conv.x, "x")
-        at = k.let(at, "x")
-        matrix = input_matrix(plan.m)
+        row = plan.conv.window.w.size * lanes
+        x, matrix = k.tensor(plan.conv.x, "x"), input_matrix(plan.m)
         columns = []
         for j in range(n):
-            values = [k.let(k.load(buffer, at + (i * row + j * lanes), lanes), "d") for i in range(n)]
+            values = [k.let(k.load(x, at + (i * row + j * lanes), lanes), "d") for i in range(n)]
             columns.append(apply(k, matrix, values))
         for i in range(n):
             for j, value in enumerate(apply(k, matrix, [columns[j][i] for j in range(n)])):
                 k.store(self.v, target + (i * n + j) * plan.stride_v, value)
+
+    def _transform_border(self, source: Expr, top: Expr, left: Expr, target: Expr) -> None:
+        """The same with zeros beyond the image: columns inside one by one, by the rows that they have, then rows."""
+        k, plan, n, lanes = self.k, self.plan, self.plan.n, self.plan.lanes
+        h, w = plan.conv.window.h, plan.conv.window.w
+        x, matrix = k.tensor(plan.conv.x, "x"), input_matrix(plan.m)
+        half = k.alloc("half", DType.F32, n * n * lanes)
+        i0, i1 = k.let(maximum(-top, 0), "i"), k.let(minimum(h.size - top, n), "i")
+        j0 = k.let(minimum(maximum(-left, 0), n), "j")
+        j1 = k.let(maximum(minimum(w.size - left, n), 0), "j")
+        for begin, end in ((const(0), j0), (j1, const(n))):
+            for i in k.loop("j", end * n, begin * n):
+                k.store(half, i * lanes, const(0, DType.F32, lanes))
+        for first, last in self._row_ranges():
+            for _ in k.when(binary("eq", i0, first) & binary("eq", i1, last)):
+                for j in k.loop("j", j1, j0):
+                    at = k.let(source + (top * w.size + left + j) * lanes, "x")
+                    rows = range(first, max(first, last))
+                    values = [k.let(k.load(x, at + i * (w.size * lanes), lanes), "d") for i in rows]
+                    found = apply(k, matrix[:, rows], values) if rows else [const(0, DType.F32, lanes)] * n
+                    for i, value in enumerate(found):
+                        k.store(half, j * (n * lanes) + i * lanes, value)
+        for i in k.loop("i", n):
+            values = [k.let(k.load(half, i * lanes + j * (n * lanes), lanes), "d") for j in range(n)]
+            to = k.let(target + i * (n * plan.stride_v), "to")
+            for j, value in enumerate(apply(k, matrix, values)):
+                k.store(self.v, to + j * plan.stride_v, value)
+
+    def _row_ranges(self) -> list[tuple[int, int]]:
+        """Rows [first, last) of a tile that lie inside the image, for all rows of tiles, each range once."""
+        plan, h = self.plan, self.plan.conv.window.h
+        tops = [r * plan.m - h.pad for r in range(plan.grid[1])]
+        return sorted({(max(-top, 0), min(h.size - top, plan.n)) for top in tops})
 
     # --- products
 

@@ -67,8 +67,7 @@ def _combine(row: np.ndarray, values: Sequence[Expr]) -> Expr:
             total = value if factor == 1 else -value if factor == -1 else value * factor
         else:
             total = _add(total, value, factor)
-    assert total is not None
-    return total
+    return total if total is not None else const(0, values[0].dtype, values[0].lanes)
 
 
 def _add(total: Expr, value: Expr, factor: float) -> Expr:

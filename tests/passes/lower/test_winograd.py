@@ -131,6 +131,7 @@ def test_error_of_weights_without_a_scale() -> None:
         ((2, 21, 7, 9), 19, [1, 1, 1, 1]),
         ((1, 8, 30, 31), 16, [0, 2, 1, 0]),
         ((1, 16, 10, 10), 16, [0, 0, 0, 0]),
+        ((1, 8, 3, 4), 16, [5, 8, 9, 7]),
     ],
 )
 def test_layer(x: tuple[int, ...], outputs: int, pads: list[int], m: int, threads: int, prepared: int) -> None:
