@@ -117,6 +117,7 @@ def compile(
     winograd_error: float = 1e-4,
     winograd_weights: str = "auto",
     precision: str = "f32",
+    optimize_for: str = "speed",
     tuning: Path | str | None = None,
 ) -> CompiledModel:
     """Compile an ONNX model and load it in this process (no C compiler needed).
@@ -124,7 +125,8 @@ def compile(
     model: a path, the file's bytes, or a ModelProto. dims pins named dimensions, shapes whole inputs, values makes
     inputs constants. threads: the most threads a run uses. winograd_weights: "compile", "load" or "auto", when they are
     transformed. precision: "f32", or "f16" for arithmetic in half precision between the model's own inputs and outputs,
-    on targets that have it. tuning: a file of `c2c tune`. A target that this machine cannot run can be saved, not run.
+    on targets that have it. optimize_for: "speed", or "memory" where a smaller arena is worth some time. tuning: a file
+    of `c2c tune`. A target that this machine cannot run can be saved, not run.
     Raises C2CError: one clear error with node, operator, shapes and remedy.
     """
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
@@ -140,6 +142,7 @@ def compile(
         winograd_error=winograd_error,
         winograd_weights=winograd_weights,
         precision=precision,
+        optimize_for=optimize_for,
         tuning=Tuning() if tuning is None else read_tuning(Path(tuning), parsed),
     )
     compiled = compile_file(source, options)

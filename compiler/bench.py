@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..ir.graph import Node
+from ..ir.ops import GROUPS
 from ..passes.lower import Call
 from ..passes.lower.schedule import Choice
 from .api import CompiledModel, from_compiled
@@ -140,7 +141,7 @@ def node_times(compiled: Compiled, nanoseconds: np.ndarray, machine: Machine) ->
         found.append(
             NodeTime(
                 node.origin or (node.output.name,),
-                tuple(n.op for n in node.attrs["body"].nodes) if node.op == "c2c.Fused" else (node.op,),
+                tuple(n.op for n in node.attrs["body"].nodes) if node.op in GROUPS else (node.op,),
                 tuple(dict.fromkeys(c.kernel.name for c in calls)),
                 tuple(f"{c.family} {c.name}" for c in choices_of(compiled, calls[0])),
                 taken / 1e6, taken / total, work, limit * 1e3,

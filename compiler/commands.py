@@ -47,8 +47,8 @@ def options_of(a: argparse.Namespace) -> CompileOptions:
     tuning = Tuning() if a.tuning is None else read_tuning(a.tuning, target)
     return CompileOptions(
         target, model_identifier(a.name) if a.name else api.model_name(a.model), a.threads, a.level,
-        winograd_error=a.winograd_error, winograd_weights=a.winograd_weights, precision=a.precision, tuning=tuning,
-        debug=debug, **pinned(a),
+        winograd_error=a.winograd_error, winograd_weights=a.winograd_weights, precision=a.precision,
+        optimize_for=a.optimize_for, tuning=tuning, debug=debug, **pinned(a),
     )  # fmt: skip
 
 

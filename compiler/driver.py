@@ -114,7 +114,8 @@ def optimise(graph: Graph, options: CompileOptions, observer: PassObserver) -> l
         names = names[: names.index(stop) + 1]
     context = PassContext(
         options.target, options.threads, observer.allow, winograd_error=options.winograd_error,
-        winograd_weights=options.winograd_weights, precision=DType(options.precision), tuning=options.tuning,
+        winograd_weights=options.winograd_weights, precision=DType(options.precision),
+        optimize_for=options.optimize_for, tuning=options.tuning,
     )  # fmt: skip
     run_pipeline(graph, names, context, observer)
     return context.choices

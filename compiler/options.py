@@ -17,6 +17,9 @@ from .pipeline import LEVELS
 
 PRECISIONS = ("f32", "f16")
 
+AIMS = ("speed", "memory")
+"""What `--optimize-for` takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Debug:
@@ -41,6 +44,7 @@ class CompileOptions:
     winograd_weights: whether Winograd layers' weights are transformed by the compiler ("compile") or by the app, once
     ("load"); "auto" decides by size (`select_winograd.LOAD_BYTES`).
     precision: "f32", or "f16": convolutions and what lies between them compute in f16 (`narrow-floats`).
+    optimize_for: "speed", or "memory" where a smaller arena is worth some time.
     tuning: schedules measured before (`tuning.py`); the cost model chooses for problems that it does not name.
     keep_constants: leave constants' data in the optimised graph, to print it; otherwise it is dropped once packed.
     """
@@ -55,6 +59,7 @@ class CompileOptions:
     winograd_error: float = 1e-4
     winograd_weights: str = "auto"
     precision: str = "f32"
+    optimize_for: str = "speed"
     tuning: Tuning = field(default_factory=Tuning)
     taps: bool = False
     keep_constants: bool = False
@@ -81,6 +86,7 @@ class CompileOptions:
                 f"target {self.target} has no arithmetic in f16",
                 "a target with it, such as arm64-neon+fp16",
             ),
+            (self.optimize_for not in AIMS, f"nothing optimises for {self.optimize_for!r}", f"one of {list(AIMS)}"),
             (limit is not None and limit < 0, f"a limit of {limit} rewrites makes no sense", "0 or more"),
         ):
             if wrong:
@@ -101,5 +107,6 @@ class CompileOptions:
             "winograd_error": self.winograd_error,
             "winograd_weights": self.winograd_weights,
             "precision": self.precision,
+            "optimize_for": self.optimize_for,
             "tuning": self.tuning.digest,
         }

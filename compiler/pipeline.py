@@ -18,6 +18,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "select-winograd",
         "choose-layout",
         "fuse",
+        "chain-convolutions",
         "place-concats",
         "own-outputs",
     ),

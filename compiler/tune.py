@@ -229,7 +229,7 @@ def steps_of(compiled: Compiled) -> dict[Key, list[int]]:
     found: dict[Key, list[int]] = {}
     wanted: dict[str, list[Choice]] = {}
     for choice in compiled.choices:
-        for name in choice.origin[-1:]:
+        for name in choice.origin:
             wanted.setdefault(name, []).append(choice)
     for i, call in enumerate(compiled.calls):
         above = {c.key for name in call.node.origin for c in wanted.get(name, ())}

@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 
 from ..ir.graph import Graph, Node, Value
-from ..ir.ops import Kind, op
+from ..ir.ops import GROUPS, Kind, op
 from ..passes.winograd_math import input_matrix, output_matrix
 
 
@@ -157,7 +157,7 @@ def _transform_flops(a: np.ndarray) -> int:
 
 
 def _weight_bytes(node: Node, value: Value) -> int:
-    if node.op == "c2c.Fused":
+    if node.op in GROUPS:
         body: Graph = node.attrs["body"]
         inner = body.inputs[[v for v in node.inputs if v is not None].index(value)]
         return max((_weight_bytes(n, inner) for n in body.nodes if inner in n.inputs), default=value.type.nbytes)

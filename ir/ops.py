@@ -69,9 +69,12 @@ OPS: dict[str, OpDef] = {
         "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial ImageDecoder",
         pure=False,
     ),
-    **_rows(Kind.OPAQUE, "c2c.Fused"),
+    **_rows(Kind.OPAQUE, "c2c.Fused c2c.ConvChain"),
 }
 """Operators that stand here not are OPAQUE and pure: importable, and lowered if `passes/lower` knows them."""
+
+GROUPS = frozenset({"c2c.Fused", "c2c.ConvChain"})
+"""Operators whose attribute `body` is a graph over the node's inputs that says what they compute."""
 
 
 def op(name: str) -> OpDef:

@@ -1,7 +1,7 @@
 """Reference semantics: types, values and schemas through ONNX's own inference, evaluator and operator table.
 
 With `reference_fixes` the only file of `ir` that imports onnx, and the oracle of every test: no operator is defined
-a second time here. Operators of our own are expanded into ONNX ones (`_ALIASES`, bodies of `c2c.Fused`) before.
+a second time here. Operators of our own are expanded into ONNX ones (`_ALIASES`, bodies of groups) before.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from onnx.reference import ReferenceEvaluator
 
 from .errors import C2CError, OnnxImportError, ShapeError, UnknownShapeError, UnsupportedOpError
 from .graph import Graph, Node, Value
+from .ops import GROUPS
 from .reference_fixes import FIXES
 from .types import DType, TensorType
 
@@ -154,7 +155,7 @@ def infer_node(node: Node, unread: Collection[int] = ()) -> list[TensorType]:
     Outputs in `unread`, which nobody reads, may stay untyped: they come out as an empty f32[0].
     Raises ShapeError where the inputs do not fit the operator, UnsupportedOpError for values that are no tensors.
     """
-    if node.op == "c2c.Fused":
+    if node.op in GROUPS:
         return [v.type for v in node.attrs["body"].outputs]
     schema = schema_of(node.op)
     if schema is None:
@@ -223,7 +224,7 @@ def tensor_proto(array: np.ndarray, name: str = "") -> TensorProto:
 
 
 def node_proto(node: Node, inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None) -> NodeProto:
-    """A node's ONNX form (not of `c2c.Fused`); without names its inputs are i0, i1, … and its outputs o0, o1, …"""
+    """A node's ONNX form (not of a group); without names its inputs are i0, i1, … and its outputs o0, o1, …"""
     domain, name = split_op(_ALIASES.get(node.op, node.op))
     if inputs is None:
         inputs = ["" if v is None else f"i{k}" for k, v in enumerate(node.inputs)]
@@ -283,7 +284,7 @@ class _Exporter:
 
     def _nodes(self, nodes: Iterable[Node]) -> None:
         for node in nodes:
-            if node.op == "c2c.Fused":
+            if node.op in GROUPS:
                 self._body(node)
                 continue
             inputs = ["" if v is None else self.name(v) for v in node.inputs]
@@ -348,7 +349,7 @@ def evaluate_node(node: Node, inputs: Sequence[np.ndarray | None]) -> list[np.nd
 
     Raises UnsupportedOpError where the reference evaluator lacks the operator, ShapeError where it fails.
     """
-    if node.op == "c2c.Fused":
+    if node.op in GROUPS:
         body: Graph = node.attrs["body"]
         feeds = {v.name: a for v, a in zip(body.inputs, inputs, strict=True) if a is not None}
         return list(evaluate(body, feeds).values())

@@ -7,7 +7,7 @@
    operands fit each other where it does not look (`operands.py`).
 5. Layouts: inputs and outputs of the graph are plain; only `c2c.Reorder` changes a layout between equal shapes;
    views are plain; operands of an elementwise node that have its result's shape have its layout.
-6. `c2c.Fused`: see `_check_fused`.
+6. `c2c.Fused` and `c2c.ConvChain`: see `_check_group`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 from .errors import C2CError, UnknownShapeError, VerifyError
 from .graph import Graph, Node, Value
 from .operands import check_operands
-from .ops import Kind, op
+from .ops import GROUPS, Kind, op
 from .reference import infer_node, schema_of
 from .types import PLAIN
 
-FUSED = "c2c.Fused"
+CHAIN = "c2c.ConvChain"
 
 
 def verify(graph: Graph) -> None:
@@ -84,8 +84,8 @@ def _check_read(value: Value, made: set[Value], where: str) -> None:
 
 
 def _check_node(node: Node) -> None:
-    if node.op == FUSED:
-        _check_fused(node)
+    if node.op in GROUPS:
+        _check_group(node)
     else:
         _check_schema(node)
         _check_types(node)
@@ -149,10 +149,12 @@ def _check_layout(node: Node) -> None:
                 raise VerifyError(f"operand '{value.name}' and result differ in layout", where=node.where)
 
 
-def _check_fused(node: Node) -> None:
+def _check_group(node: Node) -> None:
     """Rule 6: the body's first node is any operator, each later one is elementwise on the result of the one before.
 
-    It may read earlier results as well. The last result is the only output; types agree with those outside.
+    It may read earlier results as well. The last result is the only output; types agree with those outside. In a
+    `c2c.ConvChain` the first node is a Conv, and a later Conv may begin another stage: it reads the result before it
+    as its data, and nodes after it read no result before that one.
     """
     body = node.attrs.get("body")
     if not isinstance(body, Graph) or not body.nodes:
@@ -164,17 +166,23 @@ def _check_fused(node: Node) -> None:
         if outer.type != inner.type:
             raise VerifyError(f"'{outer.name}' is {outer.type}, inside the group {inner.type}", where=node.where)
     _check_assignment(body)
+    if node.op == CHAIN and body.nodes[0].op != "Conv":
+        raise VerifyError(f"a chain begins with {body.nodes[0].op}, not with Conv", where=node.where)
+    if node.op == CHAIN and (type(strip := node.attrs.get("strip")) is not int or strip < 1):
+        raise VerifyError(f"a chain in strips of {strip!r} rows", where=node.where)
     for before, inner_node in zip([None, *body.nodes], body.nodes, strict=False):
-        if inner_node.op == FUSED:
+        if inner_node.op in GROUPS:
             raise VerifyError("a fused group inside a fused group", where=node.where)
         _check_node(inner_node)
-        if before is not None:
-            _check_chain(before, inner_node, body, node)
+        if before is not None and node.op == CHAIN and inner_node.op == "Conv":
+            _check_stage(before, inner_node, body, node)
+        elif before is not None:
+            _check_tail(before, inner_node, body, node)
     if body.outputs != [body.nodes[-1].output]:
         raise VerifyError("a fused group's output is not its last node's", where=node.where)
 
 
-def _check_chain(before: Node, after: Node, body: Graph, node: Node) -> None:
+def _check_tail(before: Node, after: Node, body: Graph, node: Node) -> None:
     if op(after.op).kind is not Kind.ELEMENTWISE:
         raise VerifyError(f"{after.op} follows in a fused group, but is not elementwise", where=node.where)
     if before.output not in after.inputs:
@@ -183,3 +191,12 @@ def _check_chain(before: Node, after: Node, body: Graph, node: Node) -> None:
         raise VerifyError(f"{after.op} changes the shape inside a fused group", where=node.where)
     if before.output in body.outputs:
         raise VerifyError(f"'{before.output.name}' is read outside of the group", where=node.where)
+
+
+def _check_stage(before: Node, after: Node, body: Graph, node: Node) -> None:
+    if after.inputs[0] is not before.output or before.output in after.inputs[1:]:
+        raise VerifyError("a stage of a chain does not read the stage before it as its data", where=node.where)
+    position = body.nodes.index(after)
+    made = {v for n in body.nodes[:position] for v in n.outputs}
+    if before.output in body.outputs or any(v in made for n in body.nodes[position + 1 :] for v in n.inputs):
+        raise VerifyError("a stage of a chain is read after the next one", where=node.where)

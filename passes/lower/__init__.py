@@ -11,7 +11,7 @@ from ...codegen.target import Target
 from ...ir.errors import UnsupportedOpError
 from ...ir.graph import Graph, Node, Value
 from ...ir.types import DType
-from .context import LOWERINGS, Call, Lowering, lowers
+from .context import LOWERINGS, Call, Lowering, lowers, unfold
 from .schedule import Tuning
 
 __all__ = ["Call", "Lowering", "is_lowered", "is_refused", "lower_graph", "lower_node", "lowers"]
@@ -44,7 +44,7 @@ def lower_graph(
 def lower_node(node: Node, target: Target, threads: int = 1, tuning: Tuning | None = None) -> list[Call]:
     """Kernel calls of one node; raises UnsupportedOpError where no lowering exists."""
     _load()
-    anchor, tail = _unfold(node) if node.op == "c2c.Fused" else (node, ())
+    anchor, *tail = unfold(node) if node.op == "c2c.Fused" else [node]
     lowering = LOWERINGS.get(anchor.op)
     if lowering is None:
         raise UnsupportedOpError(
@@ -55,25 +55,12 @@ def lower_node(node: Node, target: Target, threads: int = 1, tuning: Tuning | No
             "string tensors are not supported", where=node.where, remedy="keep text processing outside of the model"
         )
     result = node.output if tail else None
-    ctx = Lowering(anchor, target, threads, tail=tail, result=result, group=node, tuning=tuning or Tuning())
+    ctx = Lowering(anchor, target, threads, tail=tuple(tail), result=result, group=node, tuning=tuning or Tuning())
     lowering(ctx)
     chosen = tuple(replace(c, origin=node.origin) for c in ctx.choices)
     for call in ctx.calls:
         call.choices = chosen
     return ctx.calls
-
-
-def _unfold(node: Node) -> tuple[Node, tuple[Node, ...]]:
-    """Anchor and tail of a fused group, reading the outer values."""
-    body = node.attrs["body"]
-    outer = dict(zip(body.inputs, (v for v in node.inputs if v is not None), strict=True))
-    inner: list[Node] = []
-    for n in body.nodes:
-        outputs = tuple(Value(v.name, v.type, v.data) for v in n.outputs)
-        inputs = tuple(None if v is None else outer.get(v, v) for v in n.inputs)
-        inner.append(Node(n.op, inputs, outputs, n.attrs, n.origin))
-        outer.update(zip(n.outputs, outputs, strict=True))
-    return inner[0], tuple(inner[1:])
 
 
 @functools.cache

@@ -204,3 +204,16 @@ def lowers(*names: str) -> Callable[[Callable[[Lowering], None]], Callable[[Lowe
         return function
 
     return register
+
+
+def unfold(node: Node) -> list[Node]:
+    """The nodes in the body of a group, reading the outer values."""
+    body = node.attrs["body"]
+    outer = dict(zip(body.inputs, (v for v in node.inputs if v is not None), strict=True))
+    inner: list[Node] = []
+    for n in body.nodes:
+        outputs = tuple(Value(v.name, v.type, v.data) for v in n.outputs)
+        inputs = tuple(None if v is None else outer.get(v, v) for v in n.inputs)
+        inner.append(Node(n.op, inputs, outputs, n.attrs, n.origin))
+        outer.update(zip(n.outputs, outputs, strict=True))
+    return inner

@@ -112,7 +112,8 @@ class DirectWriter:
         """Rows [first, last) of the result of image `n`."""
         for group in self.k.loop("group", self.conv.groups):
             for block in self.k.loop("block", self.plan.blocks_out):
-                self._block(n, first, last, INDEX, group, block, INDEX)
+                for chunk in self.k.loop("chunk", self.plan.chunks):
+                    self._block(n, first, last, INDEX, group, block, chunk)
 
     def _block(self, n: Expr, first: Expr, last: Expr, tiles: Expr, group: Expr, block: Expr, chunk: Expr) -> None:
         """One block of output channels."""
@@ -130,15 +131,15 @@ class DirectWriter:
         per_vector = conv.channels_in * conv.window.taps * lanes
         blocks_in = conv.channels_in // lanes if self.pixel > 1 else conv.channels_in
         at = block * (plan.tile.vectors * lanes)
-        image = k.image(conv.x, n, self.rows_in)
+        whole = k.image(conv.x, n, self.rows_in)
         place = _Place(
             n,
             block,
             group * conv.channels_out + at,
             INDEX,
             INDEX,
-            image,
-            image.first + group * (blocks_in * self.plane),
+            whole,
+            whole.first + group * (blocks_in * self.plane),
             k.let(group * (total // lanes * per_vector) + block * (plan.tile.vectors * per_vector), "w"),
             k.let(group * total + at, "b"),
             chunk,
@@ -148,7 +149,9 @@ class DirectWriter:
         for row in k.loop("row", rows[1], rows[0]) if last > 1 else (INDEX,):
             several = last > height.out
             d, h = (k.let(row / height.out, "d"), k.let(row % height.out, "h")) if several else (INDEX, row)
-            self._row(out, replace(place, d=d, h=h), tiles, row - rows[0])
+            k.enter_row(self.ctx.output, h)
+            image = place.image.enter(k, h * height.stride - height.pad)
+            self._row(out, replace(place, d=d, h=h, image=image), tiles, row - rows[0])
 
     def _row(self, out: Outputs, place: _Place, tiles: Expr, number: Expr) -> None:
         """A row, or a task's tiles of it; `number`: rows of the task before it."""
@@ -262,11 +265,11 @@ class DirectWriter:
         even = window.taps == 1 and channels.size > 1 and channels.count % extent == 0
         pixels = groups[-1].last
         for c in in_turns(k, "cb", lo, hi, extent) if even else k.loop("cb", hi, lo):
-            if window.taps == 1 and prefetches(k.ctx.target):
+            if window.taps == 1 and not place.image.ring and prefetches(k.ctx.target):
                 self._fetch_pixels(place, origin + c * self.plane, pixels)
             for q in k.loop("q", d1, d0):
                 for r in k.loop("r", h1, h0):
-                    line = place.image.step(above, r * ah.dilation, row)
+                    line = place.image.step(r * ah.dilation, row)
                     x = k.let(origin + c * self.plane + q * (ad.dilation * ah.size * row) + line, "x")
                     y = k.let(weights + c * (window.taps * tap) + (q * ah.kernel + r) * (aw.kernel * tap), "w")
                     for g in groups:

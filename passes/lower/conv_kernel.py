@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ...ir.graph import Node, Value, constant
-from ...ir.loops import Binary, Const, Expr, const, shuffle
+from ...ir.loops import Binary, Const, Expr, const, select, shuffle
 from ...ir.types import DType, TensorType
 from .context import INDEX, KernelBuilder, Lowering, Site, offset, strides
 from .tasks import pieces
@@ -53,19 +53,32 @@ class Convolution:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """The rows of an image that a buffer holds, from element `first` on: all of them, or row h in place h % `ring`."""
+    """The rows of an image that a buffer holds, from element `first` on: all of them, or row h in place h % `rows`.
+
+    slot: the place of row `h` once a kernel has entered it; a ring holds all rows from there to h + r.
+    """
 
     first: Expr
     rows: int
     ring: bool = False
+    slot: Expr = INDEX
+
+    def enter(self, k: KernelBuilder, h: Expr) -> Image:
+        """The image as seen from row `h`, which may lie before the first."""
+        if not self.ring:
+            return self
+        return replace(self, slot=k.let((h % self.rows + self.rows) % self.rows, "slot"))
 
     def base(self, h: Expr, row: int) -> Expr:
         """The part of row h + r's element offset that does not depend on r; a row has `row` elements."""
         return INDEX if self.ring else h * row
 
-    def step(self, h: Expr, r: Expr, row: int) -> Expr:
+    def step(self, r: Expr, row: int) -> Expr:
         """The part that does."""
-        return (h + r) % self.rows * row if self.ring else r * row
+        if not self.ring:
+            return r * row
+        at = self.slot + r
+        return (at if r == INDEX else select(at >= self.rows, at - self.rows, at)) * row
 
 
 class ConvKernel(KernelBuilder):
@@ -74,6 +87,9 @@ class ConvKernel(KernelBuilder):
     def image(self, value: Value, n: Expr, rows: int) -> Image:
         """Where image `n` of `rows` rows lies in the tensor's buffer; a hook for kernels that keep some rows only."""
         return Image(n * strides(value.type)[0], rows)
+
+    def enter_row(self, value: Value, h: Expr) -> None:
+        """Row `h` of the value is written next; a hook for what its place needs."""
 
     def place(self, value: Value, coords: Sequence[Expr]) -> Expr:
         """Element offset of a vector of channels in the value's buffer."""

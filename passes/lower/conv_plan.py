@@ -93,16 +93,27 @@ def make_plan(ctx: Lowering, conv: Convolution, whole_vectors: bool, tile: Tile 
 
     `whole_vectors`: lanes beyond the last channel may be stored.
     """
+    plan = row_plan(ctx, conv, whole_vectors, 1, tile)
+    if _may_wait(plan, whole_vectors) and (streamed := _streamed(ctx, plan)) is not None:
+        return streamed
+    return _divided(ctx, plan)
+
+
+def row_plan(ctx: Lowering, conv: Convolution, whole_vectors: bool, rows: int, tile: Tile | None = None) -> Plan:
+    """Tiles along a row and chunks, for about `rows` rows at once."""
     lanes, axis = ctx.lanes(conv.dtype), conv.window.w
     lined, depth = lines(ctx.target, conv), conv.channels_in * conv.window.taps
     tile = tile or choose_tile(ctx.target, conv.dtype, axis.out, conv.channels_out, lined=lined, depth=depth)
     row = segments(axis, tile.pixels)
     outputs = _outputs(conv.channels_out, tile.vectors, lanes, whole_vectors)
     inputs = _inputs(conv, lanes)
-    plan = Plan(conv, tile, lanes, outputs, inputs, row, 1, 1, 1, 1, inputs[0].count, 1)
-    if not (whole_vectors and conv.y.layout.block == conv.x.type.layout.block == lanes):
-        return _divided(ctx, plan)
-    return _streamed(ctx, plan) or _divided(ctx, chunked(plan, _near_chunks(ctx, plan)))
+    plan = Plan(conv, tile, lanes, outputs, inputs, row, rows, 1, 1, 1, inputs[0].count, 1)
+    return chunked(plan, _near_chunks(ctx, plan)) if _may_wait(plan, whole_vectors) else plan
+
+
+def _may_wait(plan: Plan, whole_vectors: bool) -> bool:
+    """Whether sums may wait in the result."""
+    return whole_vectors and plan.conv.y.layout.block == plan.conv.x.type.layout.block == plan.lanes
 
 
 def lines(target: Target, conv: Convolution) -> Lined | None:

@@ -97,11 +97,13 @@ class DepthwiseWriter:
         k, conv = self.k, self.conv
         height = conv.window.h
         total = conv.window.d.out * height.out
-        image = k.image(conv.x, n, self.rows_in)
-        x = k.let(image.first + self._source(block), "x")
+        whole = k.image(conv.x, n, self.rows_in)
+        x = k.let(whole.first + self._source(block), "x")
         w = k.let(block * (conv.window.taps * self.lanes), "w")
         for row in k.loop("row", end, begin) if total > 1 else (INDEX,):
             d, h = (k.let(row / height.out, "d"), k.let(row % height.out, "h")) if total > height.out else (INDEX, row)
+            k.enter_row(self.ctx.output, h)
+            image = whole.enter(k, h * height.stride - height.pad)
             place = _Place(n, block, d, h, image, x, w)
             for last in (False, True) if self.valid < self.lanes else (True,):
                 cond = block >= self.blocks - 1 if last else block < self.blocks - 1
@@ -153,7 +155,7 @@ class DepthwiseWriter:
         origin = k.let(origin, "x")
         for q in k.loop("q", d1, d0):
             for r in k.loop("r", h1, h0):
-                line = place.image.step(above, r * ah.dilation, row)
+                line = place.image.step(r * ah.dilation, row)
                 x = k.let(origin + q * (ad.dilation * ah.size * row) + line, "x")
                 y = k.let(place.weights + (q * ah.kernel + r) * (aw.kernel * lanes), "w")
                 if self.unrolled and not s.dynamic:

@@ -78,12 +78,12 @@ class Chooser(Protocol):
     def choices(self) -> list[Choice]: ...
 
 
-def choose(ctx: Chooser, family: str, problem: str, candidates: Sequence[Schedule[T]], node: Node | None = None) -> T:
+def choose(ctx: Chooser, family: str, problem: str, candidates: Sequence[Schedule[T]], *nodes: Node) -> T:
     """The plan that the tuning names for (family, problem), else the one of least cycles (of equal ones the first).
 
     family: kebab-case, e.g. "winograd". problem: shapes and whatever else decides the candidates, as stable text, e.g.
-    "1x1/1 56x56 64->256 f32 threads 1"; equal problems have equal candidates. node: whom it is for, where `ctx` is not
-    the Lowering of it. Raises TuningError where the tuning names a schedule that is no candidate.
+    "1x1/1 56x56 64->256 f32 threads 1"; equal problems have equal candidates. nodes: whom it is for, where `ctx` is not
+    the Lowering of one. Raises TuningError where the tuning names a schedule that is no candidate.
     """
     assert candidates, f"{family} {problem}: no candidates"
     ranked = sorted(candidates, key=lambda s: s.cycles)
@@ -96,6 +96,6 @@ def choose(ctx: Chooser, family: str, problem: str, candidates: Sequence[Schedul
             where=f"{family} {problem}",
             remedy="tune again with this version, or compile without the tuning",
         )
-    origin = node.origin if node is not None else ()
+    origin = tuple(dict.fromkeys(name for n in nodes for name in n.origin))
     ctx.choices.append(Choice(family, problem, wanted, tuple((s.name, s.cycles) for s in ranked), origin))
     return by_name[wanted].plan

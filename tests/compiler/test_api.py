@@ -71,6 +71,7 @@ def test_one_model_and_its_clones_in_many_threads(model: CompiledModel) -> None:
     "wrong",
     [
         {"threads": 0}, {"threads": True}, {"threads": 2.0}, {"level": 3}, {"winograd_error": -1.0},
+        {"optimize_for": "size"},
         {"winograd_error": float("nan")}, {"dims": {"N": "1"}}, {"dims": {"N": 1.0}}, {"shapes": {"x": 3}},
         {"shapes": {"x": "1333"}}, {"shapes": {"x": (None, 3, 16, 16)}},
     ],

@@ -45,3 +45,22 @@ def fused(seed: int = 0, op: str = "Conv") -> Graph:
         Node("c2c.Reorder", (yb,), (y,), {}, ("relu1",)),
     ]
     return Graph("fused", [x], [y], nodes, ["out"])
+
+
+def chain() -> Graph:
+    """Two convolutions with a Relu each as one `c2c.ConvChain`, [1, 3, 6, 6] → [1, 4, 4, 4]."""
+    plain = conv_relu()
+    w, b = (v for v in plain.nodes[0].inputs[1:] if v is not None)
+    w2 = constant("w2", np.ones((4, 4, 1, 1), np.float32))
+    bx, bw, bb, bw2 = value("bx", 1, 3, 6, 6), Value("bw", w.type), Value("bb", b.type), Value("bw2", w2.type)
+    c1, r1, c2, r2 = (value(name, 1, 4, 4, 4) for name in ("c1", "r1", "c2", "r2"))
+    nodes = [
+        Node("Conv", (bx, bw, bb), (c1,)),
+        Node("Relu", (c1,), (r1,)),
+        Node("Conv", (r1, bw2), (c2,)),
+        Node("Relu", (c2,), (r2,)),
+    ]
+    body = Graph("body", [bx, bw, bb, bw2], [r2], nodes, ["r2"])
+    x, y = value("x", 1, 3, 6, 6), value("y", 1, 4, 4, 4)
+    attrs = {"body": body, "strip": 2}
+    return Graph("chain", [x], [y], [Node("c2c.ConvChain", (x, w, b, w2), (y,), attrs, ("conv1", "conv2"))], ["out"])

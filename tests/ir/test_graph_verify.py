@@ -12,10 +12,10 @@ from c2c.ir.graph import Graph, Node, Value, constant
 from c2c.ir.types import DType, Layout, TensorType
 from c2c.ir.verify import verify
 
-from .graphs import conv_relu, f32, fused, value
+from .graphs import chain, conv_relu, f32, fused, value
 
 
-@pytest.mark.parametrize("make", [conv_relu, fused, lambda: fused(op="c2c.WinogradConv")])
+@pytest.mark.parametrize("make", [conv_relu, fused, chain, lambda: fused(op="c2c.WinogradConv")])
 def test_graphs_that_keep_every_rule(make: Callable[[], Graph]) -> None:
     verify(make())
 
@@ -211,6 +211,53 @@ def _nested(g: Graph) -> None:
 )
 def test_broken_groups(damage: Callable[[Graph], None], text: str) -> None:
     graph = fused()
+    damage(graph)
+    with pytest.raises(VerifyError, match=text):
+        verify(graph)
+
+
+def _chain_body(g: Graph) -> Graph:
+    body = g.nodes[0].attrs["body"]
+    assert isinstance(body, Graph)
+    return body
+
+
+def _no_strip(g: Graph) -> None:
+    g.nodes[0].attrs["strip"] = 0
+
+
+def _begins_with_relu(g: Graph) -> None:
+    body = _chain_body(g)
+    body.nodes.insert(0, Node("Relu", (body.inputs[0],), (value("r", 1, 3, 6, 6),)))
+
+
+def _reads_the_first_input(g: Graph) -> None:
+    body = _chain_body(g)
+    body.nodes[2].inputs = (body.nodes[0].output, body.nodes[2].inputs[1])
+
+
+def _reads_an_earlier_stage(g: Graph) -> None:
+    body = _chain_body(g)
+    body.nodes[3] = Node("Add", (body.nodes[2].output, body.nodes[1].output), body.nodes[3].outputs)
+
+
+def _pool_inside(g: Graph) -> None:
+    body = _chain_body(g)
+    body.nodes[1] = Node("Softmax", body.nodes[1].inputs, body.nodes[1].outputs)
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (_no_strip, "a chain in strips of 0 rows"),
+        (_begins_with_relu, "a chain begins with Relu, not with Conv"),
+        (_reads_the_first_input, "does not read the stage before it as its data"),
+        (_reads_an_earlier_stage, "is read after the next one"),
+        (_pool_inside, "Softmax follows in a fused group, but is not elementwise"),
+    ],
+)
+def test_broken_chains(damage: Callable[[Graph], None], text: str) -> None:
+    graph = chain()
     damage(graph)
     with pytest.raises(VerifyError, match=text):
         verify(graph)

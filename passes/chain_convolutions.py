@@ -1,0 +1,107 @@
+"""Convolutions in a row computed strip by strip, so that the tensors between them need no memory of their own.
+
+Before: y = conv(x), z = conv(y), each with its elementwise tail, y read by z only. After: z = c2c.ConvChain(x) {both}.
+Inverted bottlenecks (expand, depthwise, project) and pairs of depthwise and pointwise layers; what is chained is chosen
+by expected time and by the bytes that leave the arena. Preserves: tensors that others read. Needs: layouts chosen,
+groups fused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..ir.graph import Graph, Node, Value
+from .base import GraphRewriter, Pass, PassContext, register_pass
+from .lower.conv_chain import Stage, read_stage
+from .lower.conv_chain_cost import cut, schedules
+from .lower.conv_kernel import Convolution
+from .lower.schedule import choose
+
+
+@register_pass
+class ChainConvolutions(Pass):
+    name = "chain-convolutions"
+
+    def run(self, graph: Graph, context: PassContext) -> bool:
+        rewriter = context.rewriter(graph)
+        for run in _runs(rewriter, context):
+            for part in self.divide([stage.conv for _, stage in run], context):
+                nodes = [run[i][0] for i in part]
+                if len(nodes) == 1:
+                    continue
+                strip = self.strip([run[i][1].conv for i in part], context, nodes)
+                if strip is not None and rewriter.allow(self.name, nodes[0]):
+                    join(rewriter, nodes, strip)
+        return rewriter.finish()
+
+    def divide(self, convs: Sequence[Convolution], context: PassContext) -> list[range]:
+        """Chains and single layers, as parts of a row of convolutions."""
+        return cut(context.target, context.threads, convs, context.optimize_for == "memory")
+
+    def strip(self, convs: Sequence[Convolution], context: PassContext, nodes: Sequence[Node]) -> int | None:
+        """Rows of a strip; None where the layers stay apart."""
+        memory = context.optimize_for == "memory"
+        problem = f"{' '.join(_text(c) for c in convs)} threads {context.threads}{' memory' if memory else ''}"
+        return choose(context, "conv-chain", problem, schedules(context.target, context.threads, convs, memory), *nodes)
+
+
+def _text(conv: Convolution) -> str:
+    """A convolution's shape."""
+    _, h, w = conv.window.axes
+    channels = f"{conv.channels_in * conv.groups}->{conv.channels_out * conv.groups}"
+    kind = "dw" if conv.groups > 1 else ""
+    return f"{kind}{h.kernel}x{w.kernel}/{h.stride} {conv.batch}x{h.out}x{w.out} {channels}"
+
+
+def _runs(rewriter: GraphRewriter, context: PassContext) -> list[list[tuple[Node, Stage]]]:
+    """The longest rows of convolutions each of which alone reads the one before, as its data."""
+    runs: list[list[tuple[Node, Stage]]] = []
+    open_: dict[Value, list[tuple[Node, Stage]]] = {}
+    lanes = context.target.lanes()
+    for node in rewriter.graph.nodes:
+        stage = read_stage(node, context.target, context.threads)
+        if stage is None:
+            continue
+        run = open_.pop(stage.conv.x, [])
+        if not run:
+            runs.append(run)
+        run.append((node, stage))
+        if node.output.type.layout.block == lanes and rewriter.has_one_reader(node.output):
+            open_[node.output] = run
+    return [r for r in runs if len(r) > 1]
+
+
+def join(rewriter: GraphRewriter, nodes: Sequence[Node], strip: int) -> None:
+    """One `c2c.ConvChain` where the last node stands."""
+    made = {n.output for n in nodes}
+    operands = list(dict.fromkeys(v for n in nodes for v in n.inputs if v is not None and v not in made))
+    last = nodes[-1]
+    origin = tuple(dict.fromkeys(name for n in nodes for name in n.origin))
+    attrs = {"body": _body(nodes, operands), "strip": strip}
+    node = rewriter.emit("c2c.ConvChain", operands, [last.output.type], attrs, origin=origin, hint=last.output.name)
+    rewriter.place_after(last, node)
+    rewriter.replace(last.output, node.output)
+
+
+def _body(nodes: Sequence[Node], operands: Sequence[Value]) -> Graph:
+    """The nodes, groups opened, over inputs of their own."""
+    inner = {v: Value(f"x{i}", v.type) for i, v in enumerate(operands)}
+    inside: list[Node] = []
+
+    def add(node: Node, known: dict[Value, Value]) -> None:
+        result = Value(f"y{len(inside)}", node.output.type)
+        inputs = tuple(None if v is None else known[v] for v in node.inputs)
+        inside.append(Node(node.op, inputs, (result,), dict(node.attrs), node.origin))
+        known[node.output] = result
+
+    for node in nodes:
+        if node.op == "c2c.Fused":
+            body: Graph = node.attrs["body"]
+            known = {v: inner[o] for v, o in zip(body.inputs, node.inputs, strict=True) if o is not None}
+            for member in body.nodes:
+                add(member, known)
+            inner[node.output] = known[body.nodes[-1].output]
+        else:
+            add(node, inner)
+    result = inside[-1].output
+    return Graph("body", [inner[v] for v in operands], [result], inside, [result.name])

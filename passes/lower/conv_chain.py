@@ -1,0 +1,172 @@
+"""c2c.ConvChain: convolutions computed strip by strip, so that what lies between them stays in the cache.
+
+One kernel: for each task (some rows of the last stage), for each strip of a few rows, each stage in turn makes the rows
+that are new (`conv_chain_plan`). The writers of single convolutions write the stages; between them lie rings of rows,
+one set a worker. Sums have the order of the single convolutions', so results are equal to theirs to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...codegen.target import Target
+from ...ir.graph import Node, Value
+from ...ir.loops import Buffer, Expr, binary, maximum, minimum, select
+from ...ir.types import DType, TensorType
+from .context import INDEX, Lowering, Site, lowers, unfold
+from .conv import read_convolution
+from .conv_chain_plan import ChainPlan, plan_rows
+from .conv_direct import DirectWriter
+from .conv_kernel import ConvKernel, Convolution, Image, pad_operands, unravel
+from .conv_plan import row_plan
+from .depthwise import DepthwiseWriter, is_depthwise
+from .tasks import tasks
+from .window import Axis
+
+
+@dataclass(eq=False, slots=True)
+class Stage:
+    """A convolution with its tail; its context is that of a node of its own."""
+
+    ctx: Lowering
+    conv: Convolution
+    depthwise: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """Rows of a stage's result: `data` holds `rows` rows of `whole` for each worker, this worker's from `base` on."""
+
+    data: Value
+    type: TensorType
+    rows: int
+    whole: int
+    base: Expr
+
+
+class ChainKernel(ConvKernel):
+    """A kernel in which some values are rings."""
+
+    def __init__(self, ctx: Lowering) -> None:
+        super().__init__(ctx)
+        self.rings: dict[Value, Ring] = {}
+        self._slots: dict[tuple[Value, Expr], Expr] = {}
+
+    def tensor(self, value: Value, hint: str = "") -> Buffer:
+        ring = self.rings.get(value)
+        return super().tensor(value, hint) if ring is None else super().tensor(ring.data, "ring")
+
+    def image(self, value: Value, n: Expr, rows: int) -> Image:
+        ring = self.rings.get(value)
+        return super().image(value, n, rows) if ring is None else Image(ring.base, ring.rows, ring.rows < ring.whole)
+
+    def enter_row(self, value: Value, h: Expr) -> None:
+        ring = self.rings.get(value)
+        if ring is not None and ring.rows < ring.whole:
+            self._slots[value, h] = self.let(h % ring.rows, "slot")
+
+    def place(self, value: Value, coords: Sequence[Expr]) -> Expr:
+        ring = self.rings.get(value)
+        if ring is None:
+            return super().place(value, coords)
+        h = self._slots.get((value, coords[2]), coords[2])
+        return ring.base + self.blocked_offset(ring.type, (INDEX, coords[1], h, coords[3]))
+
+    def write(self, value: Value, site: Site, result: Expr) -> None:
+        if value in self.rings:
+            self.store(self.tensor(value), self.place(value, site.coords), result)
+        else:
+            super().write(value, site, result)
+
+
+@lowers("c2c.ConvChain")
+def lower_chain(ctx: Lowering) -> None:
+    """All stages in one kernel."""
+    stages = read_stages(ctx)
+    axes, batch = [s.conv.window.h for s in stages], stages[0].conv.batch
+    plan = plan_rows(axes, ctx.threads, ctx.node.attrs["strip"])
+    total = axes[-1].out
+    k = ChainKernel(ctx)
+    for t in tasks(k, sum(s.conv.macs for s in stages), batch * plan.tasks):
+        n, task = unravel(k, t, (batch, plan.tasks))
+        _add_rings(k, ctx, stages, plan)
+        rows = [max(1, made * plan.strip // total) for made in plan.made]
+        writers = [_writer(k, s, r) for s, r in zip(stages, rows, strict=True)]
+        begin = k.let(task * plan.rows, "begin")
+        end = begin + plan.rows if total % plan.rows == 0 else minimum(begin + plan.rows, total)
+        even = total % plan.rows == 0 and plan.rows % plan.strip == 0
+        for first in k.loop("strip", end, begin, plan.strip):
+            last = first + plan.strip if even else minimum(first + plan.strip, end)
+            for stage, writer, (lo, hi) in zip(stages, writers, _ranges(k, axes, begin, first, last), strict=True):
+                k.ctx = stage.ctx
+                writer.write_rows(n, lo, hi)
+    k.ctx = ctx
+    k.done("conv_chain")
+
+
+def _add_rings(k: ChainKernel, ctx: Lowering, stages: Sequence[Stage], plan: ChainPlan) -> None:
+    """A ring for every stage but the last, one for each worker."""
+    several = ctx.threads > 1 and stages[0].conv.batch * plan.tasks > 1
+    for stage, rows in zip(stages, plan.kept, strict=False):
+        type_ = stage.conv.y
+        kept = TensorType(DType.F32, (1, type_.dims[1], rows, type_.dims[3]), type_.layout)
+        elements = kept.nbytes // DType.F32.nbytes
+        data = ctx.scratch("rows", DType.F32, elements * (ctx.threads if several else 1))
+        base = k.let(k.worker * elements, "base") if several else INDEX
+        k.rings[stage.ctx.output] = Ring(data, kept, rows, type_.dims[2], base)
+
+
+def read_stages(ctx: Lowering) -> list[Stage]:
+    """The stages of a chain."""
+    nodes = unfold(ctx.node)
+    starts = [i for i, n in enumerate(nodes) if n.op == "Conv"]
+    stages = []
+    for begin, end in zip(starts, [*starts[1:], len(nodes)], strict=True):
+        result = nodes[end - 1].output if end < len(nodes) else ctx.node.output
+        anchor, *tail = nodes[begin:end]
+        stage = _stage(Lowering(anchor, ctx.target, ctx.threads, ctx.calls, tuple(tail), result, ctx.node))
+        assert stage is not None, f"{anchor.where} is no stage of a chain"
+        stages.append(stage)
+    return stages
+
+
+def read_stage(node: Node, target: Target, threads: int) -> Stage | None:
+    """A node, or a fused group, as a stage of a chain; None where it cannot be one."""
+    anchor, *tail = unfold(node) if node.op == "c2c.Fused" else [node]
+    if anchor.op != "Conv" or any(t.type.dtype is not DType.F32 for t in (anchor.output, node.output)):
+        return None
+    return _stage(Lowering(anchor, target, threads, tail=tuple(tail), result=node.output, group=node))
+
+
+def _stage(ctx: Lowering) -> Stage | None:
+    conv = read_convolution(ctx)
+    if conv is None or conv.window.rank != 2:
+        return None
+    depthwise = is_depthwise(ctx, conv)
+    return Stage(ctx, conv, depthwise) if depthwise or conv.groups == 1 else None
+
+
+def _writer(k: ChainKernel, stage: Stage, rows: int) -> DirectWriter | DepthwiseWriter:
+    ctx, conv = stage.ctx, stage.conv
+    k.ctx = ctx
+    whole = pad_operands(ctx, ctx.lanes())
+    if stage.depthwise:
+        return DepthwiseWriter(ctx, conv, whole, k)
+    return DirectWriter(ctx, row_plan(ctx, conv, whole, rows), k)
+
+
+def _ranges(k: ChainKernel, axes: Sequence[Axis], begin: Expr, first: Expr, last: Expr) -> list[tuple[Expr, Expr]]:
+    """Rows [first, last) that each stage makes for a strip: `conv_chain_plan.strip_rows`, at run time."""
+    starts = binary("eq", first, begin)
+    made, first, last = k.let(first, "made"), k.let(first, "first"), k.let(last, "last")
+    found = [(first, last)]
+    for axis in reversed(axes[1:]):
+        need = maximum(first * axis.stride - axis.pad, 0)
+        made, last = (
+            k.let(minimum((row - 1) * axis.stride - axis.pad + axis.reach + 1, axis.size), "last")
+            for row in (made, last)
+        )
+        first = k.let(select(starts, need, maximum(made, need)), "first")
+        found.append((first, last))
+    return found[::-1]
