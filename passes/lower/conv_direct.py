@@ -184,12 +184,24 @@ class DirectWriter:
     def _tile(self, out: Outputs, place: _Place, s: Segment, w: Expr) -> None:
         k, axis, plan = self.k, self.conv.window.w, self.plan
         acc = k.registers("acc", self.conv.dtype, s.pixels * out.vectors, plan.lanes)
+        self._fetch_results(out, place, s, w)
         self._begin(out, place, s, w, acc)
         groups = s.taps or (Taps(0, axis.kernel, 0, s.pixels),)
         for number, channels in enumerate(plan.inputs):
             for _ in guarded(k, place.chunk >= plan.chunks - 1, number > 0 and plan.chunks > 1):
                 self._channels(out, place, channels, groups, w, acc, s.dynamic)
         self._end(out, place, s, w, acc)
+
+    def _fetch_results(self, out: Outputs, place: _Place, s: Segment, w: Expr) -> None:
+        """The lines that the tile's results go to, so that its stores do not wait for them."""
+        k, y = self.k, self.ctx.output
+        if not y.type.layout.block or not prefetches(k.ctx.target) or k.tensor(y, "y").space != "param":
+            return
+        for v in range(out.vectors):
+            coords = (place.n, place.channel + v * self.plan.lanes, *self._spatial(place, w))
+            first = k.let(k.place(y, coords), "at")
+            for at in range(0, s.pixels * self.plan.lanes, LINE):
+                k.prefetch(k.tensor(y, "y"), first + at)
 
     def _begin(self, out: Outputs, place: _Place, s: Segment, w: Expr, acc: Buffer) -> None:
         """First values of the accumulators: the bias, or the sums over the chunks before."""

@@ -9,6 +9,8 @@ import pytest
 
 from c2c.codegen.target import Target, native
 from c2c.ir.graph import Graph, Node, Value
+from c2c.ir.loops import Prefetch
+from c2c.ir.loops_visit import statements
 from c2c.ir.types import DType, Layout
 from c2c.passes.lower import lower_node
 from c2c.passes.lower.micro import splats_lanes
@@ -196,3 +198,13 @@ def test_small_convolution_stays_on_one_thread() -> None:
     small, large = conv((1, 3, 4, 4), (4, 3, 3, 3)), conv((1, 16, 32, 32), (32, 16, 3, 3))
     assert [c.kernel.parallel is not None for c in lower_node(small.node(), native(), 2)] == [False]
     assert [c.kernel.parallel is not None for c in lower_node(large.node(), native(), 2)] == [True]
+
+
+@pytest.mark.parametrize(("target", "asked"), [("x86-64-v3", {"w", "x", "y"}), ("arm64-neon", set())])
+def test_lines_are_fetched_ahead_where_it_pays(target: str, asked: set[str]) -> None:
+    """Weights of the next pass, pixels of the next tile and the lines of the results."""
+    machine = Target.parse(target)
+    graph = in_blocks(conv((1, 64, 14, 14), (64, 64, 1, 1)), machine.lanes())
+    (node,) = [n for n in graph.nodes if n.op == "Conv"]
+    (call,) = lower_node(node, machine, 1)
+    assert {s.buffer.name for s in statements(call.kernel.body) if isinstance(s, Prefetch)} == asked
