@@ -201,22 +201,38 @@ def _rows(
         if tiles % plan.tiles_a_task:
             end = minimum(end, const(tiles))
         for i in k.loop("i", end, begin):
-            soon = _next_panel(k, p, plan, strip, i - begin)
-            _tile(k, p, strip, batch, source, k.let(i * plan.tile.rows, "m"), plan.tile.rows, soon)
+            m = k.let(i * plan.tile.rows, "m")
+            soon = (*_next_panel(k, p, plan, strip, i - begin), *_next_rows(k, p, plan, source, m))
+            _tile(k, p, strip, batch, source, m, plan.tile.rows, soon)
     if rest := p.m - tiles * plan.tile.rows:
         for _ in guarded(k, is_index(mb, plan.row_tasks - 1), plan.row_tasks > 1):
             _tile(k, p, strip, batch, source, const(tiles * plan.tile.rows), rest)
 
 
-def _next_panel(k: KernelBuilder, p: Product, plan: Panels, strip: Strip, i: Expr) -> Ahead | None:
+def _next_panel(k: KernelBuilder, p: Product, plan: Panels, strip: Strip, i: Expr) -> tuple[Ahead, ...]:
     """The share of row tile i in bringing the panel that follows closer, where weights come from far away."""
     tiles = min(plan.tiles_a_task, plan.row_tiles)
     if p.b.value.data is None or not prefetches(k.ctx.target) or tiles < MIN_TILES or p.k < UNROLL_AHEAD:
-        return None
+        return ()
     size = p.k * strip.step
     lines = -(-size * p.b.value.type.dtype.nbytes // (LINE_BYTES * tiles))
     soon = ahead(k.tensor(p.b.value), strip.base + size, p.k, lines, UNROLL_AHEAD)
-    return replace(soon, at=k.let(soon.at + minimum(i * soon.span, const(size)), "soon"))
+    return (replace(soon, at=k.let(soon.at + minimum(i * soon.span, const(size)), "soon")),)
+
+
+def _next_rows(k: KernelBuilder, p: Product, plan: Panels, source: Expr, m: Expr) -> tuple[Ahead, ...]:
+    """The rows of the tile that follows, where a block of them is brought into the second-level cache.
+
+    Long rows, which come from the third one for every panel, are better left to the processor: measured.
+    """
+    row_bytes, near = p.k * p.a.value.type.dtype.nbytes, k.ctx.target.l2_bytes // 2
+    if not near // ENOUGH_ROWS >= row_bytes > near // p.m:
+        return ()
+    if not prefetches(k.ctx.target) or p.a.col != 1 or p.k < UNROLL_AHEAD:
+        return ()
+    buffer, rows = k.tensor(p.a.value), plan.tile.rows
+    following = k.let(source + (m + rows) * p.a.row, "following")
+    return tuple(Ahead(buffer, following + r * p.a.row, 1, 1, p.k) for r in range(rows))
 
 
 def _tile(
@@ -227,7 +243,7 @@ def _tile(
     source: Expr,
     m: Expr,
     rows: int,
-    soon: Ahead | None = None,
+    soon: tuple[Ahead, ...] = (),
 ) -> None:
     """rows × strip.vectors accumulators over the whole of k, then their results."""
     vectors, lanes, target = strip.vectors, strip.lanes, k.ctx.target

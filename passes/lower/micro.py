@@ -6,7 +6,7 @@ lanes are the factors. Weights are read as vectors along n; packed ones are one 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ...codegen.target import Target
@@ -89,7 +89,7 @@ def multiply(
     first: int = 0,
     sets: int = 1,
     unroll: int = 1,
-    soon: Ahead | None = None,
+    soon: Sequence[Ahead] = (),
 ) -> None:
     """acc[(first + r)·vectors + v] += Σ x[r, i] · w[i, v] for i below `count`.
 
@@ -107,9 +107,9 @@ def multiply(
     for step in dict.fromkeys((turns * unroll, unroll)):
         begin, main = main, count // step * step
         for i in k.loop("k", main, begin, step) if begin < main else ():
-            for line in range(soon.lines if soon else 0):
-                assert soon is not None
-                k.prefetch(soon.buffer, soon.at + i * soon.step + line * (LINE_BYTES // soon.buffer.dtype.nbytes))
+            for item in soon:
+                for line in range(item.lines):
+                    k.prefetch(item.buffer, item.at + i * item.step + line * (LINE_BYTES // item.buffer.dtype.nbytes))
             for turn in range(0, step, unroll):
                 inner.steps(i + turn, unroll)
     for i in k.loop("k", count, main) if main < count else ():

@@ -190,3 +190,12 @@ def lines_asked_for(kernel: Kernel, memory: list[Array]) -> set[int]:
 
     Recorder(kernel.name, {p.name: a for p, a in zip(kernel.params, memory, strict=True)}).block(kernel.body)
     return asked
+
+
+@pytest.mark.parametrize(("m", "k", "asks"), [(4096, 64, True), (64, 64, False), (4096, 4096, False)])
+def test_rows_on_their_way_into_the_second_cache_are_asked_for(m: int, k: int, asks: bool) -> None:
+    """Not those that are there, nor long ones that come from the third cache for every panel."""
+    node = Case("MatMul", [np.zeros((m, k), np.float32), np.zeros((k, 24), np.float32)]).node()
+    (call,) = lower_node(node, Target.parse("x86-64-v3"))
+    a = call.kernel.params[call.args.index(node.input(0))]  # type: ignore[arg-type]
+    assert any(isinstance(s, Prefetch) and s.buffer is a for s in statements(call.kernel.body)) is asks
