@@ -3,7 +3,8 @@
 Before: tensors of float32, and `precision` f16. After: convolutions with constant weights, and elementwise arithmetic,
 maxima over windows and concatenations that read their results, in f16, sums of products included; Casts where such
 tensors meet other operators. Preserves: types of inputs and outputs; matrix products, means, norms, softmax and
-functions, which stay float32. Needs: batch norms folded.
+functions, which stay float32. Needs: batch norms folded,
+Winograd layers selected.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class _Narrowing:
             return
         inputs = [v if v is None or v.type.dtype is not DType.F32 else self._narrowed(v, node) for v in node.inputs]
         type_ = node.output.type.with_dtype(DType.F16)
-        new = rewriter.emit(node.op, inputs, [type_], node.attrs, origin=node.origin, hint=node.output.name).output
+        # Weights of Winograd in f16 are transformed by the compiler, in float64: never at load.
+        attrs = {k: v for k, v in node.attrs.items() if k != "prepared"}
+        new = rewriter.emit(node.op, inputs, [type_], attrs, origin=node.origin, hint=node.output.name).output
         wide = self._cast(new, DType.F32, node)
         self.narrow[wide] = new
         rewriter.replace(node.output, wide)
@@ -59,7 +62,7 @@ class _Narrowing:
         constants = [v for v in node.inputs if v is not None and v.data is not None]
         if any(v.type.dtype is DType.F32 and not _is_in_range(v) for v in constants):
             return False
-        if node.op == "Conv":
+        if node.op in ("Conv", "c2c.WinogradConv"):
             return all(v is None or v.data is not None for v in node.inputs[1:])
         return node.op in FOLLOWING and any(v in self.narrow for v in node.inputs)
 

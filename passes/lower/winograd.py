@@ -15,7 +15,6 @@ from dataclasses import replace
 
 from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, binary, const, maximum, minimum
-from ...ir.types import DType
 from ..winograd_math import input_matrix, output_matrix
 from .context import Lowering, lowers, strides
 from .conv import lower_conv, read_convolution
@@ -32,9 +31,9 @@ from .winograd_weights import transformed_weights
 def lower_winograd(ctx: Lowering) -> None:
     """Winograd where the input is blocked, else as Conv."""
     conv, m = read_convolution(ctx), ctx.node.attrs["m"]
-    if conv is None or conv.x.type.layout.block != ctx.lanes() or conv.groups > 1 or not _is_fit(conv):
+    if conv is None or conv.x.type.layout.block != ctx.lanes(conv.dtype) or conv.groups > 1 or not _is_fit(conv):
         return lower_conv(ctx)
-    lanes = ctx.lanes()
+    lanes = ctx.lanes(conv.dtype)
     whole = pad_operands(ctx, lanes)
     plan = make_plan(ctx, conv, m)
     if not whole:
@@ -42,8 +41,8 @@ def lower_winograd(ctx: Lowering) -> None:
     bias = padded_bias(ctx, conv.bias, 1, lanes)
     weights = transformed_weights(ctx, plan)
     copies = 1 if plan.phased else ctx.threads
-    v = ctx.scratch("v", DType.F32, plan.n**2 * plan.stride_v * copies)
-    m_ = ctx.scratch("m", DType.F32, plan.n**2 * plan.stride_m * copies)
+    v = ctx.scratch("v", conv.dtype, plan.n**2 * plan.stride_v * copies)
+    m_ = ctx.scratch("m", conv.dtype, plan.n**2 * plan.stride_m * copies)
     if plan.phased:
         for phase in range(3):
             _Phases(ctx, plan, weights, bias, v, m_).write_phase(phase)
@@ -148,20 +147,20 @@ class _Phases:
         k, plan, n, lanes = self.k, self.plan, self.plan.n, self.plan.lanes
         h, w = plan.conv.window.h, plan.conv.window.w
         x, matrix = k.tensor(plan.conv.x, "x"), input_matrix(plan.m)
-        half = k.alloc("half", DType.F32, n * n * lanes)
+        half = k.alloc("half", plan.conv.dtype, n * n * lanes)
         i0, i1 = k.let(maximum(-top, 0), "i"), k.let(minimum(h.size - top, n), "i")
         j0 = k.let(minimum(maximum(-left, 0), n), "j")
         j1 = k.let(maximum(minimum(w.size - left, n), 0), "j")
         for begin, end in ((const(0), j0), (j1, const(n))):
             for i in k.loop("j", end * n, begin * n):
-                k.store(half, i * lanes, const(0, DType.F32, lanes))
+                k.store(half, i * lanes, const(0, plan.conv.dtype, lanes))
         for first, last in self._row_ranges():
             for _ in k.when(binary("eq", i0, first) & binary("eq", i1, last)):
                 for j in k.loop("j", j1, j0):
                     at = k.let(source + (top * w.size + left + j) * lanes, "x")
                     rows = range(first, max(first, last))
                     values = [k.let(k.load(x, at + i * (w.size * lanes), lanes), "d") for i in rows]
-                    found = apply(k, matrix[:, rows], values) if rows else [const(0, DType.F32, lanes)] * n
+                    found = apply(k, matrix[:, rows], values) if rows else [const(0, plan.conv.dtype, lanes)] * n
                     for i, value in enumerate(found):
                         k.store(half, j * (n * lanes) + i * lanes, value)
         for i in k.loop("i", n):
@@ -199,9 +198,9 @@ class _Phases:
     def _product_tile(self, tile: Tile, weights: Expr, v: Expr, to: Expr, ahead: Expr, lines: int) -> None:
         """Sums over all channels; each block of them fetches `lines` of U from `ahead` on."""
         k, plan, lanes = self.k, self.plan, self.plan.lanes
-        acc = k.registers("acc", DType.F32, tile.pixels * tile.vectors, lanes)
+        acc = k.registers("acc", plan.conv.dtype, tile.pixels * tile.vectors, lanes)
         for i in range(tile.pixels * tile.vectors):
-            k.store(acc, i, const(0, DType.F32, lanes))
+            k.store(acc, i, const(0, plan.conv.dtype, lanes))
         v, to = k.let(v, "v"), k.let(to, "to")
         whole, rest = divmod(plan.conv.channels_in, lanes)
         width, step = tile.vectors * lanes, plan.block * lanes
@@ -229,7 +228,7 @@ class _Phases:
         _, rows, columns = plan.grid
         h, w = plan.conv.window.h, plan.conv.window.w
         ragged = h.out % m != 0 or w.out % m != 0
-        bias = k.let(start(k, self.bias, o * plan.lanes, plan.lanes), "bias")
+        bias = k.let(start(k, self.bias, o * plan.lanes, plan.lanes, plan.conv.dtype), "bias")
         for t in k.loop("t", last, first):
             image, row, column = unravel(k, t, (plan.conv.batch, rows, columns))
             top, left = k.let(row * m, "top"), k.let(column * m, "left")
@@ -258,7 +257,7 @@ class _Phases:
         """The results of a tile that lie inside the image."""
         k, m, lanes = self.k, self.plan.m, self.plan.lanes
         h, w = self.plan.conv.window.h, self.plan.conv.window.w
-        kept = k.alloc("kept", DType.F32, m * m * lanes)
+        kept = k.alloc("kept", self.plan.conv.dtype, m * m * lanes)
         for i, row in enumerate(values):
             for j, value in enumerate(row):
                 k.store(kept, (i * m + j) * lanes, value)

@@ -33,7 +33,7 @@ def pack_weights(plan: Plan) -> np.ndarray:
     """U, transformed in float64."""
     conv, lanes = plan.conv, plan.lanes
     positions, cout, cin = plan.n**2, conv.channels_out, conv.channels_in
-    packed = np.zeros((positions, plan.stride_u), np.float32)
+    packed = np.zeros((positions, plan.stride_u), conv.weights.dtype)
     for first, count, vectors in plan.groups:
         for block in range(count):
             width, at = vectors * lanes, (first + block) * plan.tile.vectors * lanes
