@@ -29,6 +29,7 @@ MEASURED_MAIN = """\
 #define main example_main
 #include "example.c"
 #undef main
+#include <string.h>
 #include <time.h>
 
 int main(int argc, char **argv) {

@@ -134,17 +134,14 @@ EXAMPLE = """\
 #include "{name}.h"
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #if defined(USE_THREADS) || !{upper}_WEIGHTS_EMBEDDED
 #include "c2c_runtime.h"
 #endif
 
-static void *aligned(size_t bytes) {{ /* to 64 bytes; never freed: the process ends with the run */
-    char *p = (char *)malloc(bytes + 64);
+static void *aligned(size_t bytes) {{ /* zeros, to 64 bytes; never freed: the process ends with the run */
+    char *p = (char *)calloc(1, bytes + 64);
     if (!p) {{ fprintf(stderr, "out of memory (%lu bytes)\\n", (unsigned long)bytes); exit(2); }}
-    p += 64 - (size_t)((uintptr_t)p % 64);
-    memset(p, 0, bytes);
-    return p;
+    return p + (64 - (size_t)((uintptr_t)p % 64));
 }}
 
 static void transfer(const char *path, const char *mode, void *data, size_t bytes) {{
