@@ -13,13 +13,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, binary, const, maximum, minimum
 from ..winograd_math import input_matrix, output_matrix
 from .context import Lowering, lowers, strides
 from .conv import lower_conv, read_convolution
 from .conv_kernel import ConvKernel, Convolution, finish, pad_operands, padded_bias, start, unravel
-from .micro import in_turns, multiply, packed, rows_of
+from .micro import in_turns, multiply, packed, rows_of, splats_lanes
 from .tasks import guarded, tasks
 from .tile import Tile
 from .winograd_plan import LINE, Plan, make_plan, runs
@@ -138,9 +140,10 @@ class _Phases:
         for j in range(n):
             values = [k.let(k.load(x, at + (i * row + j * lanes), lanes), "d") for i in range(n)]
             columns.append(apply(k, matrix, values))
+        places = self._places(target, plan.stride_v)
         for i in range(n):
             for j, value in enumerate(apply(k, matrix, [columns[j][i] for j in range(n)])):
-                k.store(self.v, target + (i * n + j) * plan.stride_v, value)
+                k.store(self.v, places[i][j], value)
 
     def _transform_border(self, source: Expr, top: Expr, left: Expr, target: Expr) -> None:
         """The same with zeros beyond the image: columns inside one by one, by the rows that they have, then rows."""
@@ -168,6 +171,19 @@ class _Phases:
             to = k.let(target + i * (n * plan.stride_v), "to")
             for j, value in enumerate(apply(k, matrix, values)):
                 k.store(self.v, to + j * plan.stride_v, value)
+
+    def _places(self, at: Expr, stride: int) -> list[list[Expr]]:
+        """Where a tile's n × n elements lie, `stride` apart.
+
+        Instructions of AArch64 cannot hold such offsets: made of constants each would take two more. Read from a table,
+        they stay in registers.
+        """
+        k, n = self.k, self.plan.n
+        if not splats_lanes(self.ctx.target):
+            return [[at + (i * n + j) * stride for j in range(n)] for i in range(n)]
+        table = k.tensor(self.ctx.pack("offsets", np.arange(n * n, dtype=np.int64) * stride), "offsets")
+        rows = [k.let(at + k.load(table, i * n), "at") for i in range(n)]
+        return [[row + k.load(table, j) if j else row for j in range(n)] for row in rows]
 
     def _row_ranges(self) -> list[tuple[int, int]]:
         """Rows [first, last) of a tile that lie inside the image, for all rows of tiles, each range once."""
@@ -245,10 +261,10 @@ class _Phases:
     def _transform_output(self, o: Expr, t: Expr, bias: Expr) -> list[list[Expr]]:
         k, plan, n, lanes = self.k, self.plan, self.plan.n, self.plan.lanes
         at = k.let(self.m_base + (o * plan.block + t) * lanes, "m")
-        matrix = output_matrix(plan.m)
+        matrix, places = output_matrix(plan.m), self._places(at, plan.stride_m)
         columns = []
         for j in range(n):
-            values = [k.let(k.load(self.m, at + (i * n + j) * plan.stride_m, lanes), "y") for i in range(n)]
+            values = [k.let(k.load(self.m, places[i][j], lanes), "y") for i in range(n)]
             columns.append(apply(k, matrix, values))
         rows = [apply(k, matrix, [columns[j][i] for j in range(n)]) for i in range(plan.m)]
         return [[k.let(value + bias, "y") for value in row] for row in rows] if self.bias is not None else rows
