@@ -28,9 +28,9 @@ from .conv_kernel import (
     start,
     unravel,
 )
-from .conv_plan import MAX_TAPS, Inputs, Outputs, Plan, pack_weights
+from .conv_plan import MAX_TAPS, Inputs, Outputs, Plan, pack_weights, reads_row_of_taps
 from .conv_schedules import choose_plan
-from .micro import in_turns, multiply, packed, prefetches, rows_of, splats_lanes
+from .micro import in_turns, multiply, packed, prefetches, rows_of
 from .tasks import guarded, tasks
 from .tile import Segment, Taps
 
@@ -86,7 +86,7 @@ class DirectWriter:
         self.w: Buffer = self.k.tensor(ctx.pack("weights", pack_weights(plan)), "w")
         self.bias: Value | None = padded_bias(ctx, plan.conv.bias, plan.conv.groups, plan.lanes)
         block = plan.conv.x.type.layout.block
-        self.along_taps = not block and splats_lanes(ctx.target) and plan.conv.window.w.dilation == 1
+        self.along_taps = reads_row_of_taps(ctx.target, plan.conv)
         self.pixel = block or 1
         axes = plan.conv.window.axes
         self.rows_in = self.k.image(plan.conv.x, INDEX, axes[1].size).rows
@@ -285,7 +285,7 @@ class DirectWriter:
                     x = k.let(origin + c * self.plane + q * (ad.dilation * ah.size * row) + line, "x")
                     y = k.let(weights + c * (window.taps * tap) + (q * ah.kernel + r) * (aw.kernel * tap), "w")
                     for g in groups:
-                        if self.along_taps and not dynamic:
+                        if self.along_taps and not dynamic and channels.size == pixel:
                             self._row_of_taps(out, g, x, y, acc)
                             continue
                         lo, hi = aw.tap_range(w) if dynamic else (const(g.begin), const(g.end))
@@ -308,12 +308,13 @@ class DirectWriter:
         multiply(self.k, rows, weights, size, acc, first=taps.first, unroll=min(size, CHANNELS))
 
     def _row_of_taps(self, out: Outputs, taps: Taps, x: Expr, w: Expr, acc: Buffer) -> None:
-        """All taps of a row of one plain channel, whose inputs are lanes of a few vectors."""
-        axis, count = self.conv.window.w, taps.end - taps.begin
-        x, w = x + taps.begin, w + taps.begin * (out.vectors * self.plan.lanes)
-        rows = rows_of(self.x, self.k.let(x, "x"), axis.stride, taps.last - taps.first, first=taps.first)
+        """All taps of a row of one plain channel or of a block, whose inputs are lanes of a few vectors."""
+        axis, count = self.conv.window.w, (taps.end - taps.begin) * self.pixel
+        first = taps.begin * self.pixel
+        x, w = x + first, w + first * (out.vectors * self.plan.lanes)
+        rows = rows_of(self.x, self.k.let(x, "x"), axis.stride * self.pixel, taps.last - taps.first, first=taps.first)
         weights = packed(self.w, self.k.let(w, "w"), out.vectors, self.plan.lanes)
-        unroll = count if count <= MAX_TAPS else self.plan.lanes
+        unroll = count if count <= MAX_TAPS * self.pixel else self.plan.lanes
         multiply(self.k, rows, weights, count, acc, first=taps.first, unroll=unroll)
 
 

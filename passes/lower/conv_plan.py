@@ -15,6 +15,9 @@ from .tile import Lined, Segment, Tile, choose_tile, segments
 MAX_TAPS = 8
 """Longest row of taps that is unrolled whole where x is read as vectors along it."""
 
+MAX_BLOCKED_TAPS = 3
+"""The same where x is blocked, and a tap has a block of channels: longer ones would fill the instruction cache."""
+
 NEAR_POINTWISE = 0.5
 """Weights of a chunk as a part of the first cache, where every pixel is read once."""
 
@@ -122,10 +125,16 @@ def lines(target: Target, conv: Convolution) -> Lined | None:
         return None
     block, axis, lanes = conv.x.type.layout.block, conv.window.w, target.lanes(conv.dtype)
     if block:
-        return Lined(block, axis.stride * block, lanes)
+        return Lined(block * axis.kernel if reads_row_of_taps(target, conv) else block, axis.stride * block, lanes)
     if axis.dilation > 1:
         return Lined(1, axis.stride, lanes)
     return Lined(axis.kernel if axis.kernel <= MAX_TAPS else lanes, axis.stride, lanes)
+
+
+def reads_row_of_taps(target: Target, conv: Convolution) -> bool:
+    """Whether the inputs of all taps of a row, which pixels share, are read at once where x is read as vectors."""
+    axis, block = conv.window.w, conv.x.type.layout.block
+    return splats_lanes(target) and axis.dilation == 1 and (not block or 1 < axis.kernel <= MAX_BLOCKED_TAPS)
 
 
 def chunked(plan: Plan, count: int) -> Plan:

@@ -3,7 +3,7 @@
 A tile fits when pixels·vectors + vectors + 1 <= registers: the accumulators, one weight vector for each output vector
 and one broadcast input element. Where multiply-adds take a lane of a vector (`splats_lanes`), the pixels' channels are
 held as vectors instead (`Lined`), and one load brings four weight vectors in neighbouring registers: pixels·vectors +
-vectors of x + 4 <= registers - 2, since those four must be found in a row.
+vectors of x + 4 <= registers - 3, since those four must be found in a row.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def step_cycles(target: Target, pixels: int, vectors: int, lined: Lined | None =
 
 def fits(target: Target, pixels: int, vectors: int, lined: Lined | None) -> bool:
     if lined is not None:
-        return pixels * vectors + lined.vectors(pixels) + 4 <= target.registers - 2
+        return pixels * vectors + lined.vectors(pixels) + 4 <= target.registers - 3
     return pixels * vectors + vectors + 1 <= target.registers
 
 
