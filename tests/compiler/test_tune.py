@@ -46,6 +46,7 @@ def run(monkeypatch: pytest.MonkeyPatch, times: Times, seconds: float = 600.0) -
         before, after = float(times(a).sum()), float(times(b).sum())
         return before, after, after / before
 
+    monkeypatch.setattr(tune, "SPREAD", 100.0)
     monkeypatch.setattr(Tuner, "_in_turn", in_turn)
     monkeypatch.setattr(Tuner, "_whole", whole)
     return Tuner(two_products(), OPTIONS, seconds).run()
