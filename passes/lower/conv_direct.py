@@ -2,9 +2,12 @@
 
 Weights are packed `[group][K / (V·b)][C / c][D][H][W][c][V·b]`, in the order in which they are read. Loops, from the
 outside: chunk of rows, block of output channels, row, tile of pixels, block of input channels, depth, height, width,
-channel; only the tile is unrolled. Taps beyond the input are left out: by the bounds of the depth and height loops for
-a whole row, and by leaving out pixels of the first and last tiles along the width. Blocked input is read one block of
-channels at a time; plain input, one channel.
+channel; only the tile is unrolled, and up to CHANNELS channels. Taps beyond the input are left out: by the bounds of
+the depth and height loops for a whole row, and by leaving out pixels of the first and last tiles along the width.
+Blocked input is read one block of channels at a time; plain input, one channel.
+
+What comes from far is fetched ahead where that pays (`micro.prefetches`): the weights of the next pass by shares of a
+tile, the pixels of the next tile while the first block of outputs reads them, and the lines of the results.
 """
 
 from __future__ import annotations
