@@ -151,9 +151,9 @@ def node_times(compiled: Compiled, nanoseconds: np.ndarray, machine: Machine) ->
 
 
 def choices_of(compiled: Compiled, call: Call) -> tuple[Choice, ...]:
-    """Schedules of the node of a call: those that graph passes chose for the ONNX nodes in it, then its kernels'."""
+    """Schedules of the node of a call: those that graph passes chose for an ONNX node in it, then its kernels'."""
     origin = set(call.node.origin)
-    return (*(c for c in compiled.choices if c.origin and origin.issuperset(c.origin)), *call.choices)
+    return (*(c for c in compiled.choices if not origin.isdisjoint(c.origin)), *call.choices)
 
 
 def limit_seconds(work: Work, machine: Machine, footprint: int) -> float:
