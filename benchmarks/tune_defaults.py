@@ -3,8 +3,8 @@
     python benchmarks/tune_defaults.py MODEL.onnx... [--seconds 60] [--json OUT]
 
 Prints the facts of this core as `codegen/target.py` states them (bytes a cycle), then for each family: problems, how
-many of them take another schedule when measured, and microseconds of both. A family that loses more than a few percent wants
-other constants; a table of shapes is not made, since it would only serve the models given.
+many of them take another schedule when measured, and microseconds of both. A family that loses more than a few percent
+wants other constants; a table of shapes is not made, since it would only serve the models given.
 """
 
 from __future__ import annotations
