@@ -165,7 +165,7 @@ class Tuner:
             tuned = self._variant({k: v for k, v in tuned.names.items() if k not in slower})
             a, b = self._in_turn(base, tuned)
         before, after, ratio = self._whole(base, tuned)
-        if ratio >= 1.0:
+        if ratio >= 1.0 or not tuned.names:
             tuned, b, after = base, a, before
         return TuneReport(measured(base, a, tuned, b), before, after, self.rounds, complete)
 
