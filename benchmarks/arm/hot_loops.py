@@ -25,14 +25,14 @@ class Loop:
 def loops(assembly: str, least: int = 8) -> list[Loop]:
     """Innermost loops with at least so many multiply-adds, that with most of them for each kernel."""
     found: dict[str, Loop] = {}
-    kernel, lines, labels = "", [], {}  # type: str, list[str], dict[str, int]
+    kernel, lines, labels, inner = "", [], {}, -1  # type: str, list[str], dict[str, int], int
     for raw in assembly.splitlines():
         line = raw.split("//")[0].strip()
         if match := re.fullmatch(r"(\.?[\w.$]+):", line):
             if match[1].startswith(".L"):
                 labels[match[1]] = len(lines)
             else:
-                kernel, lines, labels = match[1], [], {}
+                kernel, lines, labels, inner = match[1], [], {}, -1
         elif line and not line.startswith("."):
             lines.append(line.replace("\t", " "))
             target = re.search(r"(\.LBB\w+)$", line)
@@ -40,7 +40,9 @@ def loops(assembly: str, least: int = 8) -> list[Loop]:
             if begin is None:
                 continue
             body = tuple(lines[begin:])
-            labels = {name: at for name, at in labels.items() if at < begin}  # what lies around it is no innermost loop
+            if begin <= inner:  # it has a loop inside
+                continue
+            inner = begin
             loop = Loop(kernel, body)
             if loop.fma >= least and loop.fma > (found[kernel].fma if kernel in found else 0):
                 found[kernel] = loop
