@@ -164,13 +164,13 @@ class _Phases:
                     rows = range(first, max(first, last))
                     values = [k.let(k.load(x, at + i * (w.size * lanes), lanes), "d") for i in rows]
                     found = apply(k, matrix[:, rows], values) if rows else [const(0, plan.conv.dtype, lanes)] * n
-                    for i, value in enumerate(found):
-                        k.store(half, j * (n * lanes) + i * lanes, value)
+                    for row, value in enumerate(found):
+                        k.store(half, j * (n * lanes) + row * lanes, value)
         for i in k.loop("i", n):
             values = [k.let(k.load(half, i * lanes + j * (n * lanes), lanes), "d") for j in range(n)]
             to = k.let(target + i * (n * plan.stride_v), "to")
-            for j, value in enumerate(apply(k, matrix, values)):
-                k.store(self.v, to + j * plan.stride_v, value)
+            for column, value in enumerate(apply(k, matrix, values)):
+                k.store(self.v, to + column * plan.stride_v, value)
 
     def _places(self, at: Expr, stride: int) -> list[list[Expr]]:
         """Where a tile's n × n elements lie, `stride` apart.

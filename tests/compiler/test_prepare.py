@@ -36,7 +36,8 @@ def expected(small_cnn: onnx.ModelProto) -> np.ndarray:
     """What the same model computes with weights that the compiler transformed."""
     model = c2c_compile(small_cnn, dims={"N": 1}, winograd_weights="compile")
     assert not model.compiled.program.prepare
-    return model.run({"x": X})["y"]
+    y: np.ndarray = model.run({"x": X})["y"]
+    return y
 
 
 def test_weights_stay_small_and_results_stay(small_cnn: onnx.ModelProto, expected: np.ndarray) -> None:

@@ -114,7 +114,8 @@ def test_an_interrupt_keeps_what_was_found(monkeypatch: pytest.MonkeyPatch) -> N
     def interrupted(self: Tuner, base: Variant, trials: list[tune.Trial]) -> dict[Key, tuple[str, float]]:
         if self.rounds == 4:
             raise KeyboardInterrupt
-        return rounds(self, base, trials)
+        found: dict[Key, tuple[str, float]] = rounds(self, base, trials)
+        return found
 
     monkeypatch.setattr(Tuner, "_round", interrupted)
     report = run(monkeypatch, by_rank({"gemm": 1}))

@@ -34,7 +34,8 @@ Cell = Callable[[Net, Weights, Value, Any, Any], tuple[Value, Any]]
 
 
 def split(net: Net, x: Value, parts: int) -> tuple[Value, ...]:
-    return net.ops("Split", x, i64(*[H] * parts), outputs=parts, axis=1)
+    found: tuple[Value, ...] = net.ops("Split", x, i64(*[H] * parts), outputs=parts, axis=1)
+    return found
 
 
 def lstm_of(net: Net, gates: Sequence[Value], c: Any) -> tuple[Value, Value]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -28,7 +30,7 @@ def expected(q: Array, k: Array, v: Array, scale: float, mask: Array | None) -> 
     return np.asarray(power / power.sum(-1, keepdims=True) @ v)
 
 
-def run(q: Array, k: Array, v: Array, scale: float, mask: Array | None, joined: bool, **options: object) -> Array:
+def run(q: Array, k: Array, v: Array, scale: float, mask: Array | None, joined: bool, **options: Any) -> Array:
     """The operator on [batch, heads, rows, size]; `joined`: on heads side by side."""
     b, h, s, _ = q.shape
 
@@ -40,7 +42,7 @@ def run(q: Array, k: Array, v: Array, scale: float, mask: Array | None, joined: 
     result = Value("y", TensorType(DType.F32, laid(np.empty((b, h, s, v.shape[-1]), np.float32)).shape))
     attrs = {"scale": scale, **({"q_num_heads": h, "kv_num_heads": h} if joined else {})}
     node = Node("c2c.Attention", tuple(values), (result,), attrs, ("attention",))
-    (y,) = run_graph(Graph("g", values, [result], [node], ["y"]), feeds, **options)  # type: ignore[arg-type]
+    (y,) = run_graph(Graph("g", values, [result], [node], ["y"]), feeds, **options)
     return y.reshape(b, s, h, -1).swapaxes(1, 2) if joined else y
 
 

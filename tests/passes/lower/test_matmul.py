@@ -197,5 +197,7 @@ def test_rows_on_their_way_into_the_second_cache_are_asked_for(m: int, k: int, a
     """Not those that are there, nor long ones that come from the third cache for every panel."""
     node = Case("MatMul", [np.zeros((m, k), np.float32), np.zeros((k, 24), np.float32)]).node()
     (call,) = lower_node(node, Target.parse("x86-64-v3"))
-    a = call.kernel.params[call.args.index(node.input(0))]  # type: ignore[arg-type]
+    x = node.input(0)
+    assert x is not None
+    a = call.kernel.params[call.args.index(x)]
     assert any(isinstance(s, Prefetch) and s.buffer is a for s in statements(call.kernel.body)) is asks

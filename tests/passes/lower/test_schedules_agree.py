@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -16,14 +18,14 @@ from c2c.tests.passes.lower.harness import Case, in_blocks, run_graph
 LANES = native().lanes(DType.F32)
 
 
-def operator(op: str, *shapes: tuple[int, ...], known: int = 1, **attrs: object) -> Case:
+def operator(op: str, *shapes: tuple[int, ...], known: int = 1, **attrs: Any) -> Case:
     """An operator on random operands; those from `known` on are constants."""
     rng = np.random.default_rng(3)
     inputs = [rng.standard_normal(s).astype(np.float32) for s in shapes]
     return Case(op, inputs, attrs, frozenset(range(known, len(shapes))))
 
 
-def conv(x: tuple[int, ...], w: tuple[int, ...], **attrs: object) -> Case:
+def conv(x: tuple[int, ...], w: tuple[int, ...], **attrs: Any) -> Case:
     return operator("Conv", x, w, w[:1], kernel_shape=list(w[2:]), **attrs)
 
 
