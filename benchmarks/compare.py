@@ -32,6 +32,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+from networks import given_inputs, models, name_of
+
+from c2c.compiler.diagnostics import relative_error
 
 HERE = Path(__file__).parent
 ENGINES = ("c2c", "onnxruntime", "openvino", "ncnn", "mnn", "iree")
@@ -42,19 +45,11 @@ WRONG = 1e-2
 """Errors relative to the largest output from which an engine's time does not count."""
 
 
-def models(items: list[Path]) -> list[Path]:
-    """Model files named by the arguments, in order."""
-    found: list[Path] = []
-    for item in items:
-        found += sorted(item.glob("*.onnx")) + sorted(item.glob("*/model.onnx")) if item.is_dir() else [item]
-    return found
-
-
 def feeds_of(path: Path) -> dict[str, np.ndarray]:
     """The inputs of a model: inputs.npz beside it, else standard normal floats and integers below 100."""
-    side = path.parent / "inputs.npz"
-    if path.stem == "model" and side.exists():
-        return dict(np.load(side))
+    given = given_inputs(path)
+    if given:
+        return given
     graph = onnx.load(path, load_external_data=False).graph
     constants, rng = {i.name for i in graph.initializer}, np.random.default_rng(0)
     feeds = {}
@@ -118,20 +113,14 @@ class Engine:
 
 
 def error_of(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
-    """Largest difference relative to the largest value, of the worst output; infinite where sizes differ."""
-    worst = 0.0
-    for a, b in zip(found, expected, strict=False):
-        if a.size != b.size:
-            return float("inf")
-        flat = b.reshape(-1).astype(np.float64)
-        difference = np.abs(a.reshape(-1).astype(np.float64) - flat).max(initial=0)
-        worst = max(worst, float(difference / (np.abs(flat).max(initial=0) + 1e-9)))
-    return worst
+    """`relative_error` of the worst output, whatever its rank; infinite where sizes differ."""
+    pairs = zip(found, expected, strict=False)
+    return max(relative_error(a.reshape(b.shape), b) if a.size == b.size else float("inf") for a, b in pairs)
 
 
 def measure(path: Path, threads: int, engines: dict[str, str], seconds: float) -> dict[str, Any]:
     """One row: engines by name, each with its times and error, or with what went wrong."""
-    row: dict[str, Any] = {"model": path.parent.name if path.stem == "model" else path.stem, "threads": threads}
+    row: dict[str, Any] = {"model": name_of(path), "threads": threads}
     running: dict[str, Engine] = {}
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:

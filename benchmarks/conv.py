@@ -12,17 +12,14 @@ import argparse
 from dataclasses import dataclass
 
 import numpy as np
+from steps import load_calls
 
-from c2c.codegen.llvm_program import emit_object
 from c2c.codegen.target import native
-from c2c.compiler.assemble import assemble
 from c2c.compiler.machine import least, peak
 from c2c.compiler.options import CompileOptions
 from c2c.ir.graph import Graph, Node, Value, constant
 from c2c.ir.types import DType, Layout, TensorType
 from c2c.passes.lower import lower_graph
-from c2c.passes.plan_memory import plan
-from c2c.runtime_stub.loader import Loaded
 
 
 @dataclass(frozen=True)
@@ -80,14 +77,7 @@ def measure(layer: Layer, seconds: float) -> float:
     ]
     graph = Graph("layer", [a], [d], nodes, ["d"])
     calls = lower_graph(graph, target, 1)
-    memory = plan(calls, graph, {})
-    program = assemble(graph, calls, memory, CompileOptions(target, name="layer"))
-    loaded = Loaded(
-        emit_object(program, target, embed_weights=False),
-        program.name,
-        arena_bytes=memory.arena_bytes,
-        weights=memory.weights,
-    )
+    loaded, _ = load_calls(calls, graph, CompileOptions(target, name="layer"))
     mine = [i for i, call in enumerate(calls) if call.node is nodes[1]]
     feed, result = rng.standard_normal(x.dims).astype(np.float32), np.zeros(y.dims, np.float32)
     return least(lambda: float(loaded.trace([feed], [result], len(calls))[mine].sum()), seconds)

@@ -15,16 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from steps import load_calls
 
-from c2c.codegen.llvm_program import emit_object
 from c2c.codegen.target import native
-from c2c.compiler.assemble import assemble
 from c2c.compiler.machine import peak
 from c2c.compiler.options import CompileOptions
 from c2c.ir.graph import Graph, Node, Value, constant
 from c2c.ir.types import DType, TensorType
 from c2c.passes.lower import lower_graph
-from c2c.passes.plan_memory import plan
 from c2c.runtime_stub.loader import Loaded
 
 Array = np.ndarray[Any, Any]
@@ -85,14 +83,7 @@ def load(shape: Shape, seed: int) -> tuple[Loaded, list[Array], list[Array], int
     node, inputs = node_of(shape, seed)
     graph = Graph("product", inputs, [node.output], [node], ["y"])
     calls = lower_graph(graph, native(), 1)
-    memory = plan(calls, graph, {})
-    program = assemble(graph, calls, memory, CompileOptions(native(), name="product"))
-    loaded = Loaded(
-        emit_object(program, native(), embed_weights=False),
-        program.name,
-        arena_bytes=memory.arena_bytes,
-        weights=memory.weights,
-    )
+    loaded, _ = load_calls(calls, graph, CompileOptions(native(), name="product"))
     rng = np.random.default_rng(seed)
     feeds = [rng.standard_normal(v.type.dims).astype(np.float32) for v in inputs]
     return loaded, feeds, [np.zeros(node.output.type.dims, np.float32)], len(calls)

@@ -15,10 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from steps import load_calls
 
-from c2c.codegen.llvm_program import emit_object
 from c2c.codegen.target import Target
-from c2c.compiler.assemble import assemble
 from c2c.compiler.driver import load_graph
 from c2c.compiler.inputs import random_inputs
 from c2c.compiler.options import CompileOptions
@@ -29,9 +28,7 @@ from c2c.passes.chain_convolutions import ChainConvolutions
 from c2c.passes.lower import Call, lower_graph
 from c2c.passes.lower.conv_chain_cost import schedules
 from c2c.passes.lower.conv_kernel import Convolution
-from c2c.passes.plan_memory import plan
 from c2c.passes.views import find_views, placed_values
-from c2c.runtime_stub.loader import Loaded
 
 
 class Given(ChainConvolutions):
@@ -63,13 +60,8 @@ class Form:
         run_pipeline(graph, [p for p in passes if p is not None], context)
         views = find_views(graph)
         self.calls: list[Call] = lower_graph(graph, options.target, options.threads, placed_values(graph, views))
-        memory = plan(self.calls, graph, views)
-        program = assemble(graph, self.calls, memory, options)
-        self.arena, self.samples = memory.arena_bytes, list[np.ndarray]()
-        self.loaded = Loaded(
-            emit_object(program, options.target, embed_weights=False), program.name, arena_bytes=memory.arena_bytes,
-            weights=memory.weights,
-        )  # fmt: skip
+        self.loaded, self.arena = load_calls(self.calls, graph, options, views)
+        self.samples = list[np.ndarray]()
         self.feeds = list(random_inputs(source).values())
         self.results = [np.empty(v.type.dims, v.type.dtype.numpy) for v in graph.outputs]
 

@@ -152,7 +152,7 @@ def parallel_costs(threads: int, seconds: float) -> tuple[float, float]:
         loaded.run([], [out])
         return float(time.perf_counter_ns() - start)
 
-    many, alone = (_load(kernel, [], [threads], n, threads) for n in (BARRIERS, 1))
+    many, alone = (load_kernel(kernel, [], [threads], n, threads) for n in (BARRIERS, 1))
     awake = least(lambda: timed(many), seconds) / BARRIERS
     call = least(lambda: timed(alone), seconds / 4) - awake
 
@@ -164,7 +164,7 @@ def parallel_costs(threads: int, seconds: float) -> tuple[float, float]:
     return awake / 1e3, max(0.0, asleep[len(asleep) // 2] - call) / 1e3
 
 
-def _load(kernel: Kernel, inputs: list[int], outputs: list[int], steps: int = 1, threads: int = 1) -> Loaded:
+def load_kernel(kernel: Kernel, inputs: list[int], outputs: list[int], steps: int = 1, threads: int = 1) -> Loaded:
     """A program that calls a kernel `steps` times on f32 inputs and outputs of these sizes."""
     name = f"machine_{kernel.name}"
     slots = [Slot("input", i) for i in range(len(inputs))] + [Slot("output", i) for i in range(len(outputs))]
@@ -177,7 +177,7 @@ def _load(kernel: Kernel, inputs: list[int], outputs: list[int], steps: int = 1,
 
 def _runner(kernel: Kernel, inputs: list[int], outputs: list[int]) -> Callable[[], float]:
     """A function that runs the kernel once on this thread and returns its nanoseconds."""
-    loaded = _load(kernel, inputs, outputs)
+    loaded = load_kernel(kernel, inputs, outputs)
     x, y = ([aligned_bytes(4 * n).view(np.float32) for n in sizes] for sizes in (inputs, outputs))
     for a in x:
         a.fill(1.0)  # of its own pages, not of the one page of zeros

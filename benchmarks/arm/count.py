@@ -26,6 +26,8 @@ import numpy as np
 from hot_loops import CORES, analysed, loops
 
 import c2c
+from c2c.compiler.diagnostics import relative_error
+from c2c.compiler.inputs import random_inputs
 from c2c.ir.types import DType
 
 HERE = Path(__file__).resolve().parent
@@ -42,16 +44,6 @@ def counts(text: str) -> Counts:
     """Numbers of a line of classes.c; `insns` is the sum of the classes."""
     found = dict(zip((*CLASSES, "lanes"), map(int, text.split(",")), strict=True))
     return {"insns": sum(found[c] for c in CLASSES), **found}
-
-
-def inputs(model: c2c.CompiledModel) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    return {
-        p.name: rng.integers(0, 100, p.shape).astype(DType(p.dtype).numpy)
-        if DType(p.dtype).is_int
-        else rng.standard_normal(p.shape).astype(DType(p.dtype).numpy)
-        for p in model.inputs
-    }
 
 
 def reference(path: Path, feeds: dict[str, np.ndarray]) -> list[np.ndarray] | None:
@@ -92,10 +84,10 @@ def executed(
 
 
 def error(results: list[np.ndarray], expected: list[np.ndarray] | None) -> float:
-    """Largest difference over the largest value."""
+    """`relative_error` of the worst output."""
     if expected is None:
         return float("nan")
-    return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(results, expected, strict=True))
+    return max(relative_error(a, b) for a, b in zip(results, expected, strict=True))
 
 
 def row(name: str, c: Counts, more: str = "") -> str:
@@ -114,7 +106,7 @@ def instruction_table(a: argparse.Namespace, found: list[dict[str, Any]]) -> Non
     for path in a.models:
         options = {"winograd_weights": "compile", **dict(o.split("=", 1) for o in a.option)}
         model = c2c.compile(path, target=a.target, name="model", **options)
-        feeds = inputs(model)
+        feeds = random_inputs(model.compiled.source)
         with tempfile.TemporaryDirectory() as made:
             folder = Path(made)
             entry: dict[str, Any] = {"model": path.stem, "target": a.target}
