@@ -27,6 +27,7 @@ from .tasks import pieces, tasks
 WIDE = 4
 """Vectors of scores that one operation works on: functions wait for themselves, several of them do not."""
 L2_BYTES_A_CYCLE = 32
+"""What a core reads from its second-level cache."""
 
 
 @dataclass(frozen=True, slots=True)

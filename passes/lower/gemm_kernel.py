@@ -25,9 +25,8 @@ from .panels import Panels, Tile, pack_at_run_time, pack_panels, tail_vectors
 from .product import Product, is_index, offset_at, stacked, tree_sum, unravel
 from .schedule import Schedule, choose
 from .tasks import PARALLEL_MACS, guarded, pieces, tasks
+from .tile import LATENCY, fma_per_cycle
 
-LATENCY = 4
-"""Cycles from a multiply-add to the use of its result, on every core of interest."""
 UNROLL_AHEAD = 8
 """Steps of k in an iteration that asks for weights."""
 ENOUGH_ROWS = 128
@@ -68,7 +67,7 @@ def tiles(target: Target, acc: DType, m: int, n: int, k: int) -> list[Schedule[T
 
 def _cycles(target: Target, tile: Tile, m: int, vectors: int, k: int) -> float:
     """Estimated cycles of one step of k of the product: bound by multiply-adds, loads or latency."""
-    issue = 1.0 if target.vector_bits >= 512 else 2.0
+    issue = fma_per_cycle(target)
     overhead = 12 / max(k, 1)
 
     def step(rows: int, width: int) -> float:
@@ -247,7 +246,7 @@ def _tile(
 ) -> None:
     """rows × strip.vectors accumulators over the whole of k, then their results."""
     vectors, lanes, target = strip.vectors, strip.lanes, k.ctx.target
-    needed = LATENCY * (1 if target.vector_bits >= 512 else 2)
+    needed = LATENCY * fma_per_cycle(target)
     sets = 1 if rows * vectors >= needed or rows > 1 else min(needed // (rows * vectors), p.k, 8)
     along_k = splats_lanes(target) and p.a.col == 1 and p.k >= 4
     unroll = UNROLL_AHEAD if soon else max(sets, 4 if along_k or rows > 1 else 2)
