@@ -22,6 +22,7 @@ from ..ir.loops import (
     Call,
     Cast,
     Const,
+    Dot,
     Expr,
     Fma,
     For,
@@ -321,6 +322,16 @@ class CStyle:
     def _fma(self, e: Fma, at: str) -> Code:
         return self.operators.fma(e.dtype, self.value(e.a, at), self.value(e.b, at), self.value(e.c, at))
 
+    def _dot(self, e: Dot, at: str) -> Code:
+        """Each group's products one after another, in unsigned arithmetic, which wraps."""
+        a, b, group = self._named(e.a), self._named(e.b), e.a.lanes // e.lanes
+        total = cast_to("uint32_t", self.value(e.c, at))
+        for j in range(group):
+            lane = f"{at} * {group} + {j}" if at else str(j)
+            factors = [cast_to("int32_t", self.value(x, lane if x.lanes > 1 else "")) for x in (a, b)]
+            total = infix("add", total, cast_to("uint32_t", infix("mul", *factors)))
+        return cast_to("int32_t", total)
+
     def _cast(self, e: Cast, at: str) -> Code:
         return self.operators.cast(e.dtype, e.a.dtype, self.value(e.a, at))
 
@@ -376,7 +387,7 @@ class CStyle:
         return Code(f"{name}[0]")
 
     _writers: ClassVar[dict[type, Callable[..., Code]]] = {
-        Const: _const, Var: _var, Load: _load, Binary: _binary, Unary: _unary, Fma: _fma, Cast: _cast,
+        Const: _const, Var: _var, Load: _load, Binary: _binary, Unary: _unary, Fma: _fma, Dot: _dot, Cast: _cast,
         Bitcast: _bitcast, Select: _select, Broadcast: _broadcast, Ramp: _ramp, Call: _call, Shuffle: _shuffle,
         Reduce: _reduce,
     }  # fmt: skip

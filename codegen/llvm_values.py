@@ -15,6 +15,7 @@ from ..ir.loops import (
     Call,
     Cast,
     Const,
+    Dot,
     Expr,
     Fma,
     Load,
@@ -28,6 +29,7 @@ from ..ir.loops import (
 )
 from ..ir.types import DType
 from .llvm_convert import HALVES, convert, from_f32, to_f32
+from .llvm_dot import dot
 from .llvm_rounding import rounded
 from .llvm_streams import Stream, registers_loaded
 from .llvm_types import constant, memory_type, value_type, vector
@@ -47,6 +49,10 @@ LIBM = " nounwind willreturn memory(none) nobuiltin"
 
 MAX_INTERLEAVE = 4
 """Largest stride read by whole vectors and shuffles instead of element by element."""
+
+
+WORD = 32
+"""Bits of a group of small lanes that instructions repeat as a whole."""
 
 
 class Values:
@@ -272,6 +278,9 @@ class Values:
             return self.w.op(f"fadd {type_} {self.w.op(f'fmul {type_} {a}, {b}')}, {c}")
         return self.w.call(f"llvm.fma.{mangled(type_)}", type_, (type_, a), (type_, b), (type_, c))
 
+    def _dot(self, e: Dot) -> str:
+        return dot(self.w, self.target, e, *(self.value(x) for x in (e.a, e.b, e.c)))
+
     def _unary(self, e: Unary) -> str:
         a, type_ = self.value(e.a), value_type(e.dtype, e.lanes)
         if e.op == "not":
@@ -344,6 +353,8 @@ class Values:
             assert e.b is not None
             return self.w.extract(scalar, e.b.lanes, b, at - lanes)
         indices = e.lanes_of
+        if e.b is None and lanes * e.dtype.bits == WORD and indices == tuple(range(lanes)) * (e.lanes // lanes):
+            return self._repeated(a, e)
         if e.b is not None and e.b.lanes != lanes:
             width = max(lanes, e.b.lanes)
             a, b = self._padded(a, scalar, lanes, width), self._padded(b, scalar, e.b.lanes, width)
@@ -353,6 +364,13 @@ class Values:
             a, b = (v if v == "poison" else self.w.op(f"insertelement <1 x {scalar}> poison, {scalar} {v}, i64 0")
                     for v in (a, b))  # fmt: skip
         return self.w.shuffle(f"<{lanes} x {scalar}>", a, b, indices)
+
+    def _repeated(self, a: str, e: Shuffle) -> str:
+        """A few small lanes again and again, as a word in every lane."""
+        word = self.w.op(f"bitcast {value_type(e.dtype, e.a.lanes)} {a} to i{WORD}")
+        count = e.lanes // e.a.lanes
+        words = self.w.broadcast(f"i{WORD}", word, count)
+        return self.w.op(f"bitcast {vector(f'i{WORD}', count)} {words} to {value_type(e.dtype, e.lanes)}")
 
     def _taken(self, value: str, scalar: str, lanes: int, indices: tuple[int, ...]) -> str:
         if indices == tuple(range(lanes)):
@@ -412,7 +430,7 @@ class Values:
     TABLE: ClassVar[dict[type[Any], Callable[[Values, Any], str]]] = {
         Const: _const, Var: _var, Load: _load, Binary: _binary, Unary: _unary, Fma: _fma, Cast: _cast,
         Bitcast: _bitcast, Select: _select, Broadcast: _broadcast, Ramp: _ramp, Shuffle: _shuffle, Reduce: _reduce,
-        Call: _call,
+        Call: _call, Dot: _dot,
     }  # fmt: skip
 
 

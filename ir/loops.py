@@ -161,6 +161,15 @@ class Fma(Expr):
 
 
 @dataclass(frozen=True, slots=True)
+class Dot(Expr):
+    """c[i] + Σ_j a[i*g + j] * b[i*g + j] for j below g = a.lanes / lanes, in i32 that wraps; a, b of 8 or 16 bits."""
+
+    a: Expr
+    b: Expr
+    c: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class Cast(Expr):
     """Conversion of value; to bool: != 0."""
 
@@ -429,6 +438,11 @@ def unary(op: str, a: Expr) -> Expr:
 
 def fma(a: Operand, b: Operand, c: Expr) -> Expr:
     return Fma(c.dtype, c.lanes, as_expr(a, c), as_expr(b, c), c)
+
+
+def dot(a: Expr, b: Expr, c: Expr) -> Expr:
+    """Groups of neighbouring products of small integers, added to c."""
+    return Dot(DType.I32, c.lanes, a, b, c)
 
 
 def cast(a: Expr, dtype: DType) -> Expr:

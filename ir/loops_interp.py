@@ -23,6 +23,7 @@ from .loops import (
     Call,
     Cast,
     Const,
+    Dot,
     Expr,
     Fma,
     For,
@@ -148,6 +149,9 @@ def combine(e: Expr, x: list[Array]) -> Array:
         case Fma():
             wide = [_widen(e.dtype, v) for v in x]
             return (wide[0] * wide[1] + wide[2]).astype(e.dtype.numpy)
+        case Dot():
+            products = (x[0].astype(np.int64) * x[1].astype(np.int64)).reshape(e.lanes, -1).sum(1)
+            return (products + x[2]).astype(np.int32)
         case Cast():
             return x[0] != 0 if e.dtype is DType.BOOL else x[0].astype(e.dtype.numpy)
         case Bitcast():

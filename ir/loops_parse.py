@@ -29,6 +29,7 @@ from .loops import (
     Call,
     Cast,
     Const,
+    Dot,
     Expr,
     Fma,
     For,
@@ -409,6 +410,8 @@ class _Parser:
         dtype, lanes = args[0].dtype, args[0].lanes
         if name == "fma":
             return Fma(args[2].dtype, args[2].lanes, *args)
+        if name == "dot":
+            return Dot(DType.I32, args[2].lanes, *args)
         if name == "select":
             return Select(args[1].dtype, args[1].lanes, *args)
         if name in UNARY:
@@ -443,7 +446,7 @@ class _Parser:
 
 
 _ARITY = {
-    "fma": 3, "select": 3, **dict.fromkeys(UNARY, 1), **dict.fromkeys(CALLS, 1), "pow": 2, "fmod": 2,
+    "fma": 3, "dot": 3, "select": 3, **dict.fromkeys(UNARY, 1), **dict.fromkeys(CALLS, 1), "pow": 2, "fmod": 2,
     **{op: 2 for op in BINARY if op not in INFIX},
 }  # fmt: skip
 

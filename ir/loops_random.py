@@ -199,11 +199,21 @@ class RandomKernel:
         if choice < 0.3:
             by = ir.const(int(self.rng.integers(dtype.bits)), dtype, lanes)
             return ir.binary(str(self.rng.choice(["shl", "shr"])), a, by)
+        if dtype is DType.I32 and choice < 0.4 and lanes <= 16:
+            return self.dots(a, depth)
         b = self.expr(dtype, lanes, depth - 1)
         if choice < 0.5:  # divisors 1 to 8
             divisor = (b & ir.const(7, dtype, lanes)) + 1
             return ir.binary(str(self.rng.choice(["div", "mod"])), a, divisor)
         return ir.binary(str(self.rng.choice(["add", "sub", "mul", "min", "max", "and", "or", "xor"])), a, b)
+
+    def dots(self, c: Expr, depth: int) -> Expr:
+        """Groups of 1, 2 or 4 products of small integers."""
+        group = int(self.rng.choice([1, 2, 4]))
+        small = [DType.I8, DType.U8, DType.I16, DType.U16]
+        types = [small[int(i)] for i in self.rng.integers(0, 4, 2)] if self.chance(0.5) else [DType.I16, DType.I16]
+        a, b = (self.expr(t, c.lanes * group, depth - 1) for t in types)
+        return ir.dot(a, b, c)
 
 
 def random_memory(kernel: Kernel, seed: int) -> list[np.ndarray]:

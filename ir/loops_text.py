@@ -20,6 +20,7 @@ from .loops import (
     Call,
     Cast,
     Const,
+    Dot,
     Expr,
     Fma,
     For,
@@ -171,6 +172,8 @@ def _expr(e: Expr, level: int) -> str:
             return f"{e.op}{_args(e.a)}"
         case Fma():
             return f"fma{_args(e.a, e.b, e.c)}"
+        case Dot():
+            return f"dot{_args(e.a, e.b, e.c)}"
         case Select():
             return f"select{_args(e.cond, e.a, e.b)}"
         case Call():

@@ -28,6 +28,7 @@ from .loops import (
     Call,
     Cast,
     Const,
+    Dot,
     Expr,
     Fma,
     For,
@@ -332,6 +333,8 @@ def _node_problem(e: Expr) -> str:
             return "" if e.op in UNARY and _same(e, e.a) else f"{e.op} of {e.a.dtype}x{e.a.lanes}"
         case Fma():
             return "" if e.dtype.is_float and _same(e, e.a, e.b, e.c) else "operands differ or are no floats"
+        case Dot():
+            return _dot_problem(e)
         case Cast():
             return "" if e.a.lanes == e.lanes else "lanes differ"
         case Bitcast():
@@ -368,6 +371,13 @@ def _binary_problem(e: Binary) -> str:
     if e.op in _INT_ONLY and (e.a.dtype.is_float or e.a.dtype is DType.BOOL and e.op in ("shl", "shr")):
         return f"{e.op} of {e.a.dtype}"
     return ""
+
+
+def _dot_problem(e: Dot) -> str:
+    small = all(x.dtype.is_int and x.dtype.bits <= 16 for x in (e.a, e.b))
+    whole = e.a.lanes == e.b.lanes and e.a.lanes % e.lanes == 0
+    good = small and whole and e.dtype is e.c.dtype is DType.I32 and e.c.lanes == e.lanes
+    return "" if good else f"of {e.a.dtype}x{e.a.lanes}, {e.b.dtype}x{e.b.lanes} and {e.c.dtype}x{e.c.lanes}"
 
 
 def _shuffle_problem(e: Shuffle) -> str:

@@ -6,14 +6,15 @@ What C computes is compared with the interpreter in test_c_source.py, so that bo
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 
-from c2c.codegen.llvm_program import emit_object
+from c2c.codegen.llvm_program import emit_asm, emit_object
 from c2c.codegen.target import Target
-from c2c.ir.loops import CALLS, Builder, Port, Program, Slot, Step, call, fma, unary
+from c2c.ir.loops import CALLS, Builder, Port, Program, Slot, Step, call, dot, fma, shuffle, unary
 from c2c.ir.loops_interp import run_program
 from c2c.ir.loops_random import random_inputs, random_program
 from c2c.ir.loops_verify import verify_program
@@ -49,6 +50,53 @@ def test_exact_programs_are_equal(first: int, target: str) -> None:
 def differences(a: Array, b: Array) -> str:
     at = np.flatnonzero((a != b) & ~((a != a) & (b != b)))
     return ", ".join(f"[{i}] {a[i]} for {b[i]}" for i in at[:5])
+
+
+def every_dot() -> Program:
+    """Sums of 1, 2 and 4 neighbouring products of all pairs of small types, the first factor also repeated."""
+    k = Builder()
+    small = (DType.I8, DType.U8, DType.I16, DType.U16)
+    xs = {d: k.param(f"x_{d}", d, 256) for d in small}
+    c, y = k.param("x_c", DType.I32, 64), k.param("y", DType.I32, 16384)
+    at = 0
+    for a, b in itertools.product(small, small):
+        for group, lanes in ((1, 4), (2, 1), (2, 4), (2, 8), (2, 16), (4, 4), (4, 8), (4, 16), (4, 3)):
+            factors = k.load(xs[a], 3, group * lanes)
+            repeated = shuffle(k.load(xs[a], 7, group), None, tuple(range(group)) * lanes)
+            for factor in (factors, repeated):
+                k.store(y, at, dot(factor, k.load(xs[b], 100, group * lanes), k.load(c, at % 40, lanes)))
+                at += lanes
+    kernel = k.kernel("dots")
+    ports = tuple(Port(p.name, p.dtype, (p.size,)) for p in kernel.params)
+    args = tuple(Slot("input", 0, i) for i in range(len(ports) - 1))
+    step = Step("dots", (*args, Slot("output")), "step", ("dots",))
+    return Program("dots", ports[:-1], ports[-1:], {"dots": kernel}, (step,), 0, bytearray())
+
+
+@pytest.mark.parametrize("target", ["native", "x86-64", "x86-64-v3"])
+def test_every_dot_is_exact(target: str) -> None:
+    if not Target.parse(target).runs_here:
+        pytest.skip(f"{target} does not run on this machine")
+    program = every_dot()
+    verify_program(program)
+    rng = np.random.default_rng(1)
+    inputs = []
+    for port in program.inputs:
+        limits = np.iinfo(port.dtype.numpy)
+        values = rng.integers(limits.min, limits.max, port.shape, endpoint=True)
+        inputs.append(np.where(rng.random(port.shape) < 0.3, limits.min, values).astype(port.dtype.numpy))
+    (expected,) = run_program(program, inputs)
+    (found,) = run_native(program, inputs, target)
+    assert np.array_equal(found, expected), differences(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("target", "instruction"),
+    [("x86-64-v3", "vpmaddwd"), ("x86-64-v3+avxvnni", "vpdpbusd"), ("x86-64-v4+avx512vnni", "vpdpbusd"),
+     ("arm64-dotprod", "sdot"), ("arm64-dotprod", "udot"), ("arm64-neon+i8mm", "usdot")],
+)  # fmt: skip
+def test_dot_is_one_instruction(target: str, instruction: str) -> None:
+    assert f"\t{instruction}\t" in emit_asm(every_dot(), Target.parse(target))
 
 
 def every_call() -> Program:

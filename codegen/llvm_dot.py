@@ -1,0 +1,90 @@
+"""Sums of products of small integers as LLVM IR text: one instruction where the target has it, else wide products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..ir.loops import Dot
+from ..ir.types import DType
+from .llvm_types import value_type, vector
+from .llvm_writer import Writer
+from .target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class _Instruction:
+    """An intrinsic for `lanes` sums of products of `a` and `b`; `adds`: it adds to a first operand.
+
+    words: whether it takes its factors as vectors of i32.
+    """
+
+    name: str
+    feature: str
+    a: DType
+    b: DType
+    group: int
+    lanes: int
+    adds: bool = True
+    words: bool = False
+
+
+_INSTRUCTIONS = (
+    _Instruction("llvm.x86.avx512.vpdpbusd.512", "avx512vnni", DType.U8, DType.I8, 4, 16, words=True),
+    _Instruction("llvm.x86.avx512.vpdpwssd.512", "avx512vnni", DType.I16, DType.I16, 2, 16, words=True),
+    _Instruction("llvm.x86.avx512.vpdpbusd.256", "avxvnni", DType.U8, DType.I8, 4, 8, words=True),
+    _Instruction("llvm.x86.avx512.vpdpwssd.256", "avxvnni", DType.I16, DType.I16, 2, 8, words=True),
+    _Instruction("llvm.x86.avx512.pmaddw.d.512", "avx512bw", DType.I16, DType.I16, 2, 16, adds=False),
+    _Instruction("llvm.x86.avx2.pmadd.wd", "avx2", DType.I16, DType.I16, 2, 8, adds=False),
+    _Instruction("llvm.x86.sse2.pmadd.wd", "sse2", DType.I16, DType.I16, 2, 4, adds=False),
+    _Instruction("llvm.aarch64.neon.sdot.v4i32.v16i8", "dotprod", DType.I8, DType.I8, 4, 4),
+    _Instruction("llvm.aarch64.neon.udot.v4i32.v16i8", "dotprod", DType.U8, DType.U8, 4, 4),
+    _Instruction("llvm.aarch64.neon.usdot.v4i32.v16i8", "i8mm", DType.U8, DType.I8, 4, 4),
+)
+"""The first that the target has is taken. Products of i16 that wrap (-32768 squared, twice) wrap as the sums do."""
+
+
+def dot(w: Writer, target: Target, e: Dot, a: str, b: str, c: str) -> str:
+    """The operand that holds `e`, of the operands a, b and c."""
+    group = e.a.lanes // e.lanes
+    for row in _INSTRUCTIONS:
+        if not _has(target, row.feature) or (row.group, row.lanes) != (group, e.lanes):
+            continue
+        if (row.a, row.b) == (e.a.dtype, e.b.dtype):
+            return _instruction(w, row, a, b, c)
+        if (row.a, row.b) == (e.b.dtype, e.a.dtype):
+            return _instruction(w, row, b, a, c)
+    return _widened(w, e, group, a, b, c)
+
+
+def _has(target: Target, feature: str) -> bool:
+    return feature in target.has or feature == "sse2" and target.arch == "x86_64"
+
+
+def _instruction(w: Writer, row: _Instruction, a: str, b: str, c: str) -> str:
+    sums = vector("i32", row.lanes)
+    types = [value_type(t, row.lanes * row.group) for t in (row.a, row.b)]
+    if not row.adds:
+        made = w.call(row.name, sums, (types[0], a), (types[1], b))
+        return w.op(f"add {sums} {c}, {made}")
+    if row.words:
+        a, b = (w.op(f"bitcast {t} {v} to {sums}") for t, v in zip(types, (a, b), strict=True))
+        types = [sums, sums]
+    return w.call(row.name, sums, (sums, c), (types[0], a), (types[1], b))
+
+
+def _widened(w: Writer, e: Dot, group: int, a: str, b: str, c: str) -> str:
+    """Products in i32, then those of a group one after another."""
+    wide, lanes = vector("i32", e.a.lanes), e.a.lanes
+    factors = []
+    for value, operand in ((a, e.a), (b, e.b)):
+        extend = "sext" if operand.dtype.is_signed else "zext"
+        factors.append(w.op(f"{extend} {value_type(operand.dtype, lanes)} {value} to {wide}"))
+    products = w.op(f"mul {wide} {factors[0]}, {factors[1]}")
+    for j in range(group):
+        picked = tuple(range(j, lanes, group))
+        if lanes == group:
+            part = w.extract("i32", lanes, products, j)
+        else:
+            part = products if group == 1 else w.shuffle(wide, products, "poison", picked)
+        c = w.op(f"add {vector('i32', e.lanes)} {c}, {part}")
+    return c
