@@ -19,7 +19,7 @@ from ..ir.errors import OnnxImportError, OptionsError, RunError
 from ..ir.loops import Port
 from ..ir.types import DType
 from ..passes.lower.schedule import Tuning
-from ..runtime_stub.loader import Loaded
+from ..runtime_stub.loader import Bound, Loaded
 from .bundle import sha256, write_bundle
 from .driver import Compiled, compile_file
 from .inputs import checked_inputs, checked_outputs
@@ -67,12 +67,12 @@ class CompiledModel:
             raise RunError(f"{self.name}_run returned error {code}")
         return {p.name: r for p, r in zip(self.outputs, results, strict=True)}
 
-    def trace(self, feeds: Mapping[str, np.ndarray], steps: int) -> np.ndarray:
-        """Nanoseconds of each of the program's `steps` in one run on this thread."""
+    def trace(self, feeds: Mapping[str, np.ndarray], steps: int, beside: Bound | None = None) -> np.ndarray:
+        """Nanoseconds of each of the program's `steps` in one run on this thread (see `Loaded.trace`)."""
         loaded = self._loadable()
         arrays = checked_inputs(self.inputs, feeds)
         with self._running:
-            return loaded.trace(arrays, checked_outputs(self.outputs, {}, arrays), steps)
+            return loaded.trace(arrays, checked_outputs(self.outputs, {}, arrays), steps, beside)
 
     def _loadable(self) -> Loaded:
         if self._loaded is None:

@@ -1,7 +1,8 @@
 """Times a compiled model on this machine, whole and node by node, beside what the machine could do.
 
 Node times come from a `c2c_parallel` that is a timer: the model hands every step to it, so that the shipped code is
-measured as it is, on one thread. Steps that belong to one node are summed.
+measured as it is, on one thread. Steps that belong to one node are summed. Before each step the timer also runs a few
+microseconds of multiply-adds on registers: clocks drift, and a rate is compared with the peak of the same moment.
 
 The roofline of a node (Williams, Waterman, Patterson, CACM 52(4), 2009): its operations at the peak rate, or its bytes
 at the bandwidth of the memory they come from, whichever takes longer. Activations come from the nearest memory that
@@ -25,7 +26,7 @@ from ..passes.lower.schedule import Choice
 from .api import CompiledModel, from_compiled
 from .driver import Compiled
 from .inputs import random_inputs
-from .machine import Machine, measure_machine
+from .machine import Machine, measure_machine, peak_burst
 from .work import Work, work_of
 
 MIN_RUNS = 5
@@ -36,7 +37,10 @@ MACHINE_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class NodeTime:
-    """A node: ONNX nodes, operators, kernels, schedules chosen, median milliseconds, share of the sum, its work."""
+    """A node: ONNX nodes, operators, kernels, schedules chosen, median milliseconds, share of the sum, its work.
+
+    peak_flops: operations that multiply-adds on registers would have done in its time.
+    """
 
     origin: tuple[str, ...]
     ops: tuple[str, ...]
@@ -46,6 +50,7 @@ class NodeTime:
     share: float
     work: Work
     limit_ms: float
+    peak_flops: float
 
     @property
     def gflops(self) -> float:
@@ -66,11 +71,16 @@ class NodeTime:
         """The time that the roofline allows as a part of the time taken."""
         return self.limit_ms / self.milliseconds if self.milliseconds else 0.0
 
+    @property
+    def peak(self) -> float:
+        """Operations that are done as a part of what the FMA peak of the same moment allows."""
+        return min(self.work.flops, self.work.own_flops) / self.peak_flops if self.peak_flops else 0.0
+
     def _rate(self, amount: float) -> float:
         return amount / self.milliseconds / 1e6 if self.milliseconds else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        rates = {n: getattr(self, n) for n in ("gflops", "own_gflops", "gbs", "roofline")}
+        rates = {n: getattr(self, n) for n in ("gflops", "own_gflops", "gbs", "peak", "roofline")}
         return {**asdict(self), "intensity": self.work.intensity, **rates}
 
 
@@ -99,9 +109,9 @@ def bench_model(compiled: Compiled, seconds: float, machine: Machine | None = No
     feeds = random_inputs(compiled.source)
     outputs = model.run(feeds)
     whole = _repeat(lambda: model.run(feeds, outputs), seconds / 2)
-    steps = step_times(model, len(compiled.calls), feeds, seconds / 2)
+    steps, possible = step_times(model, len(compiled.calls), feeds, seconds / 2)
     program = compiled.program
-    nodes = node_times(compiled, steps, machine)
+    nodes = node_times(compiled, steps, possible, machine)
     return BenchReport(
         program.name, program.threads, len(whole), statistics.median(whole) * 1e3, min(whole) * 1e3,
         program.arena_bytes, len(program.weights), nodes, machine,
@@ -118,17 +128,26 @@ def _repeat(call: Callable[[], object], seconds: float) -> list[float]:
     return times
 
 
-def step_times(model: CompiledModel, steps: int, feeds: dict[str, Any], seconds: float) -> np.ndarray:
-    """Median nanoseconds [steps] over runs for about `seconds`."""
+def step_times(
+    model: CompiledModel, steps: int, feeds: dict[str, Any], seconds: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Over runs for about `seconds`, medians [steps] of nanoseconds and of the operations that the FMA peak would have
+    done in them, by the rates just before and after the step."""
+    beside, flops = peak_burst()
     end = time.perf_counter() + seconds
     samples: list[np.ndarray] = []
     while len(samples) < MIN_RUNS or time.perf_counter() < end:
-        samples.append(model.trace(feeds, steps))
-    return np.asarray(np.median(samples, axis=0))
+        samples.append(model.trace(feeds, steps, beside))
+    bursts, times = np.moveaxis(np.asarray(samples), -1, 0)
+    after = np.concatenate((bursts[:, 1:], bursts[:, -1:]), axis=1)
+    possible = times * flops * 2 / np.maximum(bursts + after, 1)
+    return np.median(times, axis=0), np.median(possible, axis=0)
 
 
-def node_times(compiled: Compiled, nanoseconds: np.ndarray, machine: Machine) -> tuple[NodeTime, ...]:
-    """Times of the program's steps as those of nodes, in order."""
+def node_times(
+    compiled: Compiled, nanoseconds: np.ndarray, possible: np.ndarray, machine: Machine
+) -> tuple[NodeTime, ...]:
+    """Times of the program's steps, and what the peak would have done in them (`step_times`), as those of nodes."""
     steps: dict[Node, list[int]] = {}
     for i, call in enumerate(compiled.calls):
         steps.setdefault(call.node, []).append(i)
@@ -144,7 +163,7 @@ def node_times(compiled: Compiled, nanoseconds: np.ndarray, machine: Machine) ->
                 tuple(n.op for n in node.attrs["body"].nodes) if node.op in GROUPS else (node.op,),
                 tuple(dict.fromkeys(c.kernel.name for c in calls)),
                 tuple(f"{c.family} {c.name}" for c in choices_of(compiled, calls[0])),
-                taken / 1e6, taken / total, work, limit * 1e3,
+                taken / 1e6, taken / total, work, limit * 1e3, float(possible[mine].sum()),
             )
         )  # fmt: skip
     return tuple(found)

@@ -18,13 +18,16 @@ from ..codegen.llvm_program import emit_object
 from ..codegen.target import Target, native
 from ..ir.loops import Builder, Kernel, Port, Program, Slot, Step, const, fma
 from ..ir.types import DType
-from ..runtime_stub.loader import Loaded, aligned_bytes
+from ..runtime_stub.loader import Bound, Loaded, aligned_bytes
 
 CHAINS = 12
 """Independent multiply-adds in flight: more than latency times issue width of any core, and 14 registers in all."""
 
 ROUNDS = 20_000
 """Steps of the multiply-add loop: some 0.1 ms."""
+
+BURST_ROUNDS = 8_000
+"""The same of a burst between two steps of a model: some 15 us, so that the call and the clock are a hundredth."""
 
 READ_BYTES = 4 << 20
 """What a bandwidth run reads at least, passing over a small buffer many times."""
@@ -102,19 +105,30 @@ def _levels(target: Target) -> list[tuple[str, int, int]]:
 
 def peak(lanes: int, seconds: float) -> float:
     """GFLOP/s of multiply-adds of vectors of `lanes` f32 that touch registers only."""
+    run = _runner(_multiply_adds(lanes, ROUNDS), [], [CHAINS * lanes])
+    return 2 * CHAINS * lanes * ROUNDS / least(run, seconds)
+
+
+def peak_burst() -> tuple[Bound, int]:
+    """A short run of the widest multiply-adds to be timed beside other code, and its operations."""
+    lanes = native().lanes(DType.F32)
+    loaded = load_kernel(_multiply_adds(lanes, BURST_ROUNDS), [], [CHAINS * lanes])
+    return loaded.bind([], [np.zeros(CHAINS * lanes, np.float32)]), 2 * CHAINS * lanes * BURST_ROUNDS
+
+
+def _multiply_adds(lanes: int, rounds: int) -> Kernel:
     k = Builder()
     y = k.param("y", DType.F32, CHAINS * lanes)
     acc = k.registers("acc", DType.F32, CHAINS, lanes)
     x, w = k.let(k.load(y, 0, lanes)), k.let(k.load(y, lanes, lanes))
     for i in range(CHAINS):
         k.store(acc, i, k.load(y, i * lanes, lanes))
-    for _ in k.loop("i", ROUNDS):
+    for _ in k.loop("i", rounds):
         for i in range(CHAINS):
             k.store(acc, i, fma(k.load(acc, i), x, w))
     for i in range(CHAINS):
         k.store(y, i * lanes, k.load(acc, i))
-    run = _runner(k.kernel("peak"), [], [CHAINS * lanes])
-    return 2 * CHAINS * lanes * ROUNDS / least(run, seconds)
+    return k.kernel("peak")
 
 
 def bandwidth(size: int, seconds: float) -> float:

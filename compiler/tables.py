@@ -48,7 +48,9 @@ def _bytes(n: int) -> str:
     return f"{n >> 20} MiB" if n >= 1 << 20 else f"{n >> 10} KiB"
 
 
-_COLUMNS = ("ms", "share", "GFLOP/s", "own", "GB/s", "MB", "flops/B", "roofline", "node", "operators", "schedule")
+_COLUMNS = (
+    "ms", "share", "GFLOP/s", "own", "GB/s", "MB", "flops/B", "peak", "roofline", "node", "operators", "schedule",
+)  # fmt: skip
 
 
 def print_bench(report: BenchReport) -> None:
@@ -73,7 +75,8 @@ def _row(n: NodeTime) -> tuple[str, ...]:
     own = f"{n.own_gflops:.1f}" if n.work.own_flops != n.work.flops else ""
     return (
         f"{n.milliseconds:.4f}", f"{n.share:.1%}", f"{n.gflops:.1f}", own, f"{n.gbs:.1f}", f"{n.work.bytes / 1e6:.3f}",
-        f"{n.work.intensity:.1f}", f"{n.roofline:.0%}", n.origin[-1], "+".join(n.ops), "; ".join(n.schedules),
+        f"{n.work.intensity:.1f}", f"{n.peak:.0%}", f"{n.roofline:.0%}", n.origin[-1],
+        "+".join(n.ops), "; ".join(n.schedules),
     )  # fmt: skip
 
 

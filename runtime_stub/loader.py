@@ -6,6 +6,7 @@ import copy
 import ctypes
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -64,15 +65,28 @@ class Loaded:
         """Run on C-contiguous arrays in the model's order; returns NAME_run's code (0: done)."""
         return self._call(inputs, outputs, pool(self.threads))
 
-    def trace(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], steps: int) -> np.ndarray:
-        """Run on this thread; nanoseconds [steps] of each of the program's `steps`, in order."""
-        times = np.zeros(steps, np.int64)
+    def trace(
+        self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], steps: int, beside: Bound | None = None
+    ) -> np.ndarray:
+        """Run on this thread; nanoseconds [steps] of each of the program's `steps`, in order.
+
+        With `beside`: [steps, 2]. It runs twice before each step, the first time to let the step before end, since
+        its stores are still on their way; the nanoseconds of the second come first.
+        """
+        times = np.zeros((steps, 2) if beside else steps, np.int64)
         if has_threads():
-            parallel, _state = tracer(times)
+            parallel, _state = tracer(times, (beside.function, beside.arguments) if beside else None)
             code = self._call(inputs, outputs, parallel)
             if code:
                 raise RuntimeError(f"{self.name}_run returned {code}")
         return times
+
+    def bind(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> Bound:
+        """A run on one thread with these arrays, to be called by address."""
+        if self._run is None:
+            self._link()
+        pointers = [*(a.ctypes.data for a in (*inputs, *outputs)), *self._memory, None, *self._last]
+        return Bound(self, (*inputs, *outputs), (ctypes.c_void_p * len(pointers))(*pointers))
 
     def _call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], parallel: Parallel | None) -> int:
         for a in (*inputs, *outputs):
@@ -118,6 +132,26 @@ class Loaded:
         if code:
             raise RuntimeError(f"{self.name}_prepare returned {code}")
         self._prepared, self._last = prepared, (prepared.ctypes.data,)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A program with its arguments; keeps alive what they point to."""
+
+    loaded: Loaded
+    arrays: tuple[np.ndarray, ...]
+    struct: ctypes.Array[ctypes.c_void_p]
+
+    @property
+    def function(self) -> int:
+        """Address of NAME_run."""
+        assert self.loaded._run is not None
+        return ctypes.cast(self.loaded._run, ctypes.c_void_p).value or 0
+
+    @property
+    def arguments(self) -> int:
+        """Address of its argument."""
+        return ctypes.addressof(self.struct)
 
 
 def _addresses(arena: np.ndarray, weights: np.ndarray | None) -> tuple[int, int | None]:

@@ -96,10 +96,11 @@ def pool(threads: int) -> Parallel | None:
     return _pools[threads][1]
 
 
-def tracer(times: np.ndarray) -> tuple[Parallel, np.ndarray]:
+def tracer(times: np.ndarray, beside: tuple[int, int] | None = None) -> tuple[Parallel, np.ndarray]:
     """A `c2c_parallel` that runs each step on the caller's thread and writes its nanoseconds into `times`, in order.
-    The second part must live as long as the first is used."""
-    state = np.array([times.ctypes.data], np.uint64)
+    beside: addresses of a NAME_run and its arguments; it runs twice before each step, and the second run's nanoseconds
+    come before the step's. The second part must live as long as the first is used."""
+    state = np.array([times.ctypes.data, *(beside or (0, 0))], np.uint64)
     return Parallel(_functions()["c2c_trace_run"], state.ctypes.data, 1), state
 
 

@@ -409,26 +409,45 @@ define internal void @keep_apart(ptr %state, ptr %w, i64 %number) {
 TRACER = """
 declare i32 @clock_gettime(i32, ptr)
 
-define void @c2c_trace_run(ptr %state, ptr %task, ptr %frame, i64 %count, i32 %workers) {{
-  %before = alloca [2 x i64]
-  %after = alloca [2 x i64]
-  %b = call i32 @clock_gettime(i32 {clock}, ptr %before)
-  call void %task(ptr %frame, i64 0, i64 %count, i32 0)
-  %a = call i32 @clock_gettime(i32 {clock}, ptr %after)
-  %s0 = load i64, ptr %before
-  %s1 = load i64, ptr %after
-  %n0.at = getelementptr i8, ptr %before, i64 8
-  %n1.at = getelementptr i8, ptr %after, i64 8
-  %n0 = load i64, ptr %n0.at
-  %n1 = load i64, ptr %n1.at
-  %seconds = sub i64 %s1, %s0
+define i64 @c2c_now() {{
+  %at = alloca [2 x i64]
+  %status = call i32 @clock_gettime(i32 {clock}, ptr %at)
+  %seconds = load i64, ptr %at
+  %part.at = getelementptr i8, ptr %at, i64 8
+  %part = load i64, ptr %part.at
   %whole = mul i64 %seconds, 1000000000
-  %part = sub i64 %n1, %n0
-  %time = add i64 %whole, %part
+  %now = add i64 %whole, %part
+  ret i64 %now
+}}
+
+define void @c2c_trace_add(ptr %state, i64 %begin, i64 %end) {{
+  %time = sub i64 %end, %begin
   %sink = load ptr, ptr %state
   store i64 %time, ptr %sink
   %sink.next = getelementptr i8, ptr %sink, i64 8
   store ptr %sink.next, ptr %state
+  ret void
+}}
+
+define void @c2c_trace_run(ptr %state, ptr %task, ptr %frame, i64 %count, i32 %workers) {{
+  %beside.at = getelementptr i8, ptr %state, i64 8
+  %beside = load ptr, ptr %beside.at
+  %alone = icmp eq ptr %beside, null
+  br i1 %alone, label %step, label %compare
+compare:
+  %args.at = getelementptr i8, ptr %state, i64 16
+  %args = load ptr, ptr %args.at
+  %warm = call i32 %beside(ptr %args)
+  %b = call i64 @c2c_now()
+  %status = call i32 %beside(ptr %args)
+  %e = call i64 @c2c_now()
+  call void @c2c_trace_add(ptr %state, i64 %b, i64 %e)
+  br label %step
+step:
+  %begin = call i64 @c2c_now()
+  call void %task(ptr %frame, i64 0, i64 %count, i32 0)
+  %end = call i64 @c2c_now()
+  call void @c2c_trace_add(ptr %state, i64 %begin, i64 %end)
   ret void
 }}
 """

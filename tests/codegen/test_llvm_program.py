@@ -151,6 +151,18 @@ def test_trace_times_every_step() -> None:
     assert times.shape == (3,) and (times > 0).all() and (times < 10**9).all()
 
 
+def test_trace_runs_another_program_before_every_step() -> None:
+    """Its nanoseconds stand before those of the step; both leave their results."""
+    p = program()
+    loaded, other = (Loaded(emit_object(p, Target.parse("native")), "model", arena_bytes=p.arena_bytes) for _ in "ab")
+    outputs, beside = ([np.full(N, np.nan, np.float32) for _ in "ab"] for _ in "ab")
+    times = loaded.trace([feed()], outputs, len(p.steps), other.bind([feed()], beside))
+    assert times.shape == (3, 2) and (times > 0).all() and (times < 10**9).all()
+    for found, also, want in zip(outputs, beside, expected(feed()), strict=True):
+        np.testing.assert_allclose(found, want, 1e-5, 1e-5)
+        np.testing.assert_array_equal(also, found)
+
+
 def test_error_codes() -> None:
     """NULL pointers give 1, unaligned arena or weights 2."""
     p = program()
