@@ -1,7 +1,8 @@
 """Per-channel scales and shifts become part of the weights and bias before them.
 
 Before: BatchNormalization(conv(x, W)), conv(x, W) * a + b. After: conv(x, a W) + b inside the convolution.
-A BatchNormalization elsewhere becomes x * a + b. Preserves: convolutions with several readers or computed weights.
+A BatchNormalization elsewhere becomes x * a + b. Preserves: convolutions with several readers or computed weights,
+and coded weights (`ir/structure`), which a scale would give other values in every channel: it stays beside them.
 New weights are computed in float64 and rounded once.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..ir.graph import Graph, Node, Value
+from ..ir.structure import is_coded
 from .base import GraphRewriter, Pass, PassContext, Rule, apply_rules, register_pass
 from .pattern import channel_vector, made_by, required
 
@@ -74,7 +76,7 @@ def _scale_into_matrix(rw: GraphRewriter, node: Node) -> Value | None:
         return None
     weights = required(anchor, 1)
     factor = channel_vector(node.input(1), node.output.type.rank, -1, node.output.type.dims[-1])
-    if factor is None or weights.data is None or weights.type.rank < 2:
+    if factor is None or weights.data is None or weights.type.rank < 2 or is_coded(weights.data):
         return None
     scaled = rw.constant(weights.name, (weights.data * factor).astype(weights.data.dtype))
     return _emit(rw, node, anchor, [required(anchor), scaled])
@@ -87,7 +89,7 @@ def _scale_of_input(rw: GraphRewriter, node: Node) -> Value | None:
         return None
     x = required(scale)
     factor = channel_vector(scale.input(1), x.type.rank, 1, x.type.dims[1])
-    if factor is None or x.type != scale.output.type:
+    if factor is None or x.type != scale.output.type or is_coded(weights.data):
         return None
     shaped = factor.reshape(1, -1, *(1 for _ in x.type.shape[2:]))
     scaled = rw.constant(weights.name, (weights.data * shaped).astype(weights.data.dtype))
@@ -107,6 +109,8 @@ def _convolution(rw: GraphRewriter, node: Node, anchor: Node, factor: np.ndarray
     """The convolution with weights * factor and bias * factor + shift (per output channel), in place of `node`."""
     weights, bias = required(anchor, 1), anchor.constant(2)
     assert weights.data is not None
+    if bool((factor != 1).any()) and is_coded(weights.data):
+        return None
     old = np.zeros_like(factor) if bias is None else bias.astype(np.float64)
     if bool((factor != 1).any()):
         weights = rw.constant(weights.name, _scale_channels(anchor, weights.data, factor))

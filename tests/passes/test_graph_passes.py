@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from c2c.ir.graph import Value
+from c2c.ir.structure import is_coded
 from c2c.passes.base import run_pipeline
 from c2c.passes.views import find_views, placed_values
 from c2c.tests.passes.build import CONTEXT, Net, check, i64, op_names
@@ -90,6 +91,31 @@ def test_norm_goes_into_conv(group: int) -> None:
     graph = net.done(_norm(net, net.conv(net.input(2, 8, 6, 6), 16, group=group), 16))
     check(graph, "fold-batch-norm")
     assert op_names(graph) == ["Conv"]
+
+
+def _coded(net: Net, *shape: int) -> np.ndarray:
+    """Weights of 16 distinct values."""
+    return net.random(16)[net.rng.integers(0, 16, shape)]
+
+
+def test_coded_weights_are_not_scaled() -> None:
+    """Their scale stays beside them; a shift alone is no reason to leave the bias alone."""
+    net = Net()
+    y = net.op("Conv", net.input(1, 32, 5, 5), _coded(net, 32, 32, 1, 1), net.random(32))
+    y = net.op("Conv", _norm(net, y, 32), _coded(net, 16, 32, 1, 1))
+    graph = net.done(net.op("Add", y, net.random(16, 1, 1)))
+    check(graph, "canonicalize", "fold-batch-norm")
+    assert op_names(graph) == ["Conv", "Mul", "Add", "Conv"]
+    assert all(is_coded(n.constant(1)) for n in graph.nodes if n.op == "Conv")
+
+
+def test_a_coded_matrix_and_a_coded_reader_are_not_scaled() -> None:
+    net = Net()
+    product = net.op("Mul", net.op("MatMul", net.input(3, 32), _coded(net, 32, 40)), net.random(40))
+    x = net.op("Mul", net.input(1, 32, 5, 5), net.random(32, 1, 1))
+    graph = net.done(product, net.op("Conv", x, _coded(net, 16, 32, 1, 1)))
+    check(graph, "fold-batch-norm")
+    assert op_names(graph) == ["MatMul", "Mul", "Mul", "Conv"]
 
 
 def test_norm_goes_into_transposed_conv() -> None:
