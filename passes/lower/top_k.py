@@ -1,12 +1,14 @@
-"""TopK by insertion into a sorted list: a vector of elements costs one comparison unless one belongs into the list.
+"""TopK, of few elements by insertion into a sorted list, of many by a list of candidates (`top_k_select`).
 
-Its place is found by halving; the entries behind it move as vectors.
+Insertion: a vector of elements costs one comparison unless one belongs into the list; its place is found by halving,
+and the entries behind it move as vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import prod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import log, log2, prod
 
 from ...ir.loops import Buffer, Expr, Operand, binary, broadcast, cast, const, maximum, minimum, reduce, select
 from ...ir.types import DType
@@ -14,6 +16,8 @@ from .context import KernelBuilder, Lowering, lowers
 from .copies import nest
 from .gather import is_large
 from .movement import operand
+from .schedule import Schedule, choose
+from .top_k_select import Candidates, capacity, has_keys, select_best
 
 _WIDE = {DType.F16: DType.F32, DType.BF16: DType.F32}
 
@@ -21,15 +25,74 @@ _WIDE = {DType.F16: DType.F32, DType.BF16: DType.F32}
 @lowers("TopK")
 def lower_top_k(ctx: Lowering) -> None:
     """The k largest (or smallest) along `axis` with their indices, sorted; of equal elements the first comes first."""
-    x, (values, indices) = operand(ctx, 0), ctx.node.outputs
+    x, values = operand(ctx, 0), ctx.node.outputs[0]
     axis = ctx.node.attrs.get("axis", -1) % x.type.rank
-    better = "gt" if ctx.node.attrs.get("largest", 1) else "lt"
-    n, inner, count = x.type.dims[axis], prod(x.type.dims[axis + 1 :]), values.type.dims[axis]
     if values.type.size == 0:
         return
+    rows = _Rows(
+        prod(x.type.dims[:axis]), x.type.dims[axis], prod(x.type.dims[axis + 1 :]), values.type.dims[axis],
+        bool(ctx.node.attrs.get("largest", 1)),
+    )  # fmt: skip
+    problem = f"{rows.count} of {rows.outer}x{rows.n}x{rows.inner} {x.type.dtype} threads {ctx.threads}"
+    choose(ctx, "top-k", problem, _candidates(rows, x.type.dtype))(ctx, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """outer x inner rows of n elements, `inner` apart, and how many are wanted of each."""
+
+    outer: int
+    n: int
+    inner: int
+    count: int
+    largest: bool
+
+
+def _candidates(rows: _Rows, dtype: DType) -> list[Schedule[Callable[[Lowering, _Rows], None]]]:
+    """Costs of a row by what random elements need; measured constants."""
+    n, count = rows.n, rows.count
+    accepted = count * (1 + log(n / count))
+    scan = n / (4 if rows.inner == 1 else 0.5)
+    each = 40 + 20 * log2(count + 1) + count
+    found: list[Schedule[Callable[[Lowering, _Rows], None]]] = [
+        Schedule("insert", rows.outer * rows.inner * (scan + accepted * each), _insert)
+    ]
+    if has_keys(dtype) and n < 1 << 31:
+        held = capacity(n, count)
+        listed = min(n, held) + count * max(0.0, log(n / held))
+        cycles = 2 * scan + 5000 * (1 + listed // held) + 50 * listed
+        found.append(Schedule("sort", rows.outer * rows.inner * cycles, _select))
+    return found
+
+
+def _select(ctx: Lowering, rows: _Rows) -> None:
+    """The best of a list of candidates, sorted."""
+    x, (values, indices) = operand(ctx, 0), ctx.node.outputs
+    k = ctx.kernel()
+    data, best, places = k.tensor(x), k.tensor(values), k.tensor(indices)
+    candidates = Candidates(ctx, k, rows.n, rows.count)
+
+    def body(index: Sequence[Expr]) -> None:
+        o, i = index
+        first = k.let(o * (rows.count * rows.inner) + i, "first")
+        begin = k.let(o * (rows.n * rows.inner) + i, "begin")
+        source = data, begin, rows.inner
+        for entry, j in select_best(ctx, k, candidates, source, rows.n, rows.largest):
+            at = k.let(first + entry * rows.inner, "at")
+            k.store(best, at, k.load(data, begin + j * rows.inner))
+            k.store(places, at, j)
+
+    nest(k, (rows.outer, rows.inner), body, parallel=is_large(ctx, x.type.size))
+    k.done("top_k")
+
+
+def _insert(ctx: Lowering, rows: _Rows) -> None:
+    """Insertion into a sorted list."""
+    x, (values, indices) = operand(ctx, 0), ctx.node.outputs
+    n, inner, count = rows.n, rows.inner, rows.count
     k = ctx.kernel()
     data = k.tensor(x)
-    lists = _Lists(k, k.tensor(values), k.tensor(indices), count, inner, better)
+    lists = _Lists(k, k.tensor(values), k.tensor(indices), count, inner, "gt" if rows.largest else "lt")
 
     def body(index: Sequence[Expr]) -> None:
         o, i = index
@@ -53,7 +116,7 @@ def lower_top_k(ctx: Lowering) -> None:
         for j in k.loop("j", n, filled + whole) if filled + whole < n else ():
             consider(j)
 
-    nest(k, (prod(x.type.dims[:axis]), inner), body, parallel=is_large(ctx, x.type.size))
+    nest(k, (rows.outer, inner), body, parallel=is_large(ctx, x.type.size))
     k.done("top_k")
 
 

@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from c2c.codegen.target import native
 from c2c.ir.errors import UnsupportedOpError
+from c2c.ir.graph import Graph
+from c2c.passes.lower import lower_graph
 from c2c.passes.lower.resize_taps import Axis, Interpolation
+from c2c.passes.lower.schedule import Tuning
 from c2c.tests.passes.lower.harness import Array, Case, in_blocks, run_graph, run_op, run_ops
 
 RNG = np.random.default_rng(12)
@@ -101,6 +105,38 @@ def test_top_k(largest: int) -> None:
     long = [below(50, 3, 517).astype(t) for t in (np.float32, np.float64, np.float16, np.int64, np.int32)]
     cases += [case("TopK", x, ints(n), largest=largest, constants=(1,), outputs=2) for x in long for n in (1, 29, 516)]
     check([*cases, case("TopK", noise(40), ints(40), largest=largest, constants=(1,), outputs=2)])
+
+
+@pytest.mark.parametrize("schedule", ["insert", "sort"])
+@pytest.mark.parametrize("largest", [0, 1])
+def test_schedules_of_top_k(schedule: str, largest: int) -> None:
+    """Ties, zeros of both signs, lists that fill up again and again, rows that end inside a vector, every element."""
+    signed = np.where(RNG.random((5, 1003)) < 0.5, -0.0, 0.0).astype(np.float32)
+    rows = [
+        signed, noise(3, 1500), -np.sort(-noise(2, 1500)), np.sort(noise(2, 1501)), below(9, 2, 700).astype(np.int8),
+        below(1 << 31, 2, 700, low=-(1 << 31)).astype(np.int32), noise(2, 513).astype(np.float16),
+    ]  # fmt: skip
+    cases = [case("TopK", x, ints(n), largest=largest, constants=(1,), outputs=2) for x in rows for n in (1, 60, 500)]
+    cases.append(case("TopK", noise(3, 150, 7), ints(40), axis=1, largest=largest, constants=(1,), outputs=2))
+    for c in cases:
+        node = c.node()
+        graph = Graph("g", [v for v in node.inputs if v and not v.is_constant], [*node.outputs], [node], ["v", "i"])
+        (choice,) = (c for call in lower_graph(graph, native(), 2) for c in call.choices)
+        x = c.inputs[0]
+        assert x is not None
+        results = run_graph(graph, [x], threads=2, tuning=Tuning({choice.key: schedule}))
+        for got, want in zip(results, c.expected(), strict=True):
+            np.testing.assert_array_equal(got, want, err_msg=choice.problem)
+
+
+def test_a_nan_is_never_among_the_best_where_there_are_numbers() -> None:
+    x = noise(2, 300)
+    x[:, ::3] = np.nan
+    for largest in (0, 1):
+        values, places = run_op("TopK", [x, ints(200)], {"largest": largest}, constants=[1], outputs=2)
+        want = np.sort(x)[:, :200]
+        np.testing.assert_array_equal(values, -np.sort(-x)[:, :200] if largest else want)
+        np.testing.assert_array_equal(values, np.take_along_axis(x, places, 1))
 
 
 @pytest.mark.parametrize("exclusive,reverse", list(product((0, 1), (0, 1))))
