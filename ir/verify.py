@@ -152,7 +152,8 @@ def _check_layout(node: Node) -> None:
 def _check_group(node: Node) -> None:
     """Rule 6: the body's first node is any operator, each later one is elementwise on the result of the one before.
 
-    It may read earlier results as well. The last result is the only output; types agree with those outside. In a
+    Before an anchor there may be operators that only move data, each read by the next node alone. An elementwise node
+    may read earlier results as well. The last result is the only output; types agree with those outside. In a
     `c2c.ConvChain` the first node is a Conv, and a later Conv may begin another stage: it reads the result before it
     as its data, and nodes after it read no result before that one.
     """
@@ -183,6 +184,10 @@ def _check_group(node: Node) -> None:
 
 
 def _check_tail(before: Node, after: Node, body: Graph, node: Node) -> None:
+    if op(before.op).kind is Kind.INJECTIVE and op(after.op).kind in (Kind.INJECTIVE, Kind.ANCHOR):
+        if sum(before.output in n.inputs for n in body.nodes) != 1 or after.input(0) is not before.output:
+            raise VerifyError(f"{before.op} is not read by {after.op} alone", where=node.where)
+        return
     if op(after.op).kind is not Kind.ELEMENTWISE:
         raise VerifyError(f"{after.op} follows in a fused group, but is not elementwise", where=node.where)
     if before.output not in after.inputs:

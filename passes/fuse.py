@@ -3,7 +3,8 @@
 Before: y = conv(x, w), z = y + r, t = relu(z). After: t = c2c.Fused(x, w, r) {conv, add, relu}.
 The lattice of `ir.ops.Kind` decides, no list of pairs: a member reads the result before it, has the shape and layout of
 the head's result, and what happens inside is read inside only. Other operands may be any values made before.
-Preserves: values read outside the group, outputs of the graph. Needs: layouts chosen.
+A Winograd convolution also takes the reflection pad and the enlargement by whole factors before it, which it reads
+through. Preserves: values read outside the group, outputs of the graph. Needs: layouts chosen.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from ..ir.ops import Kind
 from ..ir.ops import op as row
 from ..ir.types import DType, TensorType
 from .base import GraphRewriter, Pass, PassContext, register_pass
-from .pattern import scalar
+from .pattern import int_list, required, scalar
+from .reading import OPERATORS, reading_of
 
 MAX_OPERANDS = 12
 """Tensors that one group may read: each is a pointer in a register."""
@@ -39,6 +41,7 @@ class Fuse(Pass):
         # Of two anchors that an operator joins the later one takes it: the other's result is there by then.
         for head in (*reversed(anchors), *elementwise):
             group = [] if head in taken else grow(rewriter, head, taken, rank)
+            group = [*read_through(rewriter, head), *group] if group else group
             if len(group) > 1 and rewriter.allow(self.name, head):
                 taken.update(group)
                 _replace(rewriter, group)
@@ -65,6 +68,23 @@ def grow(rw: GraphRewriter, head: Node, taken: set[Node], rank: dict[Node, int])
         if _is_closed(rw, group):
             best = len(group)
     return group[:best]
+
+
+def read_through(rw: GraphRewriter, head: Node) -> list[Node]:
+    """What lies before a Winograd convolution of a blocked image and can be left to its reading: Resize, Pad."""
+    nodes: list[Node] = []
+    if head.op != "c2c.WinogradConv" or not required(head).type.layout.block:
+        return nodes
+    value = required(head)
+    while (maker := value.producer) is not None and maker.op in OPERATORS and len(nodes) < len(OPERATORS):
+        if rw.is_output(value) or not rw.has_one_reader(value):
+            break
+        reading = reading_of([maker, *nodes], int_list(head.attrs["pads"]))
+        if reading is None or head.attrs["m"] % reading.rows.factor:
+            break
+        nodes.insert(0, maker)
+        value = reading.source
+    return nodes
 
 
 def _is_fit(node: Node) -> bool:

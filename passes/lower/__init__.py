@@ -10,6 +10,8 @@ from dataclasses import replace
 from ...codegen.target import Target
 from ...ir.errors import UnsupportedOpError
 from ...ir.graph import Graph, Node, Value
+from ...ir.ops import Kind
+from ...ir.ops import op as row
 from ...ir.types import DType
 from .context import LOWERINGS, Call, Lowering, lowers, unfold
 from .schedule import Tuning
@@ -44,7 +46,7 @@ def lower_graph(
 def lower_node(node: Node, target: Target, threads: int = 1, tuning: Tuning | None = None) -> list[Call]:
     """Kernel calls of one node; raises UnsupportedOpError where no lowering exists."""
     _load()
-    anchor, *tail = unfold(node) if node.op == "c2c.Fused" else [node]
+    head, anchor, tail = _parts(node)
     lowering = LOWERINGS.get(anchor.op)
     if lowering is None:
         raise UnsupportedOpError(
@@ -54,13 +56,22 @@ def lower_node(node: Node, target: Target, threads: int = 1, tuning: Tuning | No
         raise UnsupportedOpError(
             "string tensors are not supported", where=node.where, remedy="keep text processing outside of the model"
         )
-    result = node.output if tail else None
-    ctx = Lowering(anchor, target, threads, tail=tuple(tail), result=result, group=node, tuning=tuning or Tuning())
+    result = node.output if node.op == "c2c.Fused" else None
+    ctx = Lowering(anchor, target, threads, tail=tail, result=result, group=node, tuning=tuning or Tuning(), head=head)
     lowering(ctx)
     chosen = tuple(replace(c, origin=node.origin) for c in ctx.choices)
     for call in ctx.calls:
         call.choices = chosen
     return ctx.calls
+
+
+def _parts(node: Node) -> tuple[tuple[Node, ...], Node, tuple[Node, ...]]:
+    """What the anchor of a fused group reads through, the anchor and the tail; any other node is an anchor alone."""
+    if node.op != "c2c.Fused":
+        return (), node, ()
+    inner = unfold(node)
+    first = next((i for i, n in enumerate(inner) if row(n.op).kind is not Kind.INJECTIVE), 0)
+    return tuple(inner[:first]), inner[first], tuple(inner[first + 1 :])
 
 
 @functools.cache

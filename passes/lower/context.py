@@ -131,7 +131,10 @@ class KernelBuilder(Builder):
 
 @dataclass(eq=False, slots=True)
 class Lowering:
-    """Context of one node. For a `c2c.Fused` node `node` is the anchor inside and `tail` the elementwise rest."""
+    """Context of one node.
+
+    For a `c2c.Fused` node `node` is the anchor inside, `head` what it reads through and `tail` the elementwise rest.
+    """
 
     node: Node
     target: Target
@@ -146,6 +149,7 @@ class Lowering:
     tuning: Tuning = field(default_factory=Tuning)
     choices: list[Choice] = field(default_factory=list)
     """Schedules chosen for this node, by `schedule.choose`."""
+    head: tuple[Node, ...] = ()
 
     @property
     def output(self) -> Value:

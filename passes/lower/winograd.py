@@ -21,6 +21,7 @@ from ..winograd_math import input_matrix, output_matrix
 from .context import Lowering, lowers, strides
 from .conv import lower_conv, read_convolution
 from .conv_kernel import ConvKernel, Convolution, finish, pad_operands, padded_bias, start, unravel
+from .conv_reading import pixel, read_directly, read_through
 from .micro import in_turns, multiply, packed, rows_of, splats_lanes
 from .tasks import guarded, tasks
 from .tile import Tile
@@ -64,6 +65,7 @@ class _Phases:
     def __init__(self, ctx: Lowering, plan: Plan, weights: Value, bias: Value | None, v: Value, m: Value) -> None:
         self.ctx, self.plan, self.k = ctx, plan, ConvKernel(ctx)
         self.weights, self.bias, self.v_value, self.m_value = weights, bias, v, m
+        self.reading = read_directly(plan.conv.x, plan.conv.window) if not ctx.head else read_through(ctx)
         self.v_base: Expr = const(0)
         self.m_base: Expr = const(0)
 
@@ -114,43 +116,59 @@ class _Phases:
     # --- input transform
 
     def _inputs(self, c: Expr, first: Expr, last: Expr) -> None:
-        k, plan = self.k, self.plan
+        k, plan, lanes = self.k, self.plan, self.plan.lanes
         _, rows, columns = plan.grid
-        h, w = plan.conv.window.h, plan.conv.window.w
-        whole = h.is_inside and w.is_inside and h.out % plan.m == 0 and w.out % plan.m == 0
+        h, w = self.reading.rows, self.reading.columns
+        whole = h.holds(plan.grid[1] * plan.m + 2) and w.holds(plan.grid[2] * plan.m + 2)
+        width = w.pixels * lanes
+        places = [h.offset(i) * width for i in range(plan.n)], [w.offset(j) * lanes for j in range(plan.n)]
         for t in k.loop("t", last, first):
             image, row, column = unravel(k, t, (plan.conv.batch, rows, columns))
-            top, left = k.let(row * plan.m - h.pad, "top"), k.let(column * plan.m - w.pad, "left")
-            steps = strides(plan.conv.x.type)
+            top, left = k.let(row * plan.m - h.before, "top"), k.let(column * plan.m - w.before, "left")
+            steps = strides(self.reading.source.type)
             source = k.let(image * steps[0] + c * steps[1], "x")
-            target = k.let(self.v_base + (c * plan.block + (t - first)) * plan.lanes, "to")
+            target = k.let(self.v_base + (c * plan.block + (t - first)) * lanes, "to")
+            at = k.let(source + row * (plan.m // h.factor * width) + column * (plan.m // w.factor * lanes), "x")
             inside = (top >= 0) & (left >= 0) & (top <= h.size - plan.n) & (left <= w.size - plan.n)
             inside = k.let(inside, "inside")
             for _ in guarded(k, inside, not whole):
-                self._transform_input(k.let(source + (top * w.size + left) * plan.lanes, "x"), target)
+                self._transform_input(at, places, target)
             if not whole:
                 for _ in k.when(~inside):
-                    self._transform_border(source, top, left, target)
+                    self._transform_border(source, source + row * (plan.m // h.factor * width), top, left, target)
 
-    def _transform_input(self, at: Expr, target: Expr) -> None:
+    def _transform_input(self, at: Expr, places: tuple[list[int], list[int]], target: Expr) -> None:
+        """The tile whose rows and columns lie at `places` from `at` on; several may be the same."""
         k, plan, n, lanes = self.k, self.plan, self.plan.n, self.plan.lanes
-        row = plan.conv.window.w.size * lanes
-        x, matrix = k.tensor(plan.conv.x, "x"), input_matrix(plan.m)
-        columns = []
-        for j in range(n):
-            values = [k.let(k.load(x, at + (i * row + j * lanes), lanes), "d") for i in range(n)]
-            columns.append(apply(k, matrix, values))
-        places = self._places(target, plan.stride_v)
+        x, matrix = k.tensor(self.reading.source, "x"), input_matrix(plan.m)
+        columns: dict[int, list[Expr]] = {}
+        for j in dict.fromkeys(places[1]):
+            loaded = {i: k.let(k.load(x, at + (i + j), lanes), "d") for i in dict.fromkeys(places[0])}
+            columns[j] = apply(k, matrix, [loaded[i] for i in places[0]])
+        targets = self._places(target, plan.stride_v)
         for i in range(n):
-            for j, value in enumerate(apply(k, matrix, [columns[j][i] for j in range(n)])):
-                k.store(self.v, places[i][j], value)
+            for j, value in enumerate(apply(k, matrix, [columns[place][i] for place in places[1]])):
+                k.store(self.v, targets[i][j], value)
 
-    def _transform_border(self, source: Expr, top: Expr, left: Expr, target: Expr) -> None:
-        """The same with zeros beyond the image: columns inside one by one, by the rows that they have, then rows."""
+    def _transform_border(self, source: Expr, line: Expr, top: Expr, left: Expr, target: Expr) -> None:
+        """The same beyond the image, from `line` on: columns one by one, then rows."""
         k, plan, n, lanes = self.k, self.plan, self.plan.n, self.plan.lanes
-        h, w = plan.conv.window.h, plan.conv.window.w
-        x, matrix = k.tensor(plan.conv.x, "x"), input_matrix(plan.m)
-        half = k.alloc("half", plan.conv.dtype, n * n * lanes)
+        half, matrix = k.alloc("half", plan.conv.dtype, n * n * lanes), input_matrix(plan.m)
+        if self.reading.rows.mode == "zero":
+            self._columns_inside(line, top, left, half)
+        else:
+            self._columns_mirrored(source, top, left, half)
+        for i in k.loop("i", n):
+            values = [k.let(k.load(half, i * lanes + j * (n * lanes), lanes), "d") for j in range(n)]
+            to = k.let(target + i * (n * plan.stride_v), "to")
+            for column, value in enumerate(apply(k, matrix, values)):
+                k.store(self.v, to + column * plan.stride_v, value)
+
+    def _columns_inside(self, lines: Expr, top: Expr, left: Expr, half: Buffer) -> None:
+        """Columns with zeros around the image: those inside it by the rows that they have."""
+        k, plan, n, lanes = self.k, self.plan, self.plan.n, self.plan.lanes
+        h, w = self.reading.rows, self.reading.columns
+        x, matrix = k.tensor(self.reading.source, "x"), input_matrix(plan.m)
         i0, i1 = k.let(maximum(-top, 0), "i"), k.let(minimum(h.size - top, n), "i")
         j0 = k.let(minimum(maximum(-left, 0), n), "j")
         j1 = k.let(maximum(minimum(w.size - left, n), 0), "j")
@@ -160,17 +178,24 @@ class _Phases:
         for first, last in self._row_ranges():
             for _ in k.when(binary("eq", i0, first) & binary("eq", i1, last)):
                 for j in k.loop("j", j1, j0):
-                    at = k.let(source + (top * w.size + left + j) * lanes, "x")
                     rows = range(first, max(first, last))
-                    values = [k.let(k.load(x, at + i * (w.size * lanes), lanes), "d") for i in rows]
+                    column = k.let(lines + pixel(k, w, left + j) * lanes, "x")
+                    values = [k.let(k.load(x, column + h.offset(i) * (w.pixels * lanes), lanes), "d") for i in rows]
                     found = apply(k, matrix[:, rows], values) if rows else [const(0, plan.conv.dtype, lanes)] * n
                     for row, value in enumerate(found):
                         k.store(half, j * (n * lanes) + row * lanes, value)
-        for i in k.loop("i", n):
-            values = [k.let(k.load(half, i * lanes + j * (n * lanes), lanes), "d") for j in range(n)]
-            to = k.let(target + i * (n * plan.stride_v), "to")
-            for column, value in enumerate(apply(k, matrix, values)):
-                k.store(self.v, to + column * plan.stride_v, value)
+
+    def _columns_mirrored(self, source: Expr, top: Expr, left: Expr, half: Buffer) -> None:
+        """Columns of an image that goes on beyond its border."""
+        k, n, lanes = self.k, self.plan.n, self.plan.lanes
+        h, w = self.reading.rows, self.reading.columns
+        x, matrix = k.tensor(self.reading.source, "x"), input_matrix(self.plan.m)
+        lines = [k.let(source + pixel(k, h, top + i) * (w.pixels * lanes), "line") for i in range(n)]
+        for j in k.loop("j", n):
+            column = k.let(pixel(k, w, left + j) * lanes, "column")
+            values = [k.let(k.load(x, line + column, lanes), "d") for line in lines]
+            for i, value in enumerate(apply(k, matrix, values)):
+                k.store(half, j * (n * lanes) + i * lanes, value)
 
     def _places(self, at: Expr, stride: int) -> list[list[Expr]]:
         """Where a tile's n × n elements lie, `stride` apart.
@@ -187,8 +212,8 @@ class _Phases:
 
     def _row_ranges(self) -> list[tuple[int, int]]:
         """Rows [first, last) of a tile that lie inside the image, for all rows of tiles, each range once."""
-        plan, h = self.plan, self.plan.conv.window.h
-        tops = [r * plan.m - h.pad for r in range(plan.grid[1])]
+        plan, h = self.plan, self.reading.rows
+        tops = [r * plan.m - h.before for r in range(plan.grid[1])]
         return sorted({(max(-top, 0), min(h.size - top, plan.n)) for top in tops})
 
     # --- products
