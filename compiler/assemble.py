@@ -17,24 +17,19 @@ SYMBOL_LENGTH = 96
 
 def assemble(graph: Graph, calls: list[Call], plan: MemoryPlan, options: CompileOptions) -> Program:
     """The whole model as loop IR."""
-    kernels: dict[Kernel, str] = {}
-    used: dict[str, int] = {}
+    kernels, names = _kernels(calls, options.name)
     steps: list[Step] = []
     prepare: list[Step] = []
     for number, call in enumerate(calls):
-        if call.kernel not in kernels:
-            count = used.get(call.kernel.name, 0)
-            used[call.kernel.name] = count + 1
-            kernels[call.kernel] = f"{options.name}__{call.kernel.name}" + (f"_{count}" if count else "")
         origin = call.node.origin or (call.node.output.name,)
         symbol = f"{options.name}__{number:03d}_{identifier(origin[-1])[:SYMBOL_LENGTH]}"
         args = tuple(plan.slots[v] for v in call.args)
-        (prepare if call.once else steps).append(Step(kernels[call.kernel], args, symbol, origin))
+        (prepare if call.once else steps).append(Step(names[id(call.kernel)], args, symbol, origin))
     return Program(
         options.name,
         tuple(_port(v.name, v) for v in graph.inputs),
         tuple(_port(n, v) for n, v in zip(graph.output_names, graph.outputs, strict=True)),
-        {name: replace(kernel, name=name) for kernel, name in kernels.items()},
+        kernels,
         tuple(steps),
         plan.arena_bytes,
         plan.weights,
@@ -42,6 +37,23 @@ def assemble(graph: Graph, calls: list[Call], plan: MemoryPlan, options: Compile
         prepare=tuple(prepare),
         prepared_bytes=plan.prepared_bytes,
     )
+
+
+def _kernels(calls: list[Call], model: str) -> tuple[dict[str, Kernel], dict[int, str]]:
+    """The different kernels by their names, and the name for each call's kernel object: comparing them takes time."""
+    known: dict[Kernel, str] = {}
+    names: dict[int, str] = {}
+    used: dict[str, int] = {}
+    for kernel in (call.kernel for call in calls):
+        if id(kernel) in names:
+            continue
+        name = known.get(kernel)
+        if name is None:
+            count = used.get(kernel.name, 0)
+            used[kernel.name] = count + 1
+            name = known[kernel] = f"{model}__{kernel.name}" + (f"_{count}" if count else "")
+        names[id(kernel)] = name
+    return {name: replace(kernel, name=name) for kernel, name in known.items()}, names
 
 
 def _port(name: str, value: Value) -> Port:

@@ -35,6 +35,7 @@ ForKind: TypeAlias = Literal["serial", "parallel", "unroll", "grid", "thread"]
 BINARY = ("add", "sub", "mul", "div", "mod", "min", "max", "and", "or", "xor", "shl", "shr",
           "eq", "ne", "lt", "le", "gt", "ge")  # fmt: skip
 COMPARE = ("eq", "ne", "lt", "le", "gt", "ge")
+_FOLDED = ("add", "sub", "mul", "div", "mod")
 UNARY = ("neg", "abs", "sqrt", "floor", "ceil", "round", "trunc", "not")
 """`round` is to nearest even; `not` is bitwise on integers, logical on bool."""
 CALLS = ("exp", "log", "log1p", "expm1", "pow", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh",
@@ -395,13 +396,13 @@ def binary(op: str, a: Operand, b: Operand) -> Expr:
     else:
         assert isinstance(b, Expr)
         a = as_expr(a, b)
-    assert a.dtype is b.dtype and a.lanes == b.lanes, f"{op}: {a.dtype}x{a.lanes} with {b.dtype}x{b.lanes}"
-    dtype = DType.BOOL if op in COMPARE else a.dtype
-    if a.dtype is DType.I64 and op in ("add", "sub", "mul", "div", "mod"):
+    dtype, lanes = a.dtype, a.lanes
+    assert dtype is b.dtype and lanes == b.lanes, f"{op}: {a.dtype}x{a.lanes} with {b.dtype}x{b.lanes}"
+    if dtype is DType.I64 and op in _FOLDED and (type(a) is Const or type(b) is Const):
         folded = _fold_index(op, a, b)
         if folded is not None:
             return folded
-    return Binary(dtype, a.lanes, op, a, b)
+    return Binary(DType.BOOL if op in COMPARE else dtype, lanes, op, a, b)
 
 
 def _fold_index(op: str, a: Expr, b: Expr) -> Expr | None:

@@ -17,6 +17,14 @@ Dim: TypeAlias = int | str
 """A number, or the name of a symbolic dimension."""
 
 
+_NUMPY: dict[str, np.dtype[Any]] = {
+    "f32": np.dtype(np.float32), "f64": np.dtype(np.float64), "f16": np.dtype(np.float16),
+    "bf16": np.dtype(ml_dtypes.bfloat16), "i8": np.dtype(np.int8), "i16": np.dtype(np.int16),
+    "i32": np.dtype(np.int32), "i64": np.dtype(np.int64), "u8": np.dtype(np.uint8), "u16": np.dtype(np.uint16),
+    "u32": np.dtype(np.uint32), "u64": np.dtype(np.uint64), "bool": np.dtype(np.bool_), "string": np.dtype(object),
+}  # fmt: skip
+
+
 class DType(enum.Enum):
     """Element types; the value is the spelling in IR text."""
 
@@ -35,34 +43,25 @@ class DType(enum.Enum):
     BOOL = "bool"
     STRING = "string"
 
-    @property
-    def bits(self) -> int:
-        """Bits of one element in memory (a bool takes a byte)."""
-        return self.numpy.itemsize * 8
+    bits: int
+    """Bits of one element in memory (a bool takes a byte)."""
+    nbytes: int
+    numpy: np.dtype[Any]
+    is_float: bool
+    is_signed: bool
+    is_unsigned: bool
+    is_int: bool
 
-    @property
-    def nbytes(self) -> int:
-        return self.numpy.itemsize
+    def __init__(self, spelling: str) -> None:
+        self.numpy = _NUMPY[spelling]
+        self.nbytes = self.numpy.itemsize
+        self.bits = self.nbytes * 8
+        self.is_float = spelling in ("f32", "f64", "f16", "bf16")
+        self.is_signed = spelling in ("i8", "i16", "i32", "i64")
+        self.is_unsigned = spelling in ("u8", "u16", "u32", "u64")
+        self.is_int = self.is_signed or self.is_unsigned
 
-    @property
-    def numpy(self) -> np.dtype[Any]:
-        return _NUMPY[self]
-
-    @property
-    def is_float(self) -> bool:
-        return self in (DType.F32, DType.F64, DType.F16, DType.BF16)
-
-    @property
-    def is_signed(self) -> bool:
-        return self in (DType.I8, DType.I16, DType.I32, DType.I64)
-
-    @property
-    def is_unsigned(self) -> bool:
-        return self in (DType.U8, DType.U16, DType.U32, DType.U64)
-
-    @property
-    def is_int(self) -> bool:
-        return self.is_signed or self.is_unsigned
+    __hash__ = object.__hash__  # members are single; expressions hash them all the time
 
     @staticmethod
     def of(dtype: np.dtype[Any] | type) -> DType:
@@ -76,14 +75,7 @@ class DType(enum.Enum):
         return self.value
 
 
-_NUMPY: dict[DType, np.dtype[Any]] = {
-    DType.F32: np.dtype(np.float32), DType.F64: np.dtype(np.float64), DType.F16: np.dtype(np.float16),
-    DType.BF16: np.dtype(ml_dtypes.bfloat16), DType.I8: np.dtype(np.int8), DType.I16: np.dtype(np.int16),
-    DType.I32: np.dtype(np.int32), DType.I64: np.dtype(np.int64), DType.U8: np.dtype(np.uint8),
-    DType.U16: np.dtype(np.uint16), DType.U32: np.dtype(np.uint32), DType.U64: np.dtype(np.uint64),
-    DType.BOOL: np.dtype(np.bool_), DType.STRING: np.dtype(object),
-}  # fmt: skip
-_FROM_NUMPY = {v: k for k, v in _NUMPY.items()}
+_FROM_NUMPY = {t.numpy: t for t in DType}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import prod
 
-import networkx as nx
-
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops import Kind
 from ..ir.ops import op as row
 from ..ir.types import PLAIN, Layout, TensorType
 from .base import GraphRewriter, Pass, PassContext, register_pass
 from .layout_roles import CALL, Demand, Role, demand
+from .minimum_cut import Network
 
 _BLOCKED, _PLAIN = 0, 1
 """The two terminals of the cut."""
@@ -65,12 +64,10 @@ class _Network:
 
     def blocked(self) -> set[int]:
         """The variables that a minimum cut makes blocked."""
-        network = nx.DiGraph()
-        network.add_nodes_from(range(self.count))
+        network = Network(self.count)
         for (a, b), cost in self.edges.items():
-            network.add_edge(a, b, capacity=cost)
-        _, (source_side, _) = nx.minimum_cut(network, _BLOCKED, _PLAIN, flow_func=nx.algorithms.flow.boykov_kolmogorov)
-        return set(source_side)
+            network.add(a, b, cost)
+        return set(range(self.count)) - network.sink_side(_BLOCKED, _PLAIN)
 
 
 def _cut(graph: Graph, demands: dict[Node, Demand], block: int) -> dict[Node, tuple[bool, bool]]:

@@ -236,6 +236,8 @@ def _terms(e: Expr) -> tuple[dict[Expr, int], int]:
 
 
 def _linear(e: Binary) -> Expr:
+    if isinstance(e.a, Var) and isinstance(e.b, Const) and e.b.value > (e.op == "mul"):
+        return e
     terms, constant = _terms(e)
     if not all(_LEAST < c < _MOST for c in (*terms.values(), constant)):
         return e

@@ -146,6 +146,7 @@ def split(total: int, size: int) -> list[tuple[int, int]]:
     return [(n, s) for n, s in ((larger, small + 1), (parts - larger, small)) if n]
 
 
+@cache
 def segments(axis: Axis, pixels: int) -> tuple[Segment, ...]:
     """A row of output pixels as tiles: runs of interior tiles as one segment, each border tile as its own."""
     inside = axis.interior()
@@ -187,6 +188,7 @@ def tap_runs(segment: Segment, axis: Axis, at: Expr) -> list[tuple[Expr, Expr, i
     return [(const(g.begin), const(g.end), g.first, g.last) for g in segment.taps]
 
 
+@cache
 def tap_groups(axis: Axis, start: int, size: int) -> tuple[Taps, ...]:
     """Taps grouped by the pixels of a tile that have them; the pixels are contiguous for every tap."""
     ranges = [axis.taps(o) for o in range(start, start + size)]
