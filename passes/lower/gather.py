@@ -19,11 +19,15 @@ from .pad import affine_pieces
 
 _MAX_PIECES = 8
 """Constant indices in at most so many runs are copied as boxes."""
+_REPEATED = 4
+"""Rows that pay for bringing the places of their elements into the axis first."""
+_UNROLLED = 8
+"""Elements of an iteration that has nothing but loads and stores."""
 
 
-def index_at(k: KernelBuilder, indices: Buffer, at: Operand, size: int) -> Expr:
-    """One index into an axis of `size`: negative ones count from the end, others are clamped."""
-    i = k.let(cast(k.load(indices, at), DType.I64), "index")
+def index_at(k: KernelBuilder, indices: Buffer, at: Operand, size: int, lanes: int = 1) -> Expr:
+    """Indices into an axis of `size`: negative ones count from the end, others are clamped."""
+    i = k.let(cast(k.load(indices, at, lanes), DType.I64), "index")
     wrapped = select(i < 0, i + size, i)
     return k.let(maximum(minimum(wrapped, size - 1), 0), "index")
 
@@ -54,6 +58,9 @@ def lower_gather(ctx: Lowering) -> None:
                 at += n
             copy_regions(ctx, y, regions, "gather")
             return
+    if inner == 1 and outer >= _REPEATED and size < 1 << 31:
+        _gather_columns(ctx, outer, size)
+        return
     k = ctx.kernel()
     data, table, out = raw(k, x), k.tensor(indices), raw(k, y)
 
@@ -64,6 +71,35 @@ def lower_gather(ctx: Lowering) -> None:
 
     nest(k, (outer, count), body, parallel=is_large(ctx, y.type.size))
     k.done("gather")
+
+
+def _gather_columns(ctx: Lowering, outer: int, size: int) -> None:
+    """Elements of rows that all take the same places: the places are brought into the axis once."""
+    x, indices, y = operand(ctx, 0), operand(ctx, 1), ctx.output
+    count = indices.type.size
+    if indices.data is not None:
+        flat = indices.data.reshape(-1).astype(np.int64)
+        places = ctx.pack("places", np.where(flat < 0, flat + size, flat).clip(0, size - 1).astype(np.int32))
+    else:
+        places = ctx.scratch("places", DType.I32, count)
+        k = ctx.kernel()
+        table = k.tensor(indices)
+        for i in k.loop("i", count):
+            k.store(k.tensor(places), i, cast(index_at(k, table, i, size), DType.I32))
+        k.done("places", shaped=False)
+    k = ctx.kernel()
+    data, table, out = raw(k, x), k.tensor(places), raw(k, y)
+
+    def body(index: Sequence[Expr]) -> None:
+        to, of = k.let(index[0] * count, "to"), k.let(index[0] * size, "of")
+        whole = count // _UNROLLED * _UNROLLED
+        for first, end, step in ((0, whole, _UNROLLED), (whole, count, 1)):
+            for i in k.loop("i", end, first, step=step) if first < end else ():
+                for u in range(step):
+                    k.store(out, to + i + u, k.load(data, of + cast(k.load(table, i + u), DType.I64)))
+
+    nest(k, (outer,), body, parallel=is_large(ctx, y.type.size))
+    k.done("gather_columns")
 
 
 @lowers("GatherElements")
@@ -77,13 +113,23 @@ def lower_gather_elements(ctx: Lowering) -> None:
     data, table, out = raw(k, x), k.tensor(indices), raw(k, y)
     of, to = strides(x.type), strides(y.type)
 
-    def body(index: Sequence[Expr]) -> None:
-        at = k.let(dot(index, to), "at")
-        row = index_at(k, table, at, x.type.dims[axis])
-        k.store(out, at, k.load(data, dot([row if a == axis else i for a, i in enumerate(index)], of)))
+    *outer, n = y.type.dims or (1,)
+    last = axis == x.type.rank - 1
+    steps = [0 if a == axis else step for a, step in enumerate(of or (1,))]
 
-    nest(k, y.type.dims, body, parallel=is_large(ctx, y.type.size))
-    k.done("gather_elements", shaped=False)
+    def body(index: Sequence[Expr]) -> None:
+        begin, source = k.let(dot(index, to[:-1]), "begin"), k.let(dot(index, tuple(steps[:-1])), "source")
+        whole = n // _UNROLLED * _UNROLLED
+        for first, end, width in ((0, whole, _UNROLLED), (whole, n, 1)):
+            for j in k.loop("j", end, first, step=width) if first < end else ():
+                rows = k.alloc("rows", DType.I64, width)
+                k.store(rows, 0, index_at(k, table, begin + j, x.type.dims[axis], width))
+                for u in range(width):
+                    row = k.load(rows, u)
+                    k.store(out, begin + j + u, k.load(data, source + (row if last else row * of[axis] + (j + u))))
+
+    nest(k, outer, body, parallel=is_large(ctx, y.type.size))
+    k.done("gather_elements")
 
 
 @lowers("GatherND")

@@ -65,6 +65,22 @@ def test_gathers() -> None:
     )
 
 
+def test_gathers_of_columns_and_elements() -> None:
+    """Rows that take the same places, whole groups of elements and a rest."""
+    places = below(30, 21, low=-30)
+    check(
+        [
+            *(case("Gather", noise(9, 30), places, axis=1, constants=c) for c in ((), (1,))),
+            case("Gather", below(9, 2, 5, 30).astype(np.int8), places.astype(np.int32), axis=2),
+            *(case("GatherElements", noise(7, 30, 19), below(s[a], *s, low=-s[a]), axis=a)
+              for a, s in ((0, (3, 30, 19)), (1, (7, 11, 19)), (2, (7, 30, 5)))),
+            case("GatherElements", noise(30, 700), below(30, 30, 700), axis=0),
+            case("GatherElements", noise(9), below(9, 20)),
+        ],
+        threads=2,
+    )  # fmt: skip
+
+
 def test_an_index_outside_reads_inside() -> None:
     (got,) = run_op("Gather", [x := noise(4, 3), ints(99, -99)])
     np.testing.assert_array_equal(got, x[[3, 0]])
@@ -148,6 +164,15 @@ def test_cumulative(exclusive: int, reverse: int) -> None:
         ],
         1e-5,
     )
+
+
+@pytest.mark.parametrize("exclusive,reverse", list(product((0, 1), (0, 1))))
+def test_cumulative_along_many_rows(exclusive: int, reverse: int) -> None:
+    """Rows side by side in vectors, with rows and elements that are left over."""
+    rows = [noise(21, 37), noise(17, 16), below(9, 19, 21), below(9, 9, 10).astype(np.int32), noise(9, 3)]
+    rows.append(noise(5, 9, 11).astype(np.float64))
+    cases = [case("CumSum", x, np.array(-1), exclusive=exclusive, reverse=reverse, constants=(1,)) for x in rows]
+    check(cases, 1e-5, threads=2)
 
 
 def test_transforms() -> None:
