@@ -1,7 +1,8 @@
 """How many operations and bytes a node is worth: counted from its operator and shapes, whatever the kernel does.
 
-A multiply-add counts two, any other operation on an element one. Bytes are those that have to move: every operand read
-once, every result written once, what stays inside a fused group not at all.
+A multiply-add counts two, any other operation on an element one. Operators that only place elements are named as
+such. Bytes are those that have to move: every operand read once, every result written once, what stays inside a fused
+group not at all.
 """
 
 from __future__ import annotations
@@ -55,11 +56,16 @@ def flops(node: Node) -> float:
         return float(_COUNTS[node.op](node))
     if node.op in _PER_ELEMENT:
         return float(_PER_ELEMENT[node.op] * _size(node, 0))
-    kind = op(node.op).kind
-    if kind is Kind.ELEMENTWISE:
+    if op(node.op).kind is Kind.ELEMENTWISE:
         operands = sum(v is not None for v in node.inputs)
         return float(node.output.type.size * max(1, operands - 1 if op(node.op).commutative else 1))
-    return float(_size(node, 0)) if kind is Kind.REDUCTION else 0.0
+    return 0.0
+
+
+def is_counted(name: str) -> bool:
+    """Whether an operator's operations are counted, or it is known to have none."""
+    known = name in _COUNTS or name in _PER_ELEMENT or name in GROUPS or op(name).kind is Kind.ELEMENTWISE
+    return known or name in NO_ARITHMETIC
 
 
 def own_flops(node: Node) -> float:
@@ -114,6 +120,55 @@ def _pool(node: Node) -> int:
     return node.output.type.size * prod(int(n) for n in node.attrs.get("kernel_shape", ()))
 
 
+def _scattered(node: Node) -> int:
+    """One operation for each update, where it is combined with what is there."""
+    return 0 if node.attrs.get("reduction", "none") == "none" else _size(node, 2)
+
+
+def _transform(node: Node) -> int:
+    """Discrete Fourier transforms as the sums that define them: four multiply-adds for two complex numbers."""
+    x, y = _dims(node, 0), node.output.type.dims
+    if node.op == "STFT":
+        window = node.input(2)
+        frame = window.type.size if window is not None else 2 * (y[-2] - 1)
+        return 2 * node.output.type.size * frame * (x[-1] if len(x) == 3 else 1)
+    axis = _axis(node) % len(x)
+    return 2 * node.output.type.size * x[axis] * x[-1]
+
+
+def _axis(node: Node) -> int:
+    given = node.input(2)
+    return int(given.data.reshape(-1)[0]) if given is not None and given.data is not None else -2
+
+
+def _determinants(node: Node) -> int:
+    """LU factors: two thirds of n³ for a matrix."""
+    n = _dims(node, 0)[-1]
+    return _size(node, 0) * n * 2 // 3
+
+
+_TAPS = {"linear": 2, "bilinear": 2, "cubic": 4, "bicubic": 4}
+"""Elements along an axis that an interpolated one is made of."""
+
+
+def _resized(node: Node) -> int:
+    """A multiply-add for each tap of each axis that changes."""
+    taps = _TAPS.get(str(node.attrs.get("mode", "nearest")), 0)
+    changed = sum(a != b for a, b in zip(_dims(node, 0), node.output.type.dims, strict=True))
+    return 2 * node.output.type.size * taps**changed if taps and changed else 0
+
+
+def _sampled(node: Node) -> int:
+    """A multiply-add for each element around a point; the coordinates are small beside them."""
+    taps = _TAPS.get(str(node.attrs.get("mode", "linear")), 0)
+    return 2 * node.output.type.size * taps ** (len(_dims(node, 0)) - 2) if taps else 0
+
+
+def _aligned(node: Node) -> int:
+    """Four multiply-adds for each sample of a region; one sample where the number follows the region."""
+    return 8 * node.output.type.size * max(1, int(node.attrs.get("sampling_ratio", 0))) ** 2
+
+
 _COUNTS: dict[str, Callable[[Node], int]] = {
     "Conv": _conv,
     "ConvInteger": _conv,
@@ -132,13 +187,35 @@ _COUNTS: dict[str, Callable[[Node], int]] = {
     "MaxPool": _pool,
     "AveragePool": _pool,
     "LpPool": _pool,
+    "DFT": _transform,
+    "STFT": _transform,
+    "Det": _determinants,
+    "Resize": _resized,
+    "GridSample": _sampled,
+    "RoiAlign": _aligned,
+    "Scatter": _scattered,
+    "ScatterElements": _scattered,
+    "ScatterND": _scattered,
+    "Range": lambda n: 2 * n.output.type.size,
 }
 
 _PER_ELEMENT = {
+    "ReduceSum": 1, "ReduceMean": 1, "ReduceMax": 1, "ReduceMin": 1, "ReduceProd": 1, "ReduceL1": 2, "ReduceL2": 2,
+    "ReduceSumSquare": 2, "ReduceLogSum": 1, "ReduceLogSumExp": 3, "ArgMax": 1, "ArgMin": 1, "Hardmax": 1,
+    "GlobalAveragePool": 1, "GlobalMaxPool": 1, "GlobalLpPool": 2, "CumSum": 1, "CumProd": 1, "Col2Im": 1, "TopK": 1,
+    "DynamicQuantizeLinear": 5, "TfIdfVectorizer": 1,
     "Softmax": 5, "LogSoftmax": 5, "LayerNormalization": 7, "RMSNormalization": 5, "InstanceNormalization": 7,
     "MeanVarianceNormalization": 7, "LpNormalization": 3, "LRN": 5,
 }  # fmt: skip
 """Operations for each input element."""
+
+NO_ARITHMETIC = frozenset({
+    "Compress", "Concat", "ConstantOfShape", "DepthToSpace", "Dropout", "Expand", "EyeLike", "Flatten", "Gather",
+    "GatherElements", "GatherND", "Identity", "MaxUnpool", "OneHot", "Pad", "Reshape", "ReverseSequence", "Shape",
+    "Size", "Slice", "SpaceToDepth", "Split", "Squeeze", "TensorScatter", "Tile", "Transpose", "Trilu", "Unsqueeze",
+    "c2c.Copy", "c2c.Reorder",
+})  # fmt: skip
+"""Operators that place elements and compute none."""
 
 
 def _winograd_flops(node: Node) -> float:

@@ -72,7 +72,7 @@ class DType(enum.Enum):
         return found
 
     def __str__(self) -> str:
-        return self.value
+        return str(self.value)
 
 
 _FROM_NUMPY = {t.numpy: t for t in DType}

@@ -7,9 +7,11 @@ import pytest
 
 from c2c.compiler.bench import limit_seconds
 from c2c.compiler.machine import Level, Machine, Peak
-from c2c.compiler.work import Work, work_of
+from c2c.compiler.work import NO_ARITHMETIC, Work, flops, is_counted, work_of
 from c2c.ir.graph import Graph, Node, Value, constant
 from c2c.ir.types import DType, TensorType
+from c2c.passes.lower import is_lowered, is_refused
+from c2c.passes.lower.context import LOWERINGS
 
 
 def _value(name: str, *shape: int) -> Value:
@@ -24,7 +26,7 @@ CONV = Node("Conv", (_value("x", 1, 8, 10, 10), _weights(16, 4, 3, 3)), (_value(
 
 
 @pytest.mark.parametrize(
-    ("node", "flops"),
+    ("node", "count"),
     [
         (CONV, 2 * 16 * 8 * 8 * 4 * 9),
         (Node("ConvTranspose", (_value("x", 1, 8, 5, 5), _weights(8, 4, 2, 2)), (_value("y", 1, 4, 10, 10),)),
@@ -42,12 +44,33 @@ CONV = Node("Conv", (_value("x", 1, 8, 10, 10), _weights(16, 4, 3, 3)), (_value(
         (Node("ReduceMean", (_value("x", 3, 4),), (_value("y", 3, 1),)), 12),
         (Node("Add", (_value("a", 3, 4), _value("b", 4)), (_value("y", 3, 4),)), 12),
         (Node("Sum", (_value("a", 4), _value("b", 4), _value("c", 4)), (_value("y", 4),)), 8),
+        (Node("ReduceL2", (_value("x", 3, 4),), (_value("y", 3, 1),)), 24),
+        (Node("CumSum", (_value("x", 3, 4), _value("axis")), (_value("y", 3, 4),)), 12),
+        (Node("Resize", (_value("x", 1, 2, 4, 4),), (_value("y", 1, 2, 8, 8),), {"mode": "linear"}), 2 * 128 * 4),
+        (Node("Resize", (_value("x", 1, 2, 4, 4),), (_value("y", 1, 2, 4, 8),), {"mode": "cubic"}), 2 * 64 * 4),
+        (Node("Resize", (_value("x", 1, 2, 4, 4),), (_value("y", 1, 2, 8, 8),)), 0),
+        (Node("GridSample", (_value("x", 1, 2, 4, 4), _value("g", 1, 3, 3, 2)), (_value("y", 1, 2, 3, 3),)), 18 * 8),
+        (Node("RoiAlign", (_value("x", 1, 2, 8, 8), _value("r", 5, 4), _value("b", 5)), (_value("y", 5, 2, 3, 3),),
+              {"sampling_ratio": 2}), 8 * 90 * 4),
+        (Node("ScatterND", (_value("x", 9), _value("i", 4, 1), _value("u", 4)), (_value("y", 9),)), 0),
+        (Node("ScatterND", (_value("x", 9), _value("i", 4, 1), _value("u", 4)), (_value("y", 9),),
+              {"reduction": "add"}), 4),
+        (Node("DFT", (_value("x", 2, 16, 1),), (_value("y", 2, 16, 2),)), 2 * 64 * 16),
+        (Node("STFT", (_value("x", 1, 32, 1), _value("s"), _value("w", 8)), (_value("y", 1, 7, 5, 2),)), 2 * 70 * 8),
+        (Node("Det", (_value("x", 2, 3, 3),), (_value("y", 2),)), 2 * 18),
         (Node("Transpose", (_value("a", 3, 4),), (_value("y", 4, 3),)), 0),
     ],
     ids=lambda x: x.op if isinstance(x, Node) else "",
 )  # fmt: skip
-def test_operations(node: Node, flops: int) -> None:
-    assert work_of(node).flops == flops
+def test_operations(node: Node, count: int) -> None:
+    assert work_of(node).flops == count
+
+
+def test_every_lowered_operator_is_counted_or_said_to_have_none() -> None:
+    assert is_lowered("Conv")
+    left = [name for name in LOWERINGS if not is_refused(name) and not is_counted(name)]
+    assert not left, f"compiler/work.py has no row for {', '.join(left)}"
+    assert not any(name in NO_ARITHMETIC and flops(Node(name, (), ())) for name in LOWERINGS)
 
 
 def test_bytes_are_operands_once_and_results() -> None:
