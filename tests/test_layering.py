@@ -13,8 +13,9 @@ ROOMS = {
     "ir": set(),
     "codegen": {"ir"},
     "passes": {"ir", "codegen.target"},
+    "packing": {"ir.types"},
     "runtime_stub": set(),
-    "compiler": {"ir", "codegen", "passes", "runtime_stub"},
+    "compiler": {"ir", "codegen", "passes", "packing", "runtime_stub"},
 }
 LIBRARIES = {
     "onnx": {"compiler/", "ir/reference"},
@@ -25,6 +26,7 @@ LIBRARIES = {
         "runtime_stub/pool.py",
         "compiler/bundle.py",
     },
+    "zstandard": {"packing/"},
     "onnxruntime": set(),
 }
 """Path prefixes that may import a library; any other use is an error."""
