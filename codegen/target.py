@@ -146,6 +146,11 @@ class Target:
         return 1 if self.vector_bits >= 512 else 2
 
     @property
+    def l2_bytes_per_cycle(self) -> int:
+        """What a core reads from its second-level cache in a cycle."""
+        return 32
+
+    @property
     def has_fma(self) -> bool:
         return self.arch == "aarch64" or "fma" in self.has
 

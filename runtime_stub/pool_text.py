@@ -26,6 +26,30 @@ define internal ptr @worker_of(ptr %state, i64 %number) {{
   ret ptr %w
 }}
 
+define internal void @signal(ptr %mutex, ptr %condition) {{
+  %l = call i32 @pthread_mutex_lock(ptr %mutex)
+  %s = call i32 @pthread_cond_signal(ptr %condition)
+  %u = call i32 @pthread_mutex_unlock(ptr %mutex)
+  ret void
+}}
+
+; Sleep as long as `at` holds `value`; who changes it signals afterwards.
+define internal void @sleep_while(ptr %at, i32 %value, ptr %mutex, ptr %condition) {{
+entry:
+  %l = call i32 @pthread_mutex_lock(ptr %mutex)
+  br label %check
+check:
+  %current = load atomic i32, ptr %at seq_cst, align 4
+  %still = icmp eq i32 %current, %value
+  br i1 %still, label %rest, label %awake
+rest:
+  %c = call i32 @pthread_cond_wait(ptr %condition, ptr %mutex)
+  br label %check
+awake:
+  %u = call i32 @pthread_mutex_unlock(ptr %mutex)
+  ret void
+}}
+
 ; Where part `index` of `parts` near-equal parts of [0, count) begins.
 define internal i64 @part(i64 %count, i64 %parts, i64 %index) {{
   %each = udiv i64 %count, %parts
@@ -110,18 +134,8 @@ again:
   %tired = icmp eq i32 %turn.next, {spin}
   br i1 %tired, label %sleep, label %spin
 sleep:
-  %l = call i32 @pthread_mutex_lock(ptr %mutex)
   %asleep = cmpxchg ptr %w, i32 0, i32 3 seq_cst seq_cst
-  br label %check
-check:
-  %current = load atomic i32, ptr %w seq_cst, align 4
-  %still = icmp eq i32 %current, 3
-  br i1 %still, label %rest, label %awake
-rest:
-  %c = call i32 @pthread_cond_wait(ptr %condition, ptr %mutex)
-  br label %check
-awake:
-  %u = call i32 @pthread_mutex_unlock(ptr %mutex)
+  call void @sleep_while(ptr %w, i32 3, ptr %mutex, ptr %condition)
   br label %wait
 begin:
   %pair = cmpxchg ptr %w, i32 1, i32 2 seq_cst seq_cst
@@ -135,9 +149,7 @@ work:
   %tell = icmp ne i32 %waits, 0
   br i1 %tell, label %signal, label %wait
 signal:
-  %dl = call i32 @pthread_mutex_lock(ptr %done.mutex)
-  %ds = call i32 @pthread_cond_signal(ptr %done)
-  %du = call i32 @pthread_mutex_unlock(ptr %done.mutex)
+  call void @signal(ptr %done.mutex, ptr %done)
   br label %wait
 }}
 
@@ -148,9 +160,7 @@ define internal void @wake(ptr %w) {{
 signal:
   %mutex = getelementptr i8, ptr %w, i64 64
   %condition = getelementptr i8, ptr %w, i64 192
-  %l = call i32 @pthread_mutex_lock(ptr %mutex)
-  %s = call i32 @pthread_cond_signal(ptr %condition)
-  %u = call i32 @pthread_mutex_unlock(ptr %mutex)
+  call void @signal(ptr %mutex, ptr %condition)
   br label %done
 done:
   ret void
@@ -190,19 +200,9 @@ sleep:
   %waiting = getelementptr i8, ptr %state, i64 256
   %mutex = getelementptr i8, ptr %state, i64 320
   %condition = getelementptr i8, ptr %state, i64 448
-  %l = call i32 @pthread_mutex_lock(ptr %mutex)
   %waits = atomicrmw xchg ptr %waiting, i32 1 seq_cst
-  br label %check
-check:
-  %current = load atomic i32, ptr %w seq_cst, align 4
-  %still = icmp eq i32 %current, 2
-  br i1 %still, label %rest, label %awake
-rest:
-  %c = call i32 @pthread_cond_wait(ptr %condition, ptr %mutex)
-  br label %check
-awake:
+  call void @sleep_while(ptr %w, i32 2, ptr %mutex, ptr %condition)
   %over = atomicrmw xchg ptr %waiting, i32 0 seq_cst
-  %u = call i32 @pthread_mutex_unlock(ptr %mutex)
   br label %done
 done:
   ret void

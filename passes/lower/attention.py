@@ -26,8 +26,6 @@ from .tasks import pieces, tasks
 
 WIDE = 4
 """Vectors of scores that one operation works on: functions wait for themselves, several of them do not."""
-L2_BYTES_A_CYCLE = 32
-"""What a core reads from its second-level cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +96,8 @@ def _candidates(ctx: Lowering, scores: Product, values: Product) -> list[Schedul
             blocks = -(-scores.m // (rows * count))
             if count > 1 and (blocks * 2 * rows * count > 3 * scores.m or held > ctx.target.l2_bytes // 4):
                 break
-            again = blocks * (scores.k + values.n) * scores.n * 4 / L2_BYTES_A_CYCLE
-            far = blocks * held * (4 if held > ctx.target.l1_bytes // 2 else 0) / L2_BYTES_A_CYCLE
+            again = blocks * (scores.k + values.n) * scores.n * 4 / ctx.target.l2_bytes_per_cycle
+            far = blocks * held * (4 if held > ctx.target.l1_bytes // 2 else 0) / ctx.target.l2_bytes_per_cycle
             cycles = prod(scores.batch) * (a + b + again + far)
             found.append(
                 Schedule(f"rows={rows * count} tiles={rows}x{v},{rows}x{w}", cycles, _Blocks(v, w, rows, count))

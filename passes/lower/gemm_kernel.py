@@ -21,11 +21,11 @@ from ...ir.loops import Expr, cast, const, minimum, shuffle
 from ...ir.types import DType
 from .context import KernelBuilder, Lowering
 from .micro import LINE_BYTES, Ahead, Weights, ahead, multiply, prefetches, rows_of, splats_lanes
-from .panels import Panels, Tile, pack_at_run_time, pack_panels, tail_vectors
+from .panels import Panels, pack_at_run_time, pack_panels, tail_vectors
 from .product import Product, is_index, offset_at, stacked, tree_sum, unravel
 from .schedule import Schedule, choose
 from .tasks import PARALLEL_MACS, guarded, pieces, tasks
-from .tile import LATENCY, fma_per_cycle
+from .tile import LATENCY, Tile, bound
 
 UNROLL_AHEAD = 8
 """Steps of k in an iteration that asks for weights."""
@@ -67,11 +67,10 @@ def tiles(target: Target, acc: DType, m: int, n: int, k: int) -> list[Schedule[T
 
 def _cycles(target: Target, tile: Tile, m: int, vectors: int, k: int) -> float:
     """Estimated cycles of one step of k of the product: bound by multiply-adds, loads or latency."""
-    issue = fma_per_cycle(target)
     overhead = 12 / max(k, 1)
 
     def step(rows: int, width: int) -> float:
-        return max(rows * width / issue, (rows + width) / 2, LATENCY) + overhead * (1 + rows * width / 4)
+        return bound(target, rows, width) + overhead * (1 + rows * width / 4)
 
     total = 0.0
     for width, panels in ((tile.vectors, vectors // tile.vectors), (vectors % tile.vectors, 1)):
@@ -246,7 +245,7 @@ def _tile(
 ) -> None:
     """rows × strip.vectors accumulators over the whole of k, then their results."""
     vectors, lanes, target = strip.vectors, strip.lanes, k.ctx.target
-    needed = LATENCY * fma_per_cycle(target)
+    needed = LATENCY * target.fma_per_cycle
     sets = 1 if rows * vectors >= needed or rows > 1 else min(needed // (rows * vectors), p.k, 8)
     along_k = splats_lanes(target) and p.a.col == 1 and p.k >= 4
     unroll = UNROLL_AHEAD if soon else max(sets, 4 if along_k or rows > 1 else 2)

@@ -12,17 +12,7 @@ from ...ir.loops import Expr, broadcast, const, minimum, ramp
 from .context import KernelBuilder, Lowering
 from .copies import transposed
 from .product import Product, offset_at, stacked, unravel
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """Accumulators of the innermost loop."""
-
-    rows: int
-    vectors: int
-
-    def __str__(self) -> str:
-        return f"{self.rows}x{self.vectors}"
+from .tile import Tile
 
 
 @dataclass(frozen=True, slots=True)

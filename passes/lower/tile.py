@@ -30,10 +30,17 @@ MAX_BORDER_TILES = 12
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Accumulators of the innermost loop."""
+    """Accumulators of the innermost loop: pixels, or rows of a matrix product, by vectors of results."""
 
     pixels: int
     vectors: int
+
+    @property
+    def rows(self) -> int:
+        return self.pixels
+
+    def __str__(self) -> str:
+        return f"{self.pixels}x{self.vectors}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +71,6 @@ class Segment:
         return self.start + self.count * self.pixels
 
 
-def fma_per_cycle(target: Target) -> int:
-    return 1 if target.vector_bits >= 512 else 2
-
-
 @dataclass(frozen=True, slots=True)
 class Lined:
     """How x is read where multiply-adds take a lane of a vector as a factor: as vectors along k.
@@ -94,8 +97,13 @@ def step_cycles(target: Target, pixels: int, vectors: int, lined: Lined | None =
     if lined is not None:
         x = lined.vectors(pixels)
         loads = (-(-x // 4) if lined.row < lined.steps + lined.lanes else x) + -(-lined.steps * vectors // 4)
-        return (max(pixels * vectors, 2 * LATENCY) + (loads + 2) / lined.steps) / fma_per_cycle(target)
-    return max(pixels * vectors / fma_per_cycle(target), (pixels + vectors) / 2, float(LATENCY)) + 0.25
+        return (max(pixels * vectors, 2 * LATENCY) + (loads + 2) / lined.steps) / target.fma_per_cycle
+    return bound(target, pixels, vectors) + 0.25
+
+
+def bound(target: Target, rows: int, vectors: int) -> float:
+    """Cycles below which no step of a sum can be: multiply-adds, loads (two a cycle) or latency."""
+    return max(rows * vectors / target.fma_per_cycle, (rows + vectors) / 2, float(LATENCY))
 
 
 def fits(target: Target, pixels: int, vectors: int, lined: Lined | None) -> bool:
