@@ -83,6 +83,7 @@ def _cut(graph: Graph, demands: dict[Node, Demand], block: int) -> dict[Node, tu
         network.add(writes, _PLAIN, want.blocked + 1)
         network.add(_BLOCKED, writes, want.plain + want.plain_out)
         network.add(_BLOCKED, reads, want.plain_in)
+        network.add(reads, _PLAIN, want.blocked_in)
     for value, readers in _readers(graph, demands).items():
         if value.type.rank < 3 or not value.type.is_static:
             continue

@@ -13,6 +13,7 @@ from ..ir.graph import Node, Value
 from ..ir.ops import Kind
 from ..ir.ops import op as row
 from ..ir.types import DType, TensorType
+from .lower.sparse import likely_pays
 from .pattern import int_list, required
 from .rules_windows import kernel_shape, spatial_pads
 
@@ -45,6 +46,7 @@ class Demand:
     plain: int = 0
     plain_in: int = 0
     plain_out: int = 0
+    blocked_in: int = 0
 
 
 _PLAIN = Demand(Role.PLAIN)
@@ -102,6 +104,8 @@ def _convolution(node: Node, block: int) -> Demand:
     channels, group = x.type.dims[1], node.attrs.get("group", 1)
     if group > 1 and weights.type.dims[1] == 1:
         return Demand(Role.SAME, (x,), blocked=_waste(y, block), plain=flops + 2 * y.nbytes)
+    if group == 1 and is_sparse_pointwise(node):
+        return Demand(Role.EITHER, (x,), blocked=_waste(y, block) + y.nbytes, blocked_in=x.type.nbytes)
     outputs = y.dims[1] // group
     pixels = y.dims[-1] if any(k != 1 for k in weights.type.dims[2:]) else prod(y.dims[2:])
     stride = int_list(node.attrs.get("strides", (1,)))[-1]
@@ -111,6 +115,16 @@ def _convolution(node: Node, block: int) -> Demand:
     plain_in = flops // 20 if channels >= block else 0
     plain_out = min(SCATTER, outputs) * y.nbytes
     return Demand(Role.EITHER, (x,), blocked=_waste(y, block), plain_in=plain_in, plain_out=plain_out)
+
+
+def is_sparse_pointwise(node: Node) -> bool:
+    """Whether a convolution will be computed by lists of its weights that are not zero (`lower/conv_sparse.py`), with
+    lanes along pixels: it transposes what is blocked on the way."""
+    weights = required(node, 1)
+    if node.op != "Conv" or weights.data is None or any(k != 1 for k in weights.type.dims[2:]):
+        return False
+    strides, pads = (int_list(node.attrs.get(name, ())) for name in ("strides", "pads"))
+    return not any(pads) and all(s == 1 for s in strides) and likely_pays(weights.data)
 
 
 def _pool(node: Node, block: int) -> Demand:

@@ -9,6 +9,7 @@ from .context import Lowering, lowers
 from .conv_direct import lower_direct
 from .conv_kernel import Convolution
 from .conv_planar import PlanarConvolution, lower_planar
+from .conv_sparse import lower_sparse, sparse_plan
 from .depthwise import is_depthwise, lower_depthwise
 from .window import window
 
@@ -23,6 +24,8 @@ def lower_conv(ctx: Lowering) -> None:
     if found is not None:
         if is_depthwise(ctx, found):
             return lower_depthwise(ctx, found)
+        if (plan := sparse_plan(ctx, found)) is not None:
+            return lower_sparse(ctx, found, plan)
         merged = whole_blocks(ctx, found)
         if merged is not None and not _is_planar(ctx, found):
             return lower_direct(ctx, merged)

@@ -21,6 +21,7 @@ from .conv_direct import DirectWriter
 from .conv_kernel import ConvKernel, Convolution, Image, pad_operands, unravel
 from .conv_plan import row_plan
 from .depthwise import DepthwiseWriter, is_depthwise
+from .sparse import likely_pays
 from .tasks import tasks
 from .window import Axis
 
@@ -143,6 +144,8 @@ def _stage(ctx: Lowering) -> Stage | None:
     conv = read_convolution(ctx)
     if conv is None or conv.window.rank != 2:
         return None
+    if conv.window.is_pointwise and likely_pays(conv.weights):
+        return None  # faster by lists, which want all pixels of a tile
     depthwise = is_depthwise(ctx, conv)
     return Stage(ctx, conv, depthwise) if depthwise or conv.groups == 1 else None
 

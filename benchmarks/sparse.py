@@ -1,0 +1,100 @@
+"""Pointwise convolutions with zeros among their weights: time of each form by sparsity, beside the own dense kernel.
+
+    python benchmarks/sparse.py [--size 14] [--channels 256] [--outputs 256] [--zeros 50 80 90] [--blocks 1 4]
+                                [--layout blocked|plain] [--seconds 0.2] [--all]
+
+One thread of this machine; a layer lies between two reorders and the time is that of its own step, the least of many.
+"of peak" is the speed over a dense kernel that runs at the peak of multiply-adds; --all times every schedule beside the
+cycles that the cost model gives it.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+from steps import load_calls
+
+from c2c.codegen.target import native
+from c2c.compiler.machine import least, peak
+from c2c.compiler.options import CompileOptions
+from c2c.ir.graph import Graph, Node, Value, constant
+from c2c.ir.types import DType, Layout, TensorType
+from c2c.passes.lower import lower_graph
+from c2c.passes.lower.schedule import Choice, Tuning
+
+
+def pruned(outputs: int, inputs: int, zeros: float, height: int) -> np.ndarray:
+    """Random weights of which a fraction of the blocks of `height` output channels is zero."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((outputs, inputs)).astype(np.float32)
+    kept = rng.uniform(size=(-(-outputs // height), inputs)) >= zeros
+    return (w * np.repeat(kept, height, axis=0)[:outputs]).reshape(outputs, inputs, 1, 1)
+
+
+class Layer:
+    """A pointwise convolution with given weights between tensors in one layout."""
+
+    def __init__(self, size: int, weights: np.ndarray, layout: str) -> None:
+        block = Layout(native().lanes(DType.F32) if layout == "blocked" else 0)
+        outputs, inputs = weights.shape[:2]
+        x, y = (TensorType(DType.F32, (1, c, size, size)) for c in (inputs, outputs))
+        a, b = Value("a", x), Value("b", x.with_layout(block))
+        c, d = Value("c", y.with_layout(block)), Value("d", y)
+        bias = constant("bias", np.zeros(outputs, np.float32))
+        conv = Node("Conv", (b, constant("w", weights), bias), (c,), {}, ("conv",))
+        copies = ("c2c.Reorder",) * 2 if block.block else ("c2c.Copy",) * 2
+        nodes = [Node(copies[0], (a,), (b,)), conv, Node(copies[1], (c,), (d,))]
+        self.graph = Graph("layer", [a], [d], nodes, ["d"])
+        self.conv = conv
+        self.feed = np.random.default_rng(1).standard_normal(x.dims).astype(np.float32)
+        self.result = np.zeros(y.dims, np.float32)
+
+    def choice(self) -> Choice | None:
+        """What the lowering chooses between lists and dense weights."""
+        found = [c for call in lower_graph(self.graph, native(), 1) for c in call.choices if c.family == "conv-sparse"]
+        return found[0] if found else None
+
+    def time_ns(self, seconds: float, choice: Choice | None = None, name: str = "") -> float:
+        """Of the convolution, with schedule `name` of the choice."""
+        tuning = Tuning({choice.key: name}) if choice is not None else None
+        calls = lower_graph(self.graph, native(), 1, tuning=tuning)
+        loaded, _ = load_calls(calls, self.graph, CompileOptions(native(), name="layer"))
+        mine = [i for i, call in enumerate(calls) if call.node is self.conv]
+        return least(lambda: float(loaded.trace([self.feed], [self.result], len(calls))[mine].sum()), seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=14)
+    parser.add_argument("--channels", type=int, default=256)
+    parser.add_argument("--outputs", type=int, default=256)
+    parser.add_argument("--zeros", type=int, nargs="+", default=[30, 50, 70, 80, 90])
+    parser.add_argument("--blocks", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--layout", choices=("blocked", "plain"), default="blocked")
+    parser.add_argument("--seconds", type=float, default=0.2)
+    parser.add_argument("--all", action="store_true", help="every schedule")
+    args = parser.parse_args()
+    top = peak(native().lanes(DType.F32), args.seconds)
+    flops = 2 * args.size**2 * args.channels * args.outputs
+    dense = Layer(args.size, pruned(args.outputs, args.channels, 0, 1), args.layout).time_ns(args.seconds)
+    shape = f"{args.size}x{args.size} {args.channels}->{args.outputs} {args.layout}"
+    print(f"{native().name}: peak {top:.1f} GF/s; {shape}: dense {dense / 1e3:.1f} us, {flops / dense:.1f} GF/s")
+    for height in args.blocks:
+        for zeros in args.zeros:
+            layer = Layer(args.size, pruned(args.outputs, args.channels, zeros / 100, height), args.layout)
+            choice = layer.choice()
+            if choice is None:
+                continue
+            names = [n for n, _ in choice.candidates] if args.all else dict.fromkeys((choice.name, "dense"))
+            for name in names:
+                ns = layer.time_ns(args.seconds, choice, name)
+                cycles = dict(choice.candidates)[name]
+                print(
+                    f"{height}x1 {zeros:3}% {name:24} {ns / 1e3:8.1f} us  over dense {dense / ns:5.2f}"
+                    f"  over peak {flops / ns / top:5.2f}  model {cycles / 1e3:7.1f} kcycles, {cycles / ns:5.2f}/ns"
+                )
+
+
+if __name__ == "__main__":
+    main()

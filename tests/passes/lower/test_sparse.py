@@ -1,0 +1,173 @@
+"""Lists of weights that are not zero, and the convolutions that run through them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from c2c.codegen.target import Target, native
+from c2c.ir.graph import Graph
+from c2c.ir.types import DType
+from c2c.passes.lower import lower_graph, lower_node
+from c2c.passes.lower.schedule import Tuning
+from c2c.passes.lower.sparse import make_lists
+from c2c.tests.passes.lower.harness import Case, in_blocks, run_graph, with_tail
+
+LANES = native().lanes(DType.F32)
+
+
+def pruned(shape: tuple[int, ...], zeros: float, height: int = 1, seed: int = 0) -> np.ndarray:
+    """Random weights of which blocks of `height` rows are zero."""
+    rng = np.random.default_rng(seed)
+    w = rng.standard_normal(shape).astype(np.float32)
+    kept = rng.uniform(size=(-(-shape[0] // height), *shape[1:])) >= zeros
+    return w * np.repeat(kept, height, axis=0)[: shape[0]]
+
+
+def unpacked(lists: Any, rows: int, columns: int) -> np.ndarray:
+    """The matrix that lists stand for."""
+    values = lists.values if lists.book is None else lists.book[lists.values]
+    found = np.zeros((len(lists.first) - 1, lists.height, columns), values.dtype)
+    for block in range(len(lists.first) - 1):
+        at = 0
+        for j in range(lists.first[block], lists.first[block + 1]):
+            at += int(lists.gaps[j])
+            found[block, :, at] += values[j]
+    return found.reshape(-1, columns)[:rows]
+
+
+def matrices() -> Iterator[np.ndarray]:
+    yield pruned((9, 40), 0.7)
+    yield pruned((8, 1200), 0.999)
+    yield pruned((7, 30), 0.0)
+    yield np.zeros((6, 300), np.float32)
+    far = np.zeros((3, 1100), np.float32)
+    far[0, [0, 255, 511]] = 1, 2, 3
+    far[1, [256, 1099]] = 4, 5
+    yield far
+    empty_between = pruned((12, 50), 0.5)
+    empty_between[3:9] = 0
+    yield empty_between
+
+
+@pytest.mark.parametrize("height", [1, 2, 4])
+@pytest.mark.parametrize("number", range(6))
+def test_lists_hold_the_matrix(number: int, height: int) -> None:
+    matrix = list(matrices())[number]
+    lists = make_lists(matrix, height)
+    assert lists.gaps.dtype == np.uint8 and lists.values.shape == (lists.entries, height)
+    np.testing.assert_array_equal(unpacked(lists, *matrix.shape), matrix)
+    even = make_lists(matrix, height, even=True)
+    assert even.is_even or (matrix != 0).any(0).all()
+    np.testing.assert_array_equal(unpacked(even, *matrix.shape), matrix)
+    fill = np.nonzero((even.values == 0).all(1))[0]
+    blocks = np.searchsorted(even.first, fill, "right") - 1
+    for j, block in zip(fill, blocks, strict=True):
+        column = int(even.gaps[even.first[block] : j + 1].astype(int).sum())
+        assert not matrix[block * height : (block + 1) * height, column].any(), "a filler on a column that counts"
+    if 0 < np.unique(matrix).size < 255:
+        coded = make_lists(matrix, height, np.unique(matrix[matrix != 0]))
+        np.testing.assert_array_equal(unpacked(coded, *matrix.shape), matrix)
+
+
+def test_lists_of_few_levels_name_them() -> None:
+    levels = np.linspace(-1, 1, 6, dtype=np.float32)
+    matrix = levels[np.random.default_rng(0).integers(0, 6, (12, 700))] * (pruned((12, 700), 0.9) != 0)
+    lists = make_lists(matrix, 4, levels)
+    assert lists.values.dtype == np.uint8 and lists.book is not None
+    np.testing.assert_array_equal(unpacked(lists, *matrix.shape), matrix)
+
+
+def case(x: tuple[int, ...], w: np.ndarray, bias: bool = True) -> Case:
+    rng = np.random.default_rng(1)
+    inputs = [rng.standard_normal(x).astype(np.float32), w.reshape(*w.shape, *(1 for _ in x[2:]))]
+    inputs += [rng.standard_normal(w.shape[0]).astype(np.float32)] if bias else []
+    return Case("Conv", inputs, {"kernel_shape": [1] * (len(x) - 2)}, frozenset((1, 2)))
+
+
+CASES = [
+    case((1, 40, 9, 11), pruned((24, 40), 0.8)),
+    case((2, 37, 7, 7), pruned((21, 37), 0.9, 4), bias=False),
+    case((1, 600, 5, 3), pruned((9, 600), 0.995)),
+    case((1, 16, 61), np.zeros((16, 16), np.float32)),
+    case((1, 16, 4, 5, 6), pruned((35, 16), 0.5, 2)),
+    case((1, 64, 16, 16), pruned((64, 64), 0.85, 4)),
+    case((3, 8, 1, 2), pruned((8, 8), 0.6)),
+]
+
+
+def schedules(graph: Graph, target: Target, threads: int) -> dict[tuple[str, str], list[str]]:
+    """Sparse schedules that the graph's convolution could take."""
+    choices = [c for call in lower_graph(graph, target, threads) for c in call.choices if c.family == "conv-sparse"]
+    return {c.key: [name for name, _ in c.candidates if name != "dense"] for c in choices}
+
+
+def forced(graph: Graph, target: str, threads: int, part: str = "") -> Iterator[Tuning]:
+    """Tunings that make the convolution sparse: one for each height and the most and fewest vectors."""
+    found = schedules(graph, Target.parse(target), threads)
+    assert found, "no choice was offered"
+    for key, names in found.items():
+        for height in (1, 2, 4):
+            mine = sorted(n for n in names if n.startswith(f"sparse={height}x1") and part in n)
+            for name in dict.fromkeys((mine[0], mine[-1])):
+                yield Tuning({key: name})
+
+
+def check(graph: Graph, inputs: list[np.ndarray], expected: np.ndarray, threads: int, target: str = "native") -> None:
+    for tuning in forced(graph, target, threads):
+        (got,) = run_graph(graph, inputs, threads=threads, target=target, tuning=tuning)
+        scale = 1e-5 * float(np.abs(expected).max(initial=1e-30))
+        np.testing.assert_allclose(got, expected, rtol=0, atol=scale, err_msg=str(tuning.names))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_plain_tensors(number: int, threads: int) -> None:
+    c = CASES[number]
+    node = c.node()
+    graph = Graph("g", [node.inputs[0]], [node.output], [node], ["y"])  # type: ignore[list-item]
+    check(graph, [np.asarray(c.inputs[0])], c.expected()[0], threads)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_blocked_tensors(number: int, threads: int) -> None:
+    c = CASES[number]
+    check(in_blocks(c, LANES), [np.asarray(c.inputs[0])], c.expected()[0], threads)
+
+
+@pytest.mark.parametrize("factor", [(21, 1, 1), (1, 7, 7), (2, 21, 7, 7)])
+def test_tail(factor: tuple[int, ...]) -> None:
+    c = CASES[1]
+    other = np.random.default_rng(2).standard_normal(factor).astype(np.float32)
+    expected = np.abs(c.expected()[0]) * other
+    check(with_tail(c, other), [np.asarray(c.inputs[0]), other], expected, 1)
+
+
+def test_results_do_not_depend_on_threads() -> None:
+    c = CASES[5]
+    graph = in_blocks(c, LANES)
+    results = []
+    for threads in (1, 2, 4):
+        tuning = next(forced(graph, "native", threads))
+        results.append(run_graph(graph, [np.asarray(c.inputs[0])], threads=threads, tuning=tuning)[0])
+    for other in results[1:]:
+        np.testing.assert_array_equal(results[0], other)
+
+
+@pytest.mark.parametrize("target", ["x86-64-v3", "x86-64-v4", "arm64-neon"])
+def test_choice(target: str) -> None:
+    """Dense weights are no question; those with many zeros are listed, in blocks where zeros stand in blocks."""
+    shape = (1, 256, 14, 14)
+    for w, expected in (
+        (pruned((256, 256), 0.0), None),
+        (pruned((256, 256), 0.22), "dense"),
+        (pruned((256, 256), 0.9), "sparse=1x1"),
+        (pruned((256, 256), 0.8, 4), "sparse=4x1"),
+    ):
+        calls = lower_node(case(shape, w).node(), Target.parse(target))
+        names = [c.name for call in calls for c in call.choices if c.family == "conv-sparse"]
+        assert (names[0].split()[0] if names else None) == expected
