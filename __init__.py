@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["C2CError", "CompiledModel", "compile", "load"]
+__all__ = ["C2CError", "CompiledModel", "compile", "compress", "load"]
 
 if TYPE_CHECKING:
     from .compiler.api import CompiledModel, compile, load
+    from .compression.onnx_compress import compress
     from .ir.errors import C2CError
 
 
@@ -23,6 +24,10 @@ def __getattr__(name: str) -> Any:
         from .ir import errors
 
         return errors.C2CError
+    if name == "compress":
+        from .compression.onnx_compress import compress
+
+        return compress
     if name in __all__:
         from .compiler import api
 

@@ -26,6 +26,7 @@ examples:
   c2c run model.onnx --input image=photo.npy            compile for this machine and run once
   c2c verify model.onnx --target arm64-neon             compare with the ONNX reference, node by node
   c2c tune model.onnx -o model.tune.json                measure schedules, for c2c compile --tuning
+  c2c compress model.onnx --data samples.npz --max-loss 0.5% -o small/
   c2c bench model.onnx --threads 2                      time for each node, beside what the machine could do
   c2c dump model.onnx --print-after fuse                the IR after a pass
 documentation: docs/ (command-line.md lists every option)
@@ -81,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     _dump(verbs.add_parser("dump", help="print the IR of a model (graph, loops, LLVM, C or assembly)"))
     _opt(verbs.add_parser("opt", help="run passes on graph IR text"))
     _tune(verbs.add_parser("tune", help="measure schedules in the network on this machine, write a tuning file"))
+    _compress(verbs.add_parser("compress", help="make a model's weights smaller, within a budget of bytes or loss"))
     _bench(verbs.add_parser("bench", help="time a model, node by node beside the roofline, or this machine"))
     return top
 
@@ -148,6 +150,34 @@ def _tune(p: argparse.ArgumentParser) -> None:
     p.add_argument("--seconds", type=float, default=TUNE_SECONDS, metavar="S", help="time budget (default 120)")
     p.add_argument("--json", action="store_true", help="print what was measured as JSON")
     p.set_defaults(command=commands.tune_command)
+
+
+def _compress(p: argparse.ArgumentParser) -> None:
+    p.add_argument("model", type=Path, help="model.onnx")
+    p.add_argument(
+        "--data", type=Path, metavar="FILE.npz", help="unlabelled samples, an array an input (default: made up)"
+    )
+    budget = p.add_mutually_exclusive_group()
+    budget.add_argument("--max-size", metavar="SIZE", help="of the packed weights, such as 900KB or 1.5MB")
+    budget.add_argument("--max-loss", metavar="SHARE", help="of answers that may differ (default 0.5%%)")
+    budget.add_argument("--pareto", action="store_true", help="a row of sizes and what each loses")
+    p.add_argument(
+        "--sparsity", type=float, default=0.0, metavar="S", help="zeros demanded of every matrix, such as 0.8"
+    )
+    p.add_argument("--pattern", default="unstructured", metavar="P", help="of the zeros: unstructured, 4x1 or 2:4")
+    p.add_argument("--levels", type=int, default=256, metavar="N", help="the most values in a code book (default 256)")
+    p.add_argument(
+        "--measure", default="auto", metavar="M",
+        help="what counts as the same answer: top1, threshold (above one half), cosine (default: by the output)",
+    )  # fmt: skip
+    p.add_argument("--judge", metavar="OUTPUT", help="the output that is judged (default: the first of floats)")
+    p.add_argument("--calibration", type=int, default=512, metavar="N", help="the most samples fitted to (default 512)")
+    p.add_argument("--held-out", type=int, default=512, metavar="N", help="the most samples judged by (default 512)")
+    p.add_argument("--seed", type=int, default=0, help="of the order of samples (default 0)")
+    p.add_argument("--resume", action="store_true", help="go on with what a stopped run left in the output folder")
+    p.add_argument("-o", "--output", type=Path, default=Path("small"), metavar="DIR", help="folder (default small/)")
+    p.add_argument("--json", action="store_true", help="print the report as JSON")
+    p.set_defaults(command=commands.compress_command)
 
 
 def _run(p: argparse.ArgumentParser) -> None:

@@ -247,6 +247,43 @@ def _tune(a: argparse.Namespace, options: CompileOptions, seconds: float) -> Tun
         return Tuner(load_graph(a.model, options), options, seconds, show).run()
 
 
+def compress_command(a: argparse.Namespace) -> int:
+    from ..compression.onnx_compress import compress
+    from ..compression.report import print_report
+
+    with progress() as show:
+        _, report = compress(
+            a.model, a.data, a.output, max_size=None if a.max_size is None else _size(a.max_size),
+            max_loss=None if a.max_loss is None else _share(a.max_loss), pareto=a.pareto, sparsity=a.sparsity,
+            pattern=a.pattern, levels=a.levels, measure=a.measure, judged=a.judge, calibration=a.calibration,
+            held_out=a.held_out, seed=a.seed, resume=a.resume, progress=show,
+        )  # fmt: skip
+    if a.json:
+        print(json.dumps(report.to_json()))
+    else:
+        print_report(report)
+    return 0
+
+
+def _size(text: str) -> int:
+    """Bytes of '900KB', '1.5MB' or '4096'."""
+    units = {"": 1, "B": 1, "K": 1000, "KB": 1000, "M": 1000**2, "MB": 1000**2, "KIB": 1024, "MIB": 1024**2}
+    number = text.strip().rstrip("KMGiBkmgIb").strip()
+    unit = text.strip()[len(number) :].strip().upper()
+    try:
+        return int(float(number) * units[unit])
+    except (ValueError, KeyError) as e:
+        raise OptionsError(f"--max-size: '{text}' is no size", remedy="give one such as 900KB or 1.5MB") from e
+
+
+def _share(text: str) -> float:
+    """A share of '0.5%' or '0.005'."""
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError as e:
+        raise OptionsError(f"--max-loss: '{text}' is no share", remedy="give one such as 0.5%") from e
+
+
 def bench_command(a: argparse.Namespace) -> int:
     if a.machine:
         machine = measure_machine(a.seconds)

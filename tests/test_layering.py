@@ -15,10 +15,19 @@ ROOMS = {
     "passes": {"ir", "codegen.target"},
     "packing": {"ir.types"},
     "runtime_stub": set(),
-    "compiler": {"ir", "codegen", "passes", "packing", "runtime_stub"},
+    "compiler": {
+        "ir",
+        "codegen",
+        "passes",
+        "packing",
+        "runtime_stub",
+        "compression.onnx_compress",
+        "compression.report",
+    },
+    "compression": {"ir", "codegen.target", "compiler.api", "compiler.driver", "compiler.options", "packing"},
 }
 LIBRARIES = {
-    "onnx": {"compiler/", "ir/reference"},
+    "onnx": {"compiler/", "compression/onnx_", "compression/session.py", "ir/reference"},
     "llvmlite": {
         "codegen/llvm_",
         "codegen/target.py",

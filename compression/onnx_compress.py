@@ -1,0 +1,92 @@
+"""`compress`: read this function from top to bottom and you know the room."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from ..ir.errors import OptionsError
+from . import onnx_model
+from .mask import PATTERNS
+from .onnx_data_free import synthetic_samples
+from .onnx_model import write_coded
+from .reconstruct import Form
+from .report import Report, make_report
+from .samples import read_samples, split
+from .search import Budget, search
+from .session import key_of, start
+from .state import State, resumed
+
+CALIBRATION = 512
+HELD_OUT = 512
+
+
+def compress(
+    model: Path | str | bytes | onnx.ModelProto,
+    data: Path | str | Mapping[str, np.ndarray] | None = None,
+    output: Path | str | None = None,
+    *,
+    max_size: int | None = None,
+    max_loss: float | None = None,
+    pareto: bool = False,
+    sparsity: float = 0.0,
+    pattern: str = "unstructured",
+    levels: int = 256,
+    measure: str = "auto",
+    judged: str | None = None,
+    calibration: int = CALIBRATION,
+    held_out: int = HELD_OUT,
+    seed: int = 0,
+    resume: bool = False,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> tuple[onnx.ModelProto, Report]:
+    """Compress a model without labels; returns the compressed model and a report, and writes both into `output`.
+
+    data: samples by input name, or an .npz file of them; None makes some up. max_size: bytes of the packed weights;
+    max_loss: share of held-out answers that may differ from the dense model's; pareto: a row of sizes; without any of
+    them a loss of 0.5 %. sparsity, pattern: zeros demanded of every matrix, and their shape. levels: the most values
+    in a code book. measure, judged: what counts as the same answer, and of which output. calibration, held_out: the
+    most samples fitted to, and judged by. seed: of the order of samples and of positions. resume: go on with what a
+    run before left in `output`. Raises C2CError.
+    """
+    form = _form(sparsity, pattern, levels)
+    if pareto and (max_size is not None or max_loss is not None):
+        raise OptionsError("the whole front and a budget are asked for", remedy="give one of them")
+    budget = Budget(max_size, 0.005 if max_size is max_loss is None and not pareto else max_loss)
+    proto = onnx_model.read_model(model)
+    onnx_model.fold_batch_norm(proto)
+    inputs = onnx_model.inputs_of(proto)
+    given = synthetic_samples(proto, inputs, seed) if data is None else data
+    arrays = given if isinstance(given, Mapping) else read_samples(given)
+    samples = split(arrays, inputs, seed, calibration=calibration, held_out=held_out)
+    samples = replace(samples, synthetic=data is None)
+    folder = None if output is None else Path(output)
+    state = State(None) if folder is None else resumed(folder, key_of(proto, samples, form, seed), resume)
+    session = start(proto, samples, form, measure=measure, output=judged, seed=seed, state=state, progress=progress)
+    kept, passes = search(session, budget)
+    small = write_coded(proto, kept.coded)
+    report = make_report(session, kept, passes)
+    if folder is not None:
+        _write(folder, small, report)
+    return small, report
+
+
+def _form(sparsity: float, pattern: str, levels: int) -> Form:
+    if not 0 <= sparsity < 1:
+        raise OptionsError(f"a sparsity of {sparsity!r} makes no sense", remedy="from 0 to below 1")
+    if pattern not in PATTERNS:
+        raise OptionsError(f"there is no pattern '{pattern}'", remedy=f"one of {', '.join(PATTERNS)}")
+    if not 3 <= levels <= 256:
+        raise OptionsError(f"a code book of {levels} levels makes no sense", remedy="3 to 256")
+    return Form(0.5 if pattern == "2:4" and not sparsity else sparsity, pattern, levels)
+
+
+def _write(folder: Path, small: onnx.ModelProto, report: Report) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.onnx").write_bytes(small.SerializeToString(deterministic=True))
+    (folder / "report.json").write_text(json.dumps(report.to_json(), indent=1) + "\n")

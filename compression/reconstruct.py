@@ -1,0 +1,210 @@
+"""A layer's compressed weights from the moments of its inputs: target, mask, survivors, code book, bias."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import codebook, descent
+from .codebook import PRICE, entropy
+from .layers import Layer
+from .mask import choose_mask, refit
+from .statistics import Moments
+
+DAMPING = 0.01
+"""Of the mean power of an input; also what holds the target to the dense weights."""
+
+MOST_ERROR = 0.2
+"""Of a layer's results, relative, before its bits get cheaper."""
+
+_STEPS = (0.7, 1.0, 1.5)
+_TRIAL_ROWS = 96
+_BIAS_STEP = 1 / 32
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Demands on a layer's weights: a fraction `sparsity` of zeros in a `pattern`, at most `levels` values."""
+
+    sparsity: float = 0.0
+    pattern: str = "unstructured"
+    levels: int = codebook.MAX_LEVELS
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """A compressed layer. index: levels by position, in the operator's own shape. scale: of each output channel, None
+    for 1. error: squared error of the results over the dense network's, at the compressed network's inputs."""
+
+    levels: np.ndarray
+    index: np.ndarray
+    scale: np.ndarray | None
+    bias: np.ndarray | None
+    error: float
+
+    @property
+    def tensor(self) -> np.ndarray:
+        """The weights before the scale."""
+        return np.asarray(self.levels[self.index], np.float32)
+
+    @property
+    def counts(self) -> np.ndarray:
+        return np.bincount(self.index.ravel(), minlength=len(self.levels))
+
+    @property
+    def bound(self) -> float:
+        """Shannon's bound of the indices, in bits a weight."""
+        return entropy(self.counts)
+
+    @property
+    def zeros(self) -> float:
+        """Fraction of zeros."""
+        return float((self.levels == 0)[self.index].mean())
+
+
+def compress_layer(layer: Layer, m: Moments, price: float, form: Form, scale_power: float) -> Coded:
+    """As `fit_layer`, at a lower price where the layer would lose more than MOST_ERROR: sensitivities hold for small
+    errors only, and a layer that says nothing any more cannot be made good behind it."""
+    found = fit_layer(layer, m, price, form, scale_power)
+    while found.error > MOST_ERROR and price > 0:
+        price /= 4
+        better = fit_layer(layer, m, price, form, scale_power)
+        if better.error > 0.8 * found.error:
+            break
+        found = better
+    return found
+
+
+def fit_layer(layer: Layer, m: Moments, price: float, form: Form, scale_power: float) -> Coded:
+    """price: what a bit may cost, in squared error of the layer's results a position. scale_power: 0 for errors that
+    count alike in all channels, 1 for errors relative to each channel's power."""
+    weights = layer.rows(layer.dense).astype(np.float64)
+    gram, diagonal = _damped(m.gram)
+    target = np.linalg.solve(gram, m.cross @ weights.swapaxes(1, 2) + diagonal * weights.swapaxes(1, 2))
+    scale = _scales(layer, m.power, scale_power)
+    rowed = None if scale is None else _by_rows(layer, scale, weights.shape)
+    if rowed is not None:
+        target = target / rowed[:, None, :]
+    mask = _mask(target, gram, form)
+    if mask is not None:
+        target = _survivors(target, gram, mask)
+    kind = np.float64 if target.shape[1] <= 600 else np.float32
+    target, gram = target.astype(kind), gram.astype(kind)
+    if mask is not None:
+        mask = mask.swapaxes(1, 2)
+    step = _best_step(target, gram, price, mask, form)
+    book = codebook.uniform(_kept(target, mask), step, form.levels)
+    book, index = descent.quantise(target, gram, book, price, mask)
+    return _finish(layer, m, _rounded(book.levels), index, scale, rowed, weights)
+
+
+def compress_plain(layer: Layer, step: float, form: Form) -> Coded:
+    """Without statistics of the inputs (an embedding, whose rows are looked up): the error of the weights counts."""
+    values = layer.dense.astype(np.float64)
+    book, index = codebook.fit(values, np.ones(()), step, PRICE * step**2, form.levels)
+    levels = _rounded(book.levels)
+    error = float(np.square(levels[index] - values).sum() / max(np.square(values).sum(), 1e-30))
+    return Coded(levels, _narrow(index), None, None, error)
+
+
+def step_for(gram: np.ndarray, price: float) -> float:
+    """The step of the grid that trades error for bits at `price`: PRICE · step² · h = price, with h the geometric mean
+    of the inputs' conditional powers, (det gram)^(1/d)."""
+    damped, _ = _damped(gram)
+    log_h = np.linalg.slogdet(damped)[1].mean() / gram.shape[-1]
+    return float(np.sqrt(price / PRICE / max(np.exp(log_h), 1e-30)))
+
+
+def _damped(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """gram + damping · 1, and the damping [groups, 1, 1]."""
+    d = gram.shape[-1]
+    mean = np.einsum("gii->g", gram) / d
+    damping = DAMPING * np.maximum(mean, max(1e-4 * float(mean.max()), 1e-7))[:, None, None]
+    return gram + damping * np.eye(d), damping
+
+
+def _scales(layer: Layer, power: np.ndarray, exponent: float) -> np.ndarray | None:
+    """A scale for each channel, of the root of its power to `exponent`, on a grid of half powers of two, so that the
+    scales themselves are a code book of a few levels."""
+    if not layer.takes_scale or layer.kind == "embedding" or not exponent:
+        return None
+    spread = np.sqrt(np.maximum(power.reshape(-1), 1e-6 * float(power.max()) + 1e-30))
+    relative = spread / np.exp(np.log(spread).mean())
+    return np.asarray(2.0 ** (np.round(2 * exponent * np.log2(relative)) / 2), np.float32)
+
+
+def _by_rows(layer: Layer, scale: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return np.asarray(scale.reshape(shape[0], shape[1]), np.float64)
+
+
+def _mask(target: np.ndarray, gram: np.ndarray, form: Form) -> np.ndarray | None:
+    """[groups, rows, d], or None where nothing is demanded. Depthwise filters stay whole."""
+    if not form.sparsity or target.shape[1] < 16:
+        return None
+    return np.stack([choose_mask(t.T, g, form.sparsity, form.pattern) for t, g in zip(target, gram, strict=True)])
+
+
+def _survivors(target: np.ndarray, gram: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return np.stack([refit(t.T, g, k).T for t, g, k in zip(target, gram, mask, strict=True)])
+
+
+def _kept(target: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    return target.ravel() if mask is None else target[mask]
+
+
+def _best_step(target: np.ndarray, gram: np.ndarray, price: float, mask: np.ndarray | None, form: Form) -> float:
+    """Around the step of theory the one of least error + price · bits, tried on some rows."""
+    base = step_for(gram, price)
+    rows = np.linspace(0, target.shape[2] - 1, min(_TRIAL_ROWS, target.shape[2])).astype(np.int64)
+    some = np.ascontiguousarray(target[:, :, rows])
+    few = None if mask is None else mask[:, :, rows]
+    if len(some) > _TRIAL_ROWS:
+        groups = np.linspace(0, len(some) - 1, _TRIAL_ROWS).astype(np.int64)
+        some, gram, few = some[groups], gram[groups], None if few is None else few[groups]
+    best, least = base, np.inf
+    for factor in _STEPS:
+        book = codebook.uniform(_kept(some, few), base * factor, form.levels)
+        book, index = descent.quantise(some, gram, book, price, few, sweeps=1)
+        cost = descent.squared_error(book.levels[index], some, gram)
+        cost += price * float(book.bits[index].sum())
+        if cost < least:
+            best, least = base * factor, cost
+    return best
+
+
+def _finish(
+    layer: Layer,
+    m: Moments,
+    levels: np.ndarray,
+    index: np.ndarray,
+    scale: np.ndarray | None,
+    rowed: np.ndarray | None,
+    weights: np.ndarray,
+) -> Coded:
+    coded = levels[index].swapaxes(1, 2)  # [groups, rows, d]
+    effective = coded if rowed is None else coded * rowed[:, :, None]
+    left = np.sum((effective @ m.gram) * effective, -1) - 2 * np.sum((effective @ m.cross) * weights, -1) + m.power
+    error = float(np.maximum(left, 0).sum() / max(float(m.power.sum()), 1e-30))
+    bias = None
+    if layer.takes_bias:
+        means = np.einsum("grd,gd->gr", weights, m.mean_u) - np.einsum("grd,gd->gr", effective, m.mean_x)
+        bias = _grid(layer.bias_vector() + means.reshape(-1), np.sqrt(m.power.reshape(-1)))
+    own = layer.tensor(_narrow(index.swapaxes(1, 2)))
+    return Coded(levels, own, scale, bias, error)
+
+
+def _grid(bias: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Biases on a grid far below the spread of what they are added to: few different bytes in the file."""
+    step = 2.0 ** np.floor(np.log2(max(float(np.median(spread)), 1e-20) * _BIAS_STEP))
+    return np.asarray(np.round(bias / step) * step, np.float32)
+
+
+def _rounded(levels: np.ndarray) -> np.ndarray:
+    """Levels with 10 bits of mantissa, as f16 has: the low bytes are zeros."""
+    mantissa, exponent = np.frexp(levels)
+    return np.asarray(np.ldexp(np.round(mantissa * 2048) / 2048, exponent), np.float32)
+
+
+def _narrow(index: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(index.astype(np.uint8))

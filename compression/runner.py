@@ -1,0 +1,243 @@
+"""Runs a network twice side by side, dense and compressed, layer by layer over all samples.
+
+What lies between layers is compiled once, in segments; a layer itself takes its weights as inputs, so that nothing is
+compiled again when they change. A layer is visited with the inputs that it gets in both networks, before it runs.
+Memory: the tensors that are still to be read, of all samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..codegen.target import Target
+from ..compiler.api import CompiledModel, from_compiled
+from ..compiler.driver import compile_graph
+from ..compiler.options import CompileOptions
+from ..ir.graph import Graph, Node, Value
+from .layers import Layer
+
+Tensors = dict[Value, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What a layer computes with: its tensor and, where it takes one, its bias a channel."""
+
+    tensor: np.ndarray
+    bias: np.ndarray | None = None
+
+
+Visit = Callable[[Layer, np.ndarray, np.ndarray], Weights | None]
+"""Takes a layer and its inputs [samples, …] in the dense and in the compressed network; returns what the compressed
+one is to compute with, None for the dense weights."""
+
+
+@dataclass(eq=False, slots=True)
+class Step:
+    """Nodes that run as one: between two layers, or one layer (`layers`, two for an LSTM)."""
+
+    nodes: list[Node]
+    layers: list[Layer] = field(default_factory=list)
+    reads: list[Value] = field(default_factory=list)
+    gives: list[Value] = field(default_factory=list)
+    model: CompiledModel | None = None
+
+
+class Runner:
+    """graph: with static shapes. Samples are fed one by one, with the shapes that the graph was imported with."""
+
+    def __init__(self, graph: Graph, layers: list[Layer]) -> None:
+        self.graph = graph
+        self.layers = layers
+        self.steps = _steps(graph, layers)
+        last: dict[Value, int] = {}
+        for i, step in enumerate(self.steps):
+            for v in step.reads:
+                last[v] = i
+        self._free = [[v for v in s.reads if last[v] == i and v not in graph.outputs] for i, s in enumerate(self.steps)]
+        self._options = CompileOptions(Target.parse("native"), name="segment", winograd_error=0.0)
+
+    def run(
+        self, feeds: Mapping[str, np.ndarray], visit: Visit | None = None, *, both: bool = True
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Outputs [samples, …] of the dense and of the compressed network; with `both` False only the dense runs."""
+        dense: Tensors = {v: feeds[v.name] for v in self.graph.inputs}
+        small: Tensors = dict(dense)
+        for i, step in enumerate(self.steps):
+            weights = self._visited(step, dense, small, visit)
+            self._step(step, dense, None)
+            same = not weights and all(dense[v] is small[v] for v in step.reads)
+            if same or not both:
+                small.update({v: dense[v] for v in step.gives})
+            else:
+                self._step(step, small, weights)
+            for v in self._free[i]:
+                dense.pop(v, None)
+                small.pop(v, None)
+        return [_result(v, dense, feeds) for v in self.graph.outputs], [
+            _result(v, small, feeds) for v in self.graph.outputs
+        ]
+
+    def replay(self, start: int, tensors: Tensors) -> list[np.ndarray]:
+        """Outputs of the dense network from step `start` on; tensors: what is live before it."""
+        live = dict(tensors)
+        for step in self.steps[start:]:
+            self._step(step, live, None)
+        return [_result(v, live, {}) for v in self.graph.outputs]
+
+    def live_before(self, feeds: Mapping[str, np.ndarray]) -> list[Tensors]:
+        """The tensors that are live before each step of the dense network, for a few samples."""
+        tensors: Tensors = {v: feeds[v.name] for v in self.graph.inputs}
+        kept = []
+        for step, free in zip(self.steps, self._free, strict=True):
+            kept.append(dict(tensors))
+            self._step(step, tensors, None)
+            for v in free:
+                tensors.pop(v, None)
+        kept.append(tensors)
+        return kept
+
+    def _visited(self, step: Step, dense: Tensors, small: Tensors, visit: Visit | None) -> dict[Layer, Weights]:
+        found: dict[Layer, Weights] = {}
+        for layer in step.layers if visit is not None else ():
+            assert visit is not None
+            inputs = [self._inputs_of(layer, t) for t in (dense, small)]
+            weights = visit(layer, *inputs)
+            if weights is not None:
+                found[layer] = weights
+        return found
+
+    def _inputs_of(self, layer: Layer, tensors: Tensors) -> np.ndarray:
+        node = layer.node
+        source = node.inputs[1 if layer.kind == "embedding" else 0]
+        assert source is not None
+        if layer.kind == "recurrent" and layer.index == 2:
+            return self._hidden(layer, tensors)
+        return tensors[source]
+
+    def _hidden(self, layer: Layer, tensors: Tensors) -> np.ndarray:
+        """The states [samples, steps, batch, H] that an LSTM's recurrent matrix multiplies, of the dense cell."""
+        step = next(s for s in self.steps if layer in s.layers)
+        results: Tensors = dict(tensors)
+        self._step(step, results, None)
+        y = results[step.gives[0]]  # [samples, T, 1, B, H]
+        start = layer.node.input(5)
+        first = np.zeros_like(y[:, :1])
+        if start is not None:
+            initial = np.broadcast_to(start.data, y[:, 0].shape) if start.data is not None else tensors[start]
+            first = initial.reshape(first.shape)
+        return np.concatenate([first, y[:, :-1]], 1)[:, :, 0]
+
+    def _step(self, step: Step, tensors: Tensors, weights: Mapping[Layer, Weights] | None) -> None:
+        """Run a step for all samples; adds what it gives to `tensors`."""
+        if step.layers and step.layers[0].kind == "matmul":
+            layer = step.layers[0]
+            w = _weights(layer, weights)
+            x = tensors[layer.node.inputs[0]]  # type: ignore[index]
+            matrix = w.tensor.T if layer.transposed else w.tensor
+            y = x.reshape(-1, matrix.shape[0]) @ matrix
+            if w.bias is not None:
+                y += w.bias
+            tensors[layer.output] = y.reshape(len(x), *layer.output.type.dims)
+            return
+        model = step.model or self._compile(step)
+        step.model = model
+        fixed = {}
+        for layer in step.layers:
+            w = _weights(layer, weights)
+            fixed[f"w{layer.index}"] = w.tensor
+            if w.bias is not None:
+                fixed["bias"] = w.bias
+        given = {port.name: v for port, v in zip(model.inputs, step.reads, strict=False)}
+        count = len(tensors[step.reads[0]]) if step.reads else 1
+        results = {p.name: np.empty((count, *p.shape), p.dtype.numpy) for p in model.outputs}
+        for s in range(count):
+            feeds = {name: tensors[v][s] for name, v in given.items()}
+            model.run({**feeds, **fixed}, {name: r[s : s + 1].reshape(r.shape[1:]) for name, r in results.items()})
+        for v, port in zip(step.gives, model.outputs, strict=True):
+            tensors[v] = results[port.name]
+
+    def _compile(self, step: Step) -> CompiledModel:
+        copies: dict[Value, Value] = {}
+        for i, v in enumerate(step.reads):
+            copies[v] = Value(f"x{i}", v.type)
+        inputs = [copies[v] for v in step.reads]
+        for layer in step.layers:
+            copies[layer.weight] = Value(f"w{layer.index}", layer.weight.type)
+            inputs.append(copies[layer.weight])
+        nodes = [_copied(n, copies) for n in step.nodes]
+        if step.layers and step.layers[0].takes_bias:
+            layer = step.layers[0]
+            bias = Value("bias", layer.weight.type.with_shape((layer.channels,)))
+            inputs.append(bias)
+            nodes[0].inputs = (*nodes[0].inputs[:2], bias)
+            copies[layer.output] = nodes[0].output
+        outputs = [copies[v] for v in step.gives]
+        names = [f"y{i}" for i in range(len(outputs))]
+        graph = Graph("segment", inputs, outputs, nodes, names)
+        return from_compiled(compile_graph(graph, self._options))
+
+
+def _weights(layer: Layer, weights: Mapping[Layer, Weights] | None) -> Weights:
+    """The given ones, or the dense ones."""
+    if weights and layer in weights:
+        return weights[layer]
+    return Weights(layer.dense, layer.bias_vector() if layer.takes_bias else None)
+
+
+def _copied(node: Node, copies: dict[Value, Value]) -> Node:
+    inputs = tuple(None if v is None else copies.setdefault(v, Value(v.name, v.type, v.data)) for v in node.inputs)
+    outputs = tuple(Value(v.name, v.type) for v in node.outputs)
+    copies.update(zip(node.outputs, outputs, strict=True))
+    return Node(node.op, inputs, outputs, dict(node.attrs), node.origin)
+
+
+def _result(v: Value, tensors: Tensors, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
+    if v.data is not None:
+        count = len(next(iter(feeds.values()))) if feeds else len(next(iter(tensors.values())))
+        return np.broadcast_to(v.data, (count, *v.data.shape))
+    return tensors[v]
+
+
+def _steps(graph: Graph, layers: list[Layer]) -> list[Step]:
+    """The graph's nodes in order, cut before and after each layer."""
+    by_node: dict[Node, list[Layer]] = {}
+    for layer in layers:
+        by_node.setdefault(layer.node, []).append(layer)
+    absorbed = {layer.add for layer in layers if layer.add is not None}
+    steps: list[Step] = []
+    pending: list[Node] = []
+    for node in graph.nodes:
+        if node in absorbed:
+            continue
+        if node in by_node:
+            if pending:
+                steps.append(Step(pending))
+                pending = []
+            steps.append(Step([node], by_node[node]))
+        else:
+            pending.append(node)
+    if pending:
+        steps.append(Step(pending))
+    _connect(graph, steps)
+    return steps
+
+
+def _connect(graph: Graph, steps: list[Step]) -> None:
+    """What each step reads and gives; the result of a layer is the one with its bias added."""
+    needed = set(graph.outputs)
+    for step in steps:
+        inside = {v for n in step.nodes for v in n.outputs}
+        seen = dict.fromkeys(v for n in step.nodes for v in n.inputs if v is not None and not v.is_constant)
+        step.reads = [v for v in seen if v not in inside]
+        needed |= set(step.reads)
+    for step in steps:
+        if step.layers and step.layers[0].takes_bias:
+            step.gives = [step.layers[0].output]
+        elif step.layers and step.layers[0].kind == "recurrent":
+            step.gives = [v for v in step.nodes[0].outputs if v in needed or v is step.nodes[0].outputs[0]]
+        else:
+            step.gives = [v for n in step.nodes for v in n.outputs if v in needed]

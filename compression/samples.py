@@ -1,0 +1,97 @@
+"""Calibration samples: one feed of the network each, some of them held back to judge the result by."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..ir.errors import OptionsError
+from ..ir.types import TensorType
+
+LEAST = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """arrays: [samples, *shape of the input] by input name. The first `calibration` samples are fitted to, the others
+    only judge."""
+
+    arrays: Mapping[str, np.ndarray]
+    calibration: int
+    synthetic: bool = False
+
+    @property
+    def count(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    @property
+    def held_out(self) -> slice:
+        return slice(self.calibration, self.count)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape that each input is fed with."""
+        return {name: a.shape[1:] for name, a in self.arrays.items()}
+
+
+def read_samples(path: Path | str) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file; raises OptionsError where it is none."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise OptionsError(f"{path} is not an .npz file", remedy="np.savez(path, input=array)")
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+        raise OptionsError(f"cannot read samples from {path}: {e}", remedy="np.savez(path, input=array)") from e
+
+
+def split(
+    data: Mapping[str, np.ndarray], declared: Mapping[str, TensorType], seed: int, *, calibration: int, held_out: int
+) -> Samples:
+    """Samples in a random order of `seed`: at most `calibration` to fit and `held_out` to judge, from different ones.
+
+    An array of the input's rank holds samples along its first axis, each fed with a first dimension of 1; one of a
+    rank more holds whole feeds. Raises OptionsError.
+    """
+    names = ", ".join(declared)
+    for name in data:
+        if name not in declared:
+            raise OptionsError(f"the samples have an array '{name}', the model has no such input", remedy=f"of {names}")
+    arrays = {}
+    for name, want in declared.items():
+        if name not in data:
+            raise OptionsError(f"the samples have no array '{name}'", remedy=f"give one for each input: {names}")
+        arrays[name] = _checked(name, np.asarray(data[name]), want)
+    counts = {name: len(a) for name, a in arrays.items()}
+    if len(set(counts.values())) != 1:
+        raise OptionsError(f"the arrays hold different numbers of samples: {counts}")
+    total = next(iter(counts.values()))
+    if total < LEAST:
+        raise OptionsError(f"{total} samples are too few", remedy=f"give {LEAST} or more, better 256")
+    judges = min(held_out, max(total // 3, 1))
+    fitted = min(calibration, total - judges)
+    order = np.random.default_rng(seed).permutation(total)[: fitted + judges]
+    return Samples({name: np.ascontiguousarray(a[order]) for name, a in arrays.items()}, fitted)
+
+
+def _checked(name: str, array: np.ndarray, want: TensorType) -> np.ndarray:
+    if array.ndim == want.rank:
+        array = array[:, None]
+    if array.ndim != want.rank + 1:
+        raise OptionsError(
+            f"the array '{name}' has {array.ndim} dimensions, the input {want} takes {want.rank}",
+            remedy="one sample along the first axis each",
+        )
+    for got, dim in zip(array.shape[1:], want.shape, strict=True):
+        if isinstance(dim, int) and got != dim:
+            raise OptionsError(f"the array '{name}' has samples of shape {list(array.shape[1:])}, the input is {want}")
+    if array.dtype != want.dtype.numpy:
+        if not np.can_cast(array.dtype, want.dtype.numpy, "same_kind"):
+            raise OptionsError(f"the array '{name}' is {array.dtype}, the input is {want.dtype}")
+        array = array.astype(want.dtype.numpy)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise OptionsError(f"the array '{name}' holds values that are not finite")
+    return array

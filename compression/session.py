@@ -1,0 +1,187 @@
+"""One model under compression: what is known of its layers, and a pass that compresses all of them at one price."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from onnx import ModelProto
+
+from ..codegen.target import Target
+from ..compiler.driver import load_graph
+from ..compiler.options import CompileOptions
+from ..ir.errors import C2CError
+from ..ir.graph import Graph
+from . import onnx_model, sensitivity
+from .acceptance import Agreement, agreement, pick_measure
+from .allocate import Survey
+from .layers import Layer, find_layers
+from .reconstruct import Coded, Form, compress_layer, compress_plain, step_for
+from .runner import Runner, Weights
+from .samples import Samples
+from .size import Size, packed_size
+from .state import State
+from .statistics import Moments, moments
+
+Progress = Callable[[str], None]
+_SAMPLE = 20000
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A compressed network: price, layers, size and how it agrees on the held-out samples."""
+
+    price: float
+    coded: dict[Layer, Coded]
+    size: Size
+    agreement: Agreement
+
+
+@dataclass(eq=False, slots=True)
+class Session:
+    model: ModelProto
+    graph: Graph
+    layers: list[Layer]
+    runner: Runner
+    samples: Samples
+    form: Form
+    measure: str
+    output: int
+    seed: int
+    state: State
+    progress: Progress
+    surveys: dict[str, Survey] = field(default_factory=dict)
+
+    @property
+    def original_bytes(self) -> int:
+        """Of the constants as they came, in fp32."""
+        return sum(a.nbytes for a in onnx_model.constants_of(self.model).values())
+
+    def survey(self) -> list[Survey]:
+        """Run the dense network once over the calibration samples; what each layer's results and inputs are like."""
+        kept = self.state.load("survey")
+        if kept is None:
+            kept = self._survey()
+            self.state.save("survey", kept)
+        rng = np.random.default_rng(self.seed)
+        for i, layer in enumerate(self.layers):
+            power, slope, sensed = kept[f"layer{i}"]
+            flat = layer.dense.ravel()
+            some = flat if flat.size <= _SAMPLE else flat[rng.integers(0, flat.size, _SAMPLE)]
+            self.surveys[layer.name] = Survey(layer.name, flat.size, power, slope, sensed, some)
+        return list(self.surveys.values())
+
+    def _survey(self) -> dict[str, np.ndarray]:
+        feeds = self._feeds(slice(0, self.samples.calibration))
+        known: dict[str, tuple[float, float]] = {}
+
+        def visit(layer: Layer, dense: np.ndarray, small: np.ndarray) -> Weights | None:
+            self.progress(f"survey of {layer.name}")
+            if layer.kind == "embedding":
+                known[layer.name] = (float(np.square(layer.dense, dtype=np.float64).sum()), 1.0)
+            else:
+                m = moments(layer, dense, dense, self._seed_of(layer))
+                known[layer.name] = (float(m.power.sum()), step_for(m.gram, 1.0) ** -2)
+            return None
+
+        self.runner.run(feeds, visit, both=False)
+        sensed = sensitivity.sensitivities(self.runner, self.samples, self.output, self.seed, self.progress)
+        from .codebook import PRICE
+
+        return {
+            f"layer{i}": np.array([known[v.name][0], _slope(v, known[v.name][1], PRICE), sensed[v.name]])
+            for i, v in enumerate(self.layers)
+        }
+
+    def run(self, price: float) -> Pass:
+        """Compress every layer in order of computation, each fitted to the inputs that the compressed ones before it
+        give, and judge the result on the samples held out."""
+        coded: dict[Layer, Coded] = {}
+        fitted = self.samples.calibration
+
+        def visit(layer: Layer, dense: np.ndarray, small: np.ndarray) -> Weights:
+            key = f"{price:.9e}-{len(coded)}"
+            self.progress(f"{len(coded) + 1}/{len(self.layers)} {layer.name}")
+            found = self.state.load_coded(key)
+            if found is None:
+                found = self._compress(
+                    layer, dense[:fitted], dense[:fitted] if small is dense else small[:fitted], price
+                )
+                self.state.save_coded(key, found)
+            coded[layer] = found
+            return _weights(layer, found)
+
+        outputs = self.runner.run(self.samples.arrays, visit)
+        held = self.samples.held_out
+        dense, small = (o[self.output][held] for o in outputs)
+        return Pass(price, coded, self.size_of(coded), agreement(dense, small, pick_measure(self.measure, dense)))
+
+    def size_of(self, coded: dict[Layer, Coded]) -> Size:
+        gone = {layer.name for layer in coded} | {v.bias.name for v in coded if v.bias is not None}
+        rest = [a for name, a in onnx_model.constants_of(self.model).items() if name not in gone]
+        return packed_size(coded.values(), rest)
+
+    def _compress(self, layer: Layer, dense: np.ndarray, small: np.ndarray, price: float) -> Coded:
+        known = self.surveys[layer.name]
+        if layer.kind == "embedding":
+            return compress_plain(layer, known.step(price), self.form)
+        m: Moments = moments(layer, dense, small, self._seed_of(layer))
+        depthwise = layer.groups > 1 and layer.groups == layer.channels
+        return compress_layer(layer, m, known.price(price), self.form, 0.5 if depthwise else 0.0)
+
+    def _feeds(self, part: slice) -> dict[str, np.ndarray]:
+        return {name: a[part] for name, a in self.samples.arrays.items()}
+
+    def _seed_of(self, layer: Layer) -> int:
+        return self.seed + 1000003 * self.layers.index(layer)
+
+
+def _slope(layer: Layer, slope: float, price: float) -> float:
+    """The geometric mean of conditional powers out of `step_for` at a price of 1."""
+    return 1.0 if layer.kind == "embedding" else slope / price
+
+
+def _weights(layer: Layer, c: Coded) -> Weights:
+    tensor = c.tensor
+    if c.scale is not None:
+        shape = (-1, *[1] * (tensor.ndim - 1)) if layer.kind == "conv" or layer.transposed else (1, -1)
+        tensor = tensor * c.scale.reshape(shape)
+    return Weights(np.ascontiguousarray(tensor, np.float32), c.bias)
+
+
+def start(
+    model: ModelProto, samples: Samples, form: Form, *, measure: str, output: str | None, seed: int, state: State,
+    progress: Progress,
+) -> Session:  # fmt: skip
+    """Import with the samples' shapes and find the layers."""
+    options = CompileOptions(Target.parse("native"), shapes=samples.shapes())
+    progress("import")
+    graph = load_graph(model.SerializeToString(), options)
+    layers = onnx_model.writable(model, find_layers(graph))
+    if not layers:
+        raise C2CError("the model has no constant matrix that could be compressed")
+    index = _output_index(graph, output)
+    return Session(model, graph, layers, Runner(graph, layers), samples, form, measure, index, seed, state, progress)
+
+
+def _output_index(graph: Graph, name: str | None) -> int:
+    floats = [i for i, v in enumerate(graph.outputs) if v.type.dtype.is_float]
+    if name is None and floats:
+        return floats[0]
+    if name in graph.output_names and graph.output_names.index(name) in floats:
+        return graph.output_names.index(name)
+    raise C2CError(
+        f"the model has no output '{name}' of floats" if name else "the model has no output of floats",
+        remedy=f"one of {', '.join(graph.output_names)}",
+    )
+
+
+def key_of(model: ModelProto, samples: Samples, form: Form, seed: int, output: int = 0) -> str:
+    """What a resumed run must have in common with the one before."""
+    digest = hashlib.sha256(model.SerializeToString(deterministic=True))
+    for name, a in sorted(samples.arrays.items()):
+        digest.update(name.encode() + repr(a.shape).encode() + np.ascontiguousarray(a).tobytes())
+    digest.update(repr((samples.calibration, form, seed, output)).encode())
+    return digest.hexdigest()

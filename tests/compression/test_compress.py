@@ -1,0 +1,234 @@
+"""`compress` end to end on small networks: the written model, budgets, determinism, resuming, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import c2c
+from c2c.compression import search
+from c2c.compression.onnx_compress import compress
+from c2c.compression.session import Session
+
+
+def model(
+    nodes: list[onnx.NodeProto],
+    inputs: dict[str, list[int | str]],
+    outputs: dict[str, list[int | str]],
+    weights: dict[str, np.ndarray],
+) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in outputs.items()],
+        [numpy_helper.from_array(w, n) for n, w in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return np.asarray(rng.standard_normal(shape) / np.sqrt(max(prod(shape[1:]), 1)), np.float32)
+
+
+def network() -> onnx.ModelProto:
+    """Convolution and batch norm, depthwise, a bias added behind, a Gemm and a MatMul."""
+    r = np.random.default_rng(0)
+    weights = {
+        "w1": normal(r, 8, 3, 3, 3), "s": r.uniform(0.5, 2, 8).astype(np.float32), "t": normal(r, 8),
+        "m": normal(r, 8), "v": r.uniform(0.5, 2, 8).astype(np.float32),
+        "w2": normal(r, 8, 1, 5, 5) * r.uniform(0.2, 4, (8, 1, 1, 1)).astype(np.float32),
+        "w3": normal(r, 16, 8, 1, 1), "b3": normal(r, 1, 16, 1, 1),
+        "w4": normal(r, 24, 16), "b4": normal(r, 24), "w5": normal(r, 24, 10),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["c1"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]),
+        helper.make_node("BatchNormalization", ["c1", "s", "t", "m", "v"], ["n1"]),
+        helper.make_node("Relu", ["n1"], ["r1"]),
+        helper.make_node("Conv", ["r1", "w2"], ["c2"], group=8, auto_pad="SAME_UPPER", kernel_shape=[5, 5]),
+        helper.make_node("Relu", ["c2"], ["r2"]),
+        helper.make_node("Conv", ["r2", "w3"], ["c3"]),
+        helper.make_node("Add", ["c3", "b3"], ["a3"]),
+        helper.make_node("Relu", ["a3"], ["r3"]),
+        helper.make_node("GlobalAveragePool", ["r3"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "w4", "b4"], ["g"], transB=1),
+        helper.make_node("Relu", ["g"], ["r4"]),
+        helper.make_node("MatMul", ["r4", "w5"], ["y"]),
+    ]
+    return model(nodes, {"x": ["N", 3, 12, 12]}, {"y": ["N", 10]}, weights)
+
+
+def samples(count: int = 60, seed: int = 1) -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(seed).standard_normal((count, 3, 12, 12)).astype(np.float32)}
+
+
+def run(proto: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, feeds)[0])
+
+
+def test_the_written_model_is_the_one_that_was_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[np.ndarray] = []
+    original = Session.run
+
+    def spying(self: Session, price: float) -> object:
+        runner_run = self.runner.run
+
+        def keep(*a: object, **k: object) -> object:
+            results = runner_run(*a, **k)  # type: ignore[arg-type]
+            seen.append(results[1][0])
+            return results
+
+        self.runner.run = keep  # type: ignore[assignment, method-assign]
+        try:
+            return original(self, price)
+        finally:
+            self.runner.run = runner_run  # type: ignore[method-assign]
+
+    monkeypatch.setattr(Session, "run", spying)
+    data = samples()
+    small, report = compress(network(), data, max_size=1800)
+    order = np.random.default_rng(0).permutation(60)
+    x = data["x"][order]
+    judged = next(s for s in seen if np.allclose(s[0], run(small, {"x": x[:1]}), atol=1e-4))
+    inside = judged.reshape(60, 10)
+    np.testing.assert_allclose(run(small, {"x": x}), inside, rtol=1e-4, atol=1e-5)
+    compiled = c2c.compile(small, shapes={"x": (1, 3, 12, 12)}, winograd_error=0.0)
+    for i in range(5):
+        np.testing.assert_allclose(compiled.run({"x": x[i : i + 1]})["y"][0], inside[i], rtol=1e-4, atol=1e-5)
+    onnx.checker.check_model(small)
+    assert {n.op_type for n in small.graph.node} <= {
+        "Conv", "Relu", "Add", "Mul", "GlobalAveragePool", "Flatten", "Gemm", "MatMul", "Gather", "Cast",
+    }  # fmt: skip
+    assert len(report.layers) == 5
+
+
+def test_a_size_is_kept() -> None:
+    for most in (1500, 2000):
+        _, report = compress(network(), samples(), max_size=most)
+        assert most * 0.7 < report.size <= most
+
+
+def test_a_loss_is_kept() -> None:
+    _, report = compress(network(), samples(150), max_loss=0.06, measure="top1")
+    assert report.loss <= 0.06
+    small = [r for r in report.front if r["bytes"] < report.size]
+    assert all(r["loss"] > 0.06 for r in small)
+
+
+def test_same_seed_same_bytes_and_resuming_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def files(folder: str, **options: bool) -> tuple[bytes, bytes]:
+        compress(network(), samples(), tmp_path / folder, max_size=1800, **options)  # type: ignore[arg-type]
+        return (tmp_path / folder / "model.onnx").read_bytes(), (tmp_path / folder / "report.json").read_bytes()
+
+    first = files("a")
+    assert files("b") == first
+    calls: list[int] = []
+    interrupted = _stop_after(4, calls)
+    monkeypatch.setattr(Session, "_compress", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        files("c")
+    monkeypatch.undo()
+    fresh: list[int] = []
+    monkeypatch.setattr(Session, "_compress", _stop_after(10**9, fresh))
+    assert files("c", resume=True) == first
+    fully: list[int] = []
+    monkeypatch.undo()
+    monkeypatch.setattr(Session, "_compress", _stop_after(10**9, fully))
+    assert files("d") == first
+    assert len(fully) - len(fresh) == 4
+
+
+def _stop_after(count: int, calls: list[int]) -> Callable[..., object]:
+    original = Session._compress
+
+    def counted(self: Session, *a: object) -> object:
+        if len(calls) == count:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return original(self, *a)  # type: ignore[arg-type]
+
+    return counted
+
+
+def test_sparse_blocks_are_demanded() -> None:
+    small, _ = compress(network(), samples(), max_size=1800, sparsity=0.5, pattern="4x1")
+    constants = {t.name: numpy_helper.to_array(t) for t in small.graph.initializer}
+    w = constants["w4.book"][constants["w4.index"]] != 0
+    blocks = w.reshape(6, 4, 16)
+    assert (~blocks.any(1)).mean() >= 0.5
+
+
+def test_levels_are_at_most_what_was_asked() -> None:
+    small, report = compress(network(), samples(), max_size=2500, levels=8)
+    assert max(r["levels"] for r in report.layers) <= 8
+    assert all(len(t.raw_data) <= 32 for t in small.graph.initializer if t.name.endswith(".book"))
+
+
+def test_without_samples_some_are_made_up() -> None:
+    _, report = compress(network(), max_size=1800)
+    assert report.synthetic and report.size <= 1800
+
+
+def test_lstm_and_embedding() -> None:
+    r = np.random.default_rng(3)
+    weights = {"table": normal(r, 40, 16), "w": normal(r, 1, 32, 16), "r": normal(r, 1, 32, 8), "o": normal(r, 8, 20)}
+    nodes = [
+        helper.make_node("Cast", ["ids"], ["i"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "i"], ["e"]),
+        helper.make_node("LSTM", ["e", "w", "r"], ["h", "", ""], hidden_size=8),
+        helper.make_node("MatMul", ["h", "o"], ["y"]),
+    ]
+    proto = model(nodes, {"ids": [6, 1]}, {"y": [6, 1, 1, 20]}, weights)
+    ids = r.integers(0, 40, (40, 6, 1)).astype(np.float32)
+    small, report = compress(proto, {"ids": ids}, max_size=2900, measure="cosine")
+    assert [row["operator"] for row in report.layers] == ["Gather", "LSTM", "LSTM", "MatMul"]
+    a, b = run(proto, {"ids": ids[0]}), run(small, {"ids": ids[0]})
+    assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.98
+
+
+@pytest.mark.parametrize(
+    ("options", "data", "match"),
+    [
+        ({}, {"z": np.zeros((9, 3, 12, 12), np.float32)}, "no such input"),
+        ({}, {}, "no array 'x'"),
+        ({}, {"x": np.zeros((9, 3, 12, 13), np.float32)}, "samples of shape"),
+        ({}, {"x": np.zeros((9, 3), np.float32)}, "dimensions"),
+        ({}, {"x": np.full((9, 3, 12, 12), np.nan, np.float32)}, "not finite"),
+        ({}, {"x": np.zeros((2, 3, 12, 12), np.float32)}, "too few"),
+        ({}, {"x": np.zeros((9, 3, 12, 12), np.complex64)}, "complex64"),
+        ({"max_size": 5}, samples(), "does not fit"),
+        ({"max_size": 0}, samples(), "no sense"),
+        ({"max_loss": 2.0}, samples(), "no sense"),
+        ({"max_loss": 0.1, "max_size": 9}, samples(), "give one of them"),
+        ({"levels": 1}, samples(), "levels"),
+        ({"sparsity": 1.0}, samples(), "sparsity"),
+        ({"pattern": "5x5"}, samples(), "pattern"),
+        ({"measure": "taste"}, samples(), "measured"),
+        ({"judged": "z"}, samples(), "no output 'z'"),
+    ],
+)
+def test_bad_requests(options: dict[str, object], data: dict[str, np.ndarray], match: str) -> None:
+    with pytest.raises(c2c.C2CError, match=match):
+        compress(network(), data, **options)  # type: ignore[arg-type]
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    (tmp_path / "a.npz").write_bytes(b"no archive")
+    with pytest.raises(c2c.C2CError, match="cannot read samples"):
+        compress(network(), tmp_path / "a.npz")
+    (tmp_path / "m.onnx").write_bytes(b"\xff\xff\xff")
+    with pytest.raises(c2c.C2CError, match="cannot read the model"):
+        compress(tmp_path / "m.onnx", samples())
+
+
+def test_the_price_finds_the_size() -> None:
+    assert search.Budget(max_size=10).max_loss is None
