@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from math import prod
+from math import gcd, prod
 
 from ..ir.graph import Node, Value
 from ..ir.ops import Kind
@@ -26,6 +26,12 @@ CALL = 2000
 SCATTER = 6
 """What a convolution with lanes along channels loses when it writes plain rows, in passes over the result: a store for
 every lane, and planes of a power of two share few sets of the first-level cache. A conversion costs two."""
+
+PLANAR = 2
+"""What a transposed convolution of plain tensors loses by interleaving its phases, in passes over the result."""
+
+MAX_PHASES = 16
+"""Phases of a transposed convolution of blocked tensors at most: each is code of its own."""
 
 
 class Role(enum.Enum):
@@ -127,6 +133,22 @@ def is_sparse_pointwise(node: Node) -> bool:
     return not any(pads) and all(s == 1 for s in strides) and likely_pays(weights.data)
 
 
+def _transposed(node: Node, block: int) -> Demand:
+    """Blocked: a direct convolution for each phase of the outputs (`lower/conv_transpose_blocked.py`)."""
+    x, y, weights = required(node), node.output.type, required(node, 1)
+    if x.type.rank != 4 or weights.data is None or (node.input(2) is not None and node.constant(2) is None):
+        return _PLAIN
+    group, outputs, kernel = node.attrs.get("group", 1), weights.type.dims[1], weights.type.dims[2:]
+    strides, dilations = (int_list(node.attrs.get(name) or (1, 1)) for name in ("strides", "dilations"))
+    if any(s > k or gcd(s, d) > 1 for s, d, k in zip(strides, dilations, kernel, strict=True)):
+        return _PLAIN  # some outputs have no taps
+    if prod(strides) > MAX_PHASES or group > 1 and (outputs % block or x.type.dims[1] // group % block):
+        return _PLAIN
+    if outputs <= block // 2:
+        return _PLAIN  # lanes along the width: all of them work
+    return Demand(Role.SAME, (x,), blocked=_waste(y, block), plain=PLANAR * y.nbytes)
+
+
 def _pool(node: Node, block: int) -> Demand:
     if len(node.outputs) > 1 or node.attrs.get("storage_order", 0):
         return _PLAIN
@@ -165,6 +187,7 @@ def _normalization(node: Node, block: int) -> Demand:
 
 
 _FORMS = {
+    "ConvTranspose": _transposed,
     "MaxPool": _pool,
     "AveragePool": _pool,
     "GlobalAveragePool": _pool,

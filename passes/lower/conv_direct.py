@@ -80,11 +80,20 @@ class _Place:
     chunk: Expr
 
 
-class DirectWriter:
-    """Writes the kernel of a plan, or rows of its result as a part of the kernel `k`."""
+@dataclass(frozen=True, slots=True)
+class Raster:
+    """Rows and columns of the result that are written: number i is `first` + i·`step`."""
 
-    def __init__(self, ctx: Lowering, plan: Plan, k: ConvKernel) -> None:
+    first: tuple[int, int] = (0, 0)
+    step: tuple[int, int] = (1, 1)
+
+
+class DirectWriter:
+    """Writes the kernel of a plan, or rows of its result as a part of the kernel `k`, to the places of `raster`."""
+
+    def __init__(self, ctx: Lowering, plan: Plan, k: ConvKernel, raster: Raster | None = None) -> None:
         self.ctx, self.plan, self.conv, self.k = ctx, plan, plan.conv, k
+        self.raster = raster or Raster()
         self.x: Buffer = self.k.tensor(plan.conv.x, "x")
         self.w: Buffer = self.k.tensor(ctx.pack("weights", pack_weights(plan)), "w")
         self.bias: Value | None = padded_bias(ctx, plan.conv.bias, plan.conv.groups, plan.lanes)
@@ -203,7 +212,7 @@ class DirectWriter:
         for v in range(out.vectors):
             coords = (place.n, place.channel + v * self.plan.lanes, *self._spatial(place, w))
             first = k.let(k.place(y, coords), "at")
-            for at in range(0, s.pixels * self.plan.lanes, LINE):
+            for at in range(0, s.pixels * self.raster.step[1] * self.plan.lanes, LINE):
                 k.prefetch(k.tensor(y, "y"), first + at)
 
     def _begin(self, out: Outputs, place: _Place, s: Segment, w: Expr, acc: Buffer) -> None:
@@ -239,7 +248,8 @@ class DirectWriter:
                 yield p * out.vectors + v, self.k.place(self.ctx.output, coords)
 
     def _spatial(self, place: _Place, w: Expr) -> tuple[Expr, ...]:
-        return self.conv.window.spatial(place.d, place.h, w)
+        (top, left), (down, right) = self.raster.first, self.raster.step
+        return self.conv.window.spatial(place.d, place.h * down + top, w * right + left)
 
     def _channels(
         self,

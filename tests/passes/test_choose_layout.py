@@ -159,3 +159,24 @@ def test_channels_are_not_scattered_into_a_plain_sum() -> None:
     check(graph, "choose-layout", tolerance=1e-5)
     total = next(n for n in graph.nodes if n.op == "Add")
     assert all(v is not None and v.type.layout.block == 16 for v in total.inputs)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "kernel", "attrs", "blocked"),
+    [
+        (24, 2, {"strides": [2, 2]}, True),
+        (24, 4, {"strides": [2, 2], "pads": [1, 1, 1, 1]}, True),
+        (4, 2, {"strides": [2, 2]}, False),  # lanes along the width
+        (24, 2, {"strides": [3, 3]}, False),  # results without taps
+    ],
+)
+def test_transposed_convolutions_of_whole_blocks(
+    outputs: int, kernel: int, attrs: dict[str, object], blocked: bool
+) -> None:
+    net = Net()
+    x = net.op("Relu", net.conv(net.input(1, 24, 12, 12), 24))
+    y = net.op("ConvTranspose", x, net.random(24, outputs, kernel, kernel), **attrs)
+    graph = net.done(net.conv(net.op("Relu", y), 32))
+    check(graph, "choose-layout", tolerance=1e-6)
+    (node,) = (n for n in graph.nodes if n.op == "ConvTranspose")
+    assert bool(node.output.type.layout.block) == blocked

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from c2c.codegen.target import native
+from c2c.ir.types import DType
 from c2c.tests.passes.lower.harness import Array, Case, in_blocks, run_graph, run_ops
 
 onnxruntime: Any = pytest.importorskip("onnxruntime")
@@ -74,6 +76,33 @@ def test_two_threads() -> None:
     ((one,),), ((two,),) = run_ops([case], threads=1), run_ops([case], threads=2)
     np.testing.assert_array_equal(one, two)
     np.testing.assert_allclose(two, expected(case), atol=1e-4)
+
+
+BLOCKED: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+    ((1, 24, 5, 9), (24, 24, 2, 2), {"strides": [2, 2]}),
+    ((2, 12, 7, 5), (12, 20, 4, 4), {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    ((1, 16, 6, 11), (16, 9, 3, 3), {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 0]}),
+    ((1, 16, 5, 17), (16, 8, 3, 4), {"strides": [2, 3], "pads": [0, 1, 2, 1]}),
+    ((1, 16, 4, 6), (16, 8, 3, 3), {"group": 2, "strides": [2, 2], "pads": [2, 2, 0, 0]}),
+    ((1, 8, 9, 6), (8, 17, 3, 2), {"dilations": [3, 5], "strides": [2, 2]}),
+    ((1, 8, 9, 6), (8, 8, 3, 3), {"dilations": [2, 1], "pads": [2, 1, 1, 0]}),
+    ((1, 8, 1, 1), (8, 8, 5, 4), {"strides": [3, 2], "output_shape": [6, 3]}),
+    ((1, 8, 3, 4), (8, 8, 2, 2), {"strides": [3, 3]}),  # outputs without taps
+    ((1, 8, 4, 5), (8, 8, 3, 3), {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+]
+
+
+@pytest.mark.parametrize("form", BLOCKED, ids=str)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_blocked_images(form: tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]], threads: int) -> None:
+    x, w, attrs = form
+    rng = np.random.default_rng(SEED)
+    shapes = (x, w, (w[1] * attrs.get("group", 1),))
+    arrays = [rng.standard_normal(s).astype(np.float32) for s in shapes]
+    case = Case("ConvTranspose", arrays, attrs, frozenset({1, 2}))
+    block = native().lanes(DType.F32)
+    (got,) = run_graph(in_blocks(case, block), arrays[:1], threads=threads)
+    check(got, case)
 
 
 @pytest.mark.parametrize("index", [1, 3, 6, 8])
