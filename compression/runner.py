@@ -16,7 +16,7 @@ from ..codegen.target import Target
 from ..compiler.api import CompiledModel, from_compiled
 from ..compiler.driver import compile_graph
 from ..compiler.options import CompileOptions
-from ..ir.graph import Graph, Node, Value
+from ..ir.graph import Graph, Node, Value, constant
 from .layers import Layer
 
 Tensors = dict[Value, np.ndarray]
@@ -29,6 +29,9 @@ class Weights:
     tensor: np.ndarray
     bias: np.ndarray | None = None
 
+
+HEAVY = 4e9
+"""Multiply-adds over all samples from which a convolution is compiled for each of its weights: faster kernels."""
 
 Visit = Callable[[Layer, np.ndarray, np.ndarray], Weights | None]
 """Takes a layer and its inputs [samples, …] in the dense and in the compressed network; returns what the compressed
@@ -44,6 +47,7 @@ class Step:
     reads: list[Value] = field(default_factory=list)
     gives: list[Value] = field(default_factory=list)
     model: CompiledModel | None = None
+    dense: CompiledModel | None = None
 
 
 class Runner:
@@ -143,22 +147,40 @@ class Runner:
                 y += w.bias
             tensors[layer.output] = y.reshape(len(x), *layer.output.type.dims)
             return
-        model = step.model or self._compile(step)
-        step.model = model
+        count = len(tensors[step.reads[0]]) if step.reads else 1
+        heavy = step.layers and step.layers[0].kind == "conv" and _operations(step.layers[0]) * count > HEAVY
+        if heavy:
+            model = self._with_constants(step, weights)
+        else:
+            model = step.model = step.model or self._compile(step)
         fixed = {}
-        for layer in step.layers:
+        for layer in () if heavy else step.layers:
             w = _weights(layer, weights)
             fixed[f"w{layer.index}"] = w.tensor
             if w.bias is not None:
                 fixed["bias"] = w.bias
         given = {port.name: v for port, v in zip(model.inputs, step.reads, strict=False)}
-        count = len(tensors[step.reads[0]]) if step.reads else 1
         results = {p.name: np.empty((count, *p.shape), p.dtype.numpy) for p in model.outputs}
         for s in range(count):
             feeds = {name: tensors[v][s] for name, v in given.items()}
             model.run({**feeds, **fixed}, {name: r[s : s + 1].reshape(r.shape[1:]) for name, r in results.items()})
         for v, port in zip(step.gives, model.outputs, strict=True):
             tensors[v] = results[port.name]
+
+    def _with_constants(self, step: Step, weights: Mapping[Layer, Weights] | None) -> CompiledModel:
+        """A convolution compiled for the weights that it has now; the dense ones once."""
+        layer = step.layers[0]
+        changed = weights is not None and layer in weights
+        if not changed and step.dense is not None:
+            return step.dense
+        w = _weights(layer, weights)
+        x, y = Value("x0", step.reads[0].type), Value("y0", layer.node.output.type)
+        operands = (x, constant("w", w.tensor), constant("bias", np.zeros(0) if w.bias is None else w.bias))
+        node = Node("Conv", operands, (y,), dict(layer.node.attrs), layer.node.origin)
+        model = from_compiled(compile_graph(Graph("segment", [x], [y], [node], ["y0"]), self._options))
+        if not changed:
+            step.dense = model
+        return model
 
     def _compile(self, step: Step) -> CompiledModel:
         copies: dict[Value, Value] = {}
@@ -179,6 +201,11 @@ class Runner:
         names = [f"y{i}" for i in range(len(outputs))]
         graph = Graph("segment", inputs, outputs, nodes, names)
         return from_compiled(compile_graph(graph, self._options))
+
+
+def _operations(layer: Layer) -> int:
+    """Multiply-adds of a sample; none for grouped convolutions, which gain nothing from constant weights."""
+    return 0 if layer.groups > 1 else layer.node.output.type.size * (layer.dense.size // layer.channels)
 
 
 def _weights(layer: Layer, weights: Mapping[Layer, Weights] | None) -> Weights:

@@ -120,8 +120,8 @@ class Session:
 
     def size_of(self, coded: dict[Layer, Coded]) -> Size:
         gone = {layer.name for layer in coded} | {v.bias.name for v in coded if v.bias is not None}
-        rest = [a for name, a in onnx_model.constants_of(self.model).items() if name not in gone]
-        return packed_size(coded.values(), rest)
+        rest = {name: a for name, a in onnx_model.constants_of(self.model).items() if name not in gone}
+        return packed_size({layer.name: c for layer, c in coded.items()}, rest)
 
     def _compress(self, layer: Layer, dense: np.ndarray, small: np.ndarray, price: float) -> Coded:
         known = self.surveys[layer.name]
