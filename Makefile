@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-APT := gcc make qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+APT := gcc make qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross libzstd-dev
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: demo test test-all check operators setup tools clean
@@ -35,9 +35,11 @@ setup: .venv/ready
 
 # Emulator and cross compiler: installed where we may, named where we may not (tests that need them then skip).
 tools:
-	@if command -v qemu-aarch64 >/dev/null && command -v aarch64-linux-gnu-gcc >/dev/null && command -v gcc >/dev/null; then :; \
+	@if command -v qemu-aarch64 >/dev/null && command -v aarch64-linux-gnu-gcc >/dev/null && command -v gcc >/dev/null && [ -e /usr/include/zstd.h ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(APT) >/dev/null; \
+		dpkg --add-architecture arm64 && apt-get update -qq && apt-get install -y -qq --no-install-recommends libzstd-dev:arm64 >/dev/null \
+			|| echo "no libzstd for arm64: tests of packed weights under emulation skip"; \
 	else echo "for the emulated ARM part: sudo apt-get install $(APT)"; fi
 
 clean:
