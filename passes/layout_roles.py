@@ -30,6 +30,9 @@ every lane, and planes of a power of two share few sets of the first-level cache
 PLANAR = 2
 """What a transposed convolution of plain tensors loses by interleaving its phases, in passes over the result."""
 
+NEVER = 1 << 40
+"""The cost of a layout that has no kernel."""
+
 MAX_PHASES = 16
 """Phases of a transposed convolution of blocked tensors at most: each is code of its own."""
 
@@ -144,9 +147,21 @@ def _transposed(node: Node, block: int) -> Demand:
         return _PLAIN  # some outputs have no taps
     if prod(strides) > MAX_PHASES or group > 1 and (outputs % block or x.type.dims[1] // group % block):
         return _PLAIN
+    if _makes_patches(node, block):
+        return Demand(Role.EITHER, (x,), blocked=NEVER, plain_in=PLANAR * x.type.nbytes)
     if outputs <= block // 2:
         return _PLAIN  # lanes along the width: all of them work
     return Demand(Role.SAME, (x,), blocked=_waste(y, block), plain=PLANAR * y.nbytes)
+
+
+def _makes_patches(node: Node, block: int) -> bool:
+    """Whether a transposed convolution makes a small patch of each pixel (`lower/conv_transpose_patches.py`)."""
+    x, y, weights = required(node).type, node.output.type, required(node, 1).type
+    strides, dilations = (int_list(node.attrs.get(name) or (1, 1)) for name in ("strides", "dilations"))
+    apart = weights.dims[2:] == strides and all(d == 1 for d in dilations) and node.attrs.get("group", 1) == 1
+    whole = y.dims[2:] == tuple(n * s for n, s in zip(x.dims[2:], strides, strict=True))
+    fits = prod(weights.dims[1:]) <= block and block % strides[1] == 0 and x.dims[3] >= max(8, block)
+    return apart and whole and fits and not any(int_list(node.attrs.get("pads") or ()))
 
 
 def _pool(node: Node, block: int) -> Demand:

@@ -1,7 +1,8 @@
 """ConvTranspose in gather form: each output element sums the inputs that reach it.
 
 Of plain tensors lanes run along the last axis: a tile holds output channels × phases (`conv_transpose_facts`) of that
-axis, and stores them interleaved, as contiguous vectors. Most blocked ones are `conv_transpose_blocked`'s.
+axis, and stores them interleaved, as contiguous vectors. Most blocked ones are `conv_transpose_blocked`'s and
+`conv_transpose_patches`'s.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ...ir.loops import Expr, broadcast, cast, const, lane, shuffle
 from .context import KernelBuilder, Lowering, Site, lowers
 from .conv_transpose_blocked import is_blocked, lower_blocked
 from .conv_transpose_facts import Phase, Transposed, read_transposed
+from .conv_transpose_patches import lower_patches, makes_patches
 from .matmul import write
 from .packing import bordered, gathered, to_whole_vectors
 from .product import multiply_add, whole_and_rest
@@ -31,7 +33,9 @@ MAX_PHASES = 32
 def lower_conv_transpose(ctx: Lowering) -> None:
     """X [N, C, spatial], W [C, M / group, kernel], B [M]."""
     t = read_transposed(ctx)
-    if is_blocked(t):
+    if makes_patches(t):
+        lower_patches(t)
+    elif is_blocked(t):
         lower_blocked(t)
     elif prod(len(a.phases) for a in t.axes[:2]) > MAX_PHASES or len(t.axes[2].phases) > MAX_PHASES:
         _scalar(t)

@@ -180,3 +180,12 @@ def test_transposed_convolutions_of_whole_blocks(
     check(graph, "choose-layout", tolerance=1e-6)
     (node,) = (n for n in graph.nodes if n.op == "ConvTranspose")
     assert bool(node.output.type.layout.block) == blocked
+
+
+def test_patches_are_made_of_blocks() -> None:
+    net = Net()
+    x = net.op("Relu", net.conv(net.input(1, 24, 12, 18), 24))
+    graph = net.done(net.op("ConvTranspose", x, net.random(24, 1, 2, 2), strides=[2, 2]))
+    check(graph, "choose-layout", tolerance=1e-6)
+    (node,) = (n for n in graph.nodes if n.op == "ConvTranspose")
+    assert node.inputs[0] is not None and node.inputs[0].type.layout.block == 16 and not node.output.type.layout.block

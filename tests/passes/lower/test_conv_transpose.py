@@ -9,7 +9,9 @@ import pytest
 from onnx import helper
 
 from c2c.codegen.target import native
+from c2c.ir.graph import Node, Value
 from c2c.ir.types import DType
+from c2c.passes.base import PassContext, run_pipeline
 from c2c.tests.passes.lower.harness import Array, Case, in_blocks, run_graph, run_ops
 
 onnxruntime: Any = pytest.importorskip("onnxruntime")
@@ -103,6 +105,34 @@ def test_blocked_images(form: tuple[tuple[int, ...], tuple[int, ...], dict[str, 
     block = native().lanes(DType.F32)
     (got,) = run_graph(in_blocks(case, block), arrays[:1], threads=threads)
     check(got, case)
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "attrs"),
+    [
+        ((1, 24, 5, 17), (24, 1, 2, 2), {"strides": [2, 2]}),
+        ((2, 13, 3, 19), (13, 3, 1, 2), {"strides": [1, 2]}),
+        ((1, 16, 4, 16), (16, 1, 2, 4), {"strides": [2, 4]}),
+        ((1, 7, 2, 21), (7, 2, 4, 1), {"strides": [4, 1]}),
+        ((2, 16, 18), (16, 2, 2), {"strides": [2]}),
+    ],
+)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_patches(x: tuple[int, ...], w: tuple[int, ...], attrs: dict[str, Any], threads: int) -> None:
+    """Blocked images to plain ones, with a tail."""
+    rng = np.random.default_rng(SEED)
+    data, weights, bias = (rng.standard_normal(s).astype(np.float32) for s in (x, w, (w[1],)))
+    case = Case("ConvTranspose", [data, weights, bias], attrs, frozenset({1, 2}))
+    graph = in_blocks(case, native().lanes(DType.F32))
+    node = next(n for n in graph.nodes if n.op == "ConvTranspose")
+    y = graph.nodes[-1].output
+    graph.nodes[-1:] = []
+    node.outputs = (Value("patches", y.type),)
+    graph.nodes.append(Node("Relu", node.outputs, (y,)))
+    run_pipeline(graph, ("fuse",), PassContext(native()))
+    assert any(n.op == "c2c.Fused" for n in graph.nodes)
+    (got,) = run_graph(graph, [data], threads=threads)
+    np.testing.assert_allclose(got, np.maximum(expected(case), 0), atol=2e-5)
 
 
 @pytest.mark.parametrize("index", [1, 3, 6, 8])
