@@ -16,6 +16,9 @@ from ..ir.reference import evaluate_node
 FOLD_BYTES = 1 << 20
 """Larger results of constant inputs are left to the graph passes."""
 
+_KEPT = frozenset({"DequantizeLinear"})
+"""What passes read in its quantised form before they fold it."""
+
 _FOLD_WORK = 1 << 22
 """Reductions and products of larger constants are left to the graph passes."""
 
@@ -44,7 +47,7 @@ def from_type(node: Node) -> np.ndarray | None:
 def folds(node: Node) -> bool:
     """Whether a node is computed now: constant inputs, pure, and cheap."""
     row = op_row(node.op)
-    if not row.pure or any(v is not None and v.data is None for v in node.inputs):
+    if node.op in _KEPT or not row.pure or any(v is not None and v.data is None for v in node.inputs):
         return False
     static = all(v.type.is_static for v in node.outputs)
     if static and sum(v.type.nbytes for v in node.outputs) > FOLD_BYTES:

@@ -6,8 +6,9 @@ _CLEAN = ("fold-constants", "canonicalize", "eliminate-common-subexpressions")
 
 LEVELS: dict[int, tuple[str, ...]] = {
     0: ("eliminate-dead-code", "own-outputs"),
-    1: (*_CLEAN, "fold-batch-norm", "fuse", "place-concats", "own-outputs"),
+    1: ("integer-arithmetic", *_CLEAN, "fold-batch-norm", "fuse", "place-concats", "own-outputs"),
     2: (
+        "integer-arithmetic",
         *_CLEAN,
         "roll-recurrences",
         "eliminate-transposes",

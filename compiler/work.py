@@ -172,6 +172,7 @@ def _aligned(node: Node) -> int:
 _COUNTS: dict[str, Callable[[Node], int]] = {
     "Conv": _conv,
     "ConvInteger": _conv,
+    "c2c.IntegerConv": _conv,
     "c2c.WinogradConv": _conv,
     "QLinearConv": lambda n: _conv(n, 3),
     "ConvTranspose": lambda n: 2 * _size(n, 0) * prod(_dims(n, 1)[1:]),

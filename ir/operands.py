@@ -238,5 +238,6 @@ _CHECKS: dict[str, Callable[[Node], None]] = {
     "ScatterElements": _elements,
     "ScatterND": _nd,
     "SpaceToDepth": _space_to_depth,
+    "c2c.IntegerConv": _convolution,
     "c2c.WinogradConv": _convolution,
 }

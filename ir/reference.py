@@ -34,7 +34,13 @@ _INFERENCE_DATA = 4096
 _LIKE_FIRST_INPUT = frozenset({"GroupNormalization"})
 """Operators for which onnx has no inference and its function body tells no shape."""
 
-_ALIASES = {"c2c.Reorder": "Identity", "c2c.Copy": "Identity", "c2c.WinogradConv": "Conv", "c2c.Attention": "Attention"}
+_ALIASES = {
+    "c2c.Reorder": "Identity", "c2c.Copy": "Identity", "c2c.WinogradConv": "Conv", "c2c.IntegerConv": "Conv",
+    "c2c.Attention": "Attention",
+}  # fmt: skip
+
+_OF_INTEGERS = frozenset({"c2c.IntegerConv"})
+"""Operators on integers whose types are those of their alias on float32. MaxPool takes i16 beside ONNX's types."""
 
 _TO_ONNX = {
     DType.F32: TensorProto.FLOAT, DType.F64: TensorProto.DOUBLE, DType.F16: TensorProto.FLOAT16,
@@ -163,6 +169,10 @@ def infer_node(node: Node, unread: Collection[int] = ()) -> list[TensorType]:
     proto = node_proto(node)
     values = {f"i{k}": v for k, v in enumerate(node.inputs) if v is not None}
     types = {k: type_proto(v.type) for k, v in values.items()}
+    narrow = node.op == "MaxPool" and values["i0"].type.dtype is DType.I16
+    if node.op in _OF_INTEGERS or narrow:
+        types = {k: type_proto(v.type.with_dtype(DType.F32)) for k, v in values.items()}
+        values = {}
     data = {
         k: tensor_proto(v.data, k)
         for k, v in values.items()
@@ -178,6 +188,8 @@ def infer_node(node: Node, unread: Collection[int] = ()) -> list[TensorType]:
         results = [found.get(name, TypeProto()) for name in proto.output]
         if node.op in _LIKE_FIRST_INPUT:
             results = [types["i0"]]
+        if narrow:
+            return [tensor_type(results[0], node.output.name).with_dtype(DType.I16)]
         return [
             TensorType(DType.F32, (0,)) if k in unread and not _is_complete(t) else tensor_type(t, v.name)
             for k, (t, v) in enumerate(zip(results, node.outputs, strict=True))

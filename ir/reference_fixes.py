@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_conv import Conv as _Conv
+from onnx.reference.ops.op_max_pool import MaxPool as _MaxPool
 
 
 class GlobalMaxPool(OpRun):
@@ -15,4 +19,29 @@ class GlobalMaxPool(OpRun):
         return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
 
 
-FIXES: list[type[OpRun]] = [GlobalMaxPool]
+class Conv(_Conv):
+    """Of integers exact sums, as float32 (`c2c.IntegerConv`); the installed one adds in their own type."""
+
+    op_domain = ""
+
+    def _run(self, *inputs: np.ndarray, **attrs: Any) -> tuple[np.ndarray]:
+        if inputs[0].dtype.kind == "f":
+            return super()._run(*inputs, **attrs)
+        (sums,) = super()._run(*(None if x is None else x.astype(np.float64) for x in inputs), **attrs)
+        return (sums.astype(np.float32),)
+
+
+class MaxPool(_MaxPool):
+    """Of i16 as well, by way of float64."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray, **attrs: Any) -> tuple[np.ndarray, ...]:
+        if x.dtype != np.int16:
+            found: tuple[np.ndarray, ...] = super()._run(x, **attrs)
+            return found
+        largest, *rest = super()._run(x.astype(np.float64), **attrs)
+        return (largest.astype(np.int16), *rest)
+
+
+FIXES: list[type[OpRun]] = [GlobalMaxPool, Conv, MaxPool]

@@ -153,7 +153,8 @@ def _check_group(node: Node) -> None:
     """Rule 6: the body's first node is any operator, each later one is elementwise on the result of the one before.
 
     Before an anchor there may be operators that only move data, each read by the next node alone. An elementwise node
-    may read earlier results as well. The last result is the only output; types agree with those outside. In a
+    may read earlier results as well, and operands from outside by a DequantizeLinear before it. The last result is the
+    only output; types agree with those outside. In a
     `c2c.ConvChain` the first node is a Conv, and a later Conv may begin another stage: it reads the result before it
     as its data, and nodes after it read no result before that one.
     """
@@ -171,16 +172,25 @@ def _check_group(node: Node) -> None:
         raise VerifyError(f"a chain begins with {body.nodes[0].op}, not with Conv", where=node.where)
     if node.op == CHAIN and (type(strip := node.attrs.get("strip")) is not int or strip < 1):
         raise VerifyError(f"a chain in strips of {strip!r} rows", where=node.where)
-    for before, inner_node in zip([None, *body.nodes], body.nodes, strict=False):
+    before: Node | None = None
+    for inner_node in body.nodes:
         if inner_node.op in GROUPS:
             raise VerifyError("a fused group inside a fused group", where=node.where)
         _check_node(inner_node)
+        if before is not None and _is_operand(inner_node, body):
+            continue
         if before is not None and node.op == CHAIN and inner_node.op == "Conv":
             _check_stage(before, inner_node, body, node)
         elif before is not None:
             _check_tail(before, inner_node, body, node)
+        before = inner_node
     if body.outputs != [body.nodes[-1].output]:
         raise VerifyError("a fused group's output is not its last node's", where=node.where)
+
+
+def _is_operand(node: Node, body: Graph) -> bool:
+    """Whether a node dequantises an operand from outside for a later one."""
+    return node.op == "DequantizeLinear" and node.inputs[0] in body.inputs
 
 
 def _check_tail(before: Node, after: Node, body: Graph, node: Node) -> None:

@@ -2,7 +2,8 @@
 
 Before: y = conv(x, w), z = y + r, t = relu(z). After: t = c2c.Fused(x, w, r) {conv, add, relu}.
 The lattice of `ir.ops.Kind` decides, no list of pairs: a member reads the result before it, has the shape and layout of
-the head's result, and what happens inside is read inside only. Other operands may be any values made before.
+the head's result, and what happens inside is read inside only. Other operands may be any values made before, and where
+DequantizeLinear makes them for one member only, it joins the group before that.
 A Winograd convolution also takes the reflection pad and the enlargement by whole factors before it, which it reads
 through. Preserves: values read outside the group, outputs of the graph. Needs: layouts chosen.
 """
@@ -26,6 +27,10 @@ MAX_OPERANDS = 12
 _HEADS = (Kind.ANCHOR, Kind.REDUCTION, Kind.ELEMENTWISE)
 _WHOLE_RESULT = frozenset({"ArgMax", "ArgMin"})
 """Reductions whose loops carry more than the result's value: no tail."""
+
+
+_NARROWED = frozenset({"c2c.IntegerConv"})
+"""Anchors whose results may be stored in a narrower type."""
 
 
 @register_pass
@@ -62,7 +67,7 @@ def grow(rw: GraphRewriter, head: Node, taken: set[Node], rank: dict[Node, int])
         follower = next((r for r in readers if r not in taken and _may_follow(head, last, r)), None)
         if follower is None:
             break
-        group.append(follower)
+        group += [*_dequantized(rw, head, last, follower, taken), follower]
         if len(_operands(group)) > MAX_OPERANDS:
             break
         if _is_closed(rw, group):
@@ -87,6 +92,21 @@ def read_through(rw: GraphRewriter, head: Node) -> list[Node]:
     return nodes
 
 
+def _dequantized(rw: GraphRewriter, head: Node, last: Node, node: Node, taken: set[Node]) -> list[Node]:
+    """DequantizeLinear nodes whose results only `node` reads, beside the group's: their levels are read instead."""
+    found = []
+    for value in node.inputs:
+        made = None if value is None or value is last.output else value.producer
+        if made is None or made.op != "DequantizeLinear" or made in taken or not rw.has_one_reader(made.output):
+            continue
+        levels, result = made.input(0), head.output.type
+        if levels is None or not _is_fit(made) or levels.type.shape != result.shape:
+            continue
+        if levels.type.layout == made.output.type.layout == result.layout:
+            found.append(made)
+    return found
+
+
 def _is_fit(node: Node) -> bool:
     types = [v.type for v in (*node.inputs, *node.outputs) if v is not None]
     return all(t.is_static and t.dtype is not DType.STRING for t in types) and not _is_per_axis(node)
@@ -107,7 +127,8 @@ def _may_follow(head: Node, last: Node, node: Node) -> bool:
     type_ = node.output.type
     if type_.shape != result.shape or type_.layout != result.layout:
         return False
-    if type_.dtype.bits != last.output.type.dtype.bits and row(head.op).kind is not Kind.ELEMENTWISE:
+    narrows = row(head.op).kind is Kind.ELEMENTWISE or head.op in _NARROWED
+    if type_.dtype.bits != last.output.type.dtype.bits and not narrows:
         return False
     operands = [v for v in node.inputs if v is not None and v is not last.output]
     return all(reads_along(v.type, result) for v in operands)

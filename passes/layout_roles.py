@@ -70,14 +70,19 @@ def demand(node: Node, block: int, dtype: DType = DType.F32) -> Demand:
         return _elementwise(node, block, dtype)
     if not _is_candidate(required(node).type, dtype):
         return _PLAIN
-    if node.op in ("Conv", "c2c.WinogradConv"):
+    if node.op in ("Conv", "c2c.WinogradConv", "c2c.IntegerConv"):
         return _convolution(node, block)
     form = _FORMS.get(node.op)
     return form(node, block) if form is not None else _PLAIN
 
 
 def _is_candidate(type_: TensorType, dtype: DType) -> bool:
-    return type_.is_static and type_.rank >= 3 and type_.dtype is dtype and type_.size > 0
+    return type_.is_static and type_.rank >= 3 and is_lined(type_.dtype, dtype) and type_.size > 0
+
+
+def is_lined(found: DType, dtype: DType) -> bool:
+    """Whether tensors of a type are blocked where those of `dtype` are: levels of quantised ones as well."""
+    return found is dtype or dtype is DType.F32 and found in (DType.I16, DType.U8, DType.I8)
 
 
 def _waste(type_: TensorType, block: int) -> int:
@@ -93,7 +98,7 @@ def _elementwise(node: Node, block: int, dtype: DType) -> Demand:
         if value is None or value.type.size == 1:
             continue
         channel = 1 - (result.rank - value.type.rank)
-        if value.type.dtype is not dtype:
+        if not is_lined(value.type.dtype, dtype):
             return _PLAIN
         if channel < 0 or value.type.dims[channel] == 1:
             continue
@@ -118,6 +123,8 @@ def _convolution(node: Node, block: int) -> Demand:
     outputs = y.dims[1] // group
     pixels = y.dims[-1] if any(k != 1 for k in weights.type.dims[2:]) else prod(y.dims[2:])
     stride = int_list(node.attrs.get("strides", (1,)))[-1]
+    if node.op == "c2c.IntegerConv":
+        return Demand(Role.EITHER, (x,), blocked=_waste(y, block), plain_in=flops, plain_out=SCATTER * y.nbytes)
     if outputs <= block // 2 and pixels >= 2 * block and stride == 1:
         # Lanes along the width: all of them work, where lanes along channels leave most idle.
         return Demand(Role.SAME, (x,), blocked=flops * block // outputs - flops + _waste(y, block))

@@ -55,7 +55,7 @@ def _is_computed_as_stored(ctx: Lowering, x: TensorType, blocks: set[int]) -> bo
 
 def whole_blocks(ctx: Lowering, conv: Convolution) -> Convolution | None:
     """The convolution with groups merged until each one has whole blocks; None where that wastes too much."""
-    lanes, groups = ctx.lanes(conv.dtype), conv.groups
+    lanes, groups = ctx.lanes(conv.sums), conv.groups
     if groups == 1:
         return conv
 
@@ -86,7 +86,7 @@ def _is_planar(ctx: Lowering, conv: Convolution) -> bool:
     if conv.x.type.layout.block or conv.y.layout.block or conv.window.w.stride != 1:
         return False
     row = conv.window.pixels if conv.window.is_pointwise else conv.window.w.out
-    lanes = ctx.lanes(conv.dtype)
+    lanes = ctx.lanes(conv.sums)
     return conv.channels_out <= lanes // 2 and row >= 2 * lanes
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...ir.graph import Value
-from ...ir.loops import Buffer, Expr, const, maximum, minimum
+from ...ir.loops import Buffer, Expr, cast, const, maximum, minimum
 from .context import INDEX, Lowering
 from .conv_kernel import (
     ConvKernel,
@@ -33,7 +33,7 @@ from .conv_kernel import (
 )
 from .conv_plan import MAX_TAPS, Inputs, Outputs, Plan, pack_weights, reads_row_of_taps
 from .conv_schedules import choose_plan
-from .micro import in_turns, multiply, packed, prefetches, rows_of
+from .micro import in_turns, multiply, packed, prefetches, products_together, rows_of
 from .tasks import guarded, tasks
 from .tile import Segment, Taps
 
@@ -52,8 +52,8 @@ def lower_direct(ctx: Lowering, conv: Convolution) -> None:
 
     Input and output are plain or blocked by the target's lanes; blocked ones hold whole blocks in every group.
     """
-    whole = pad_operands(ctx, ctx.lanes(conv.dtype)) and (
-        conv.groups == 1 or conv.channels_out % ctx.lanes(conv.dtype) == 0
+    whole = pad_operands(ctx, ctx.lanes(conv.sums)) and (
+        conv.groups == 1 or conv.channels_out % ctx.lanes(conv.sums) == 0
     )
     if conv.window.is_pointwise and flattens(ctx):
         conv = replace(conv, window=conv.window.merged())
@@ -95,7 +95,7 @@ class DirectWriter:
         self.ctx, self.plan, self.conv, self.k = ctx, plan, plan.conv, k
         self.raster = raster or Raster()
         self.x: Buffer = self.k.tensor(plan.conv.x, "x")
-        self.w: Buffer = self.k.tensor(ctx.pack("weights", pack_weights(plan)), "w")
+        self.w: Buffer = self.k.tensor(ctx.pack("weights", pack_weights(plan, ctx.target)), "w")
         self.bias: Value | None = padded_bias(ctx, plan.conv.bias, plan.conv.groups, plan.lanes)
         block = plan.conv.x.type.layout.block
         self.along_taps = reads_row_of_taps(ctx.target, plan.conv)
@@ -195,7 +195,7 @@ class DirectWriter:
 
     def _tile(self, out: Outputs, place: _Place, s: Segment, w: Expr) -> None:
         k, axis, plan = self.k, self.conv.window.w, self.plan
-        acc = k.registers("acc", self.conv.dtype, s.pixels * out.vectors, plan.lanes)
+        acc = k.registers("acc", self.conv.sums, s.pixels * out.vectors, plan.lanes)
         self._fetch_results(out, place, s, w)
         self._begin(out, place, s, w, acc)
         groups = s.taps or (Taps(0, axis.kernel, 0, s.pixels),)
@@ -220,7 +220,7 @@ class DirectWriter:
         k, plan = self.k, self.plan
         for _ in guarded(k, place.chunk < 1, plan.chunks > 1):
             for v in range(out.vectors):
-                first = k.let(start(k, self.bias, place.bias + v * plan.lanes, plan.lanes, self.conv.dtype), "first")
+                first = k.let(start(k, self.bias, place.bias + v * plan.lanes, plan.lanes, self.conv.sums), "first")
                 for p in range(s.pixels):
                     k.store(acc, p * out.vectors + v, first)
         for _ in k.otherwise() if plan.chunks > 1 else ():
@@ -238,7 +238,8 @@ class DirectWriter:
                 for v in range(out.vectors):
                     valid = out.valid if v == out.vectors - 1 else plan.lanes
                     coords = (place.n, place.channel + v * plan.lanes, *self._spatial(place, w + p))
-                    finish(k, coords, valid, k.load(acc, p * out.vectors + v))
+                    value = cast(k.load(acc, p * out.vectors + v), self.ctx.node.output.type.dtype)
+                    finish(k, coords, valid, value)
 
     def _results(self, out: Outputs, place: _Place, s: Segment, w: Expr) -> Iterator[tuple[int, Expr]]:
         """Each accumulator's index and where its result lies."""
@@ -318,7 +319,9 @@ class DirectWriter:
         step = self.conv.window.w.stride * self.pixel
         rows = rows_of(self.x, x, step, taps.last - taps.first, first=taps.first)
         weights = packed(self.w, w, out.vectors, self.plan.lanes)
-        multiply(self.k, rows, weights, size, acc, first=taps.first, unroll=min(size, CHANNELS))
+        together = products_together(self.ctx.target, self.conv.dtype)
+        unroll = min(size, CHANNELS)
+        multiply(self.k, rows, weights, size, acc, first=taps.first, unroll=unroll, together=together)
 
     def _row_of_taps(self, out: Outputs, taps: Taps, x: Expr, w: Expr, acc: Buffer) -> None:
         """All taps of a row of one plain channel or of a block, whose inputs are lanes of a few vectors."""

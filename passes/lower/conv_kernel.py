@@ -18,7 +18,7 @@ from .window import Window
 @dataclass(frozen=True, slots=True)
 class Convolution:
     """y[n, k] = bias[k] + Σ x[n, c] * weights[k, c]: weights [K, C / groups, D, H, W], bias [K], of the type of x:
-    float32, or f16 between blocked tensors of f16, whose sums are f16 as well."""
+    float32, or f16 between blocked tensors of f16, whose sums are f16 as well, or i16, whose sums are i32."""
 
     x: Value
     y: TensorType
@@ -29,8 +29,13 @@ class Convolution:
 
     @property
     def dtype(self) -> DType:
-        """Type of the elements and of the sums."""
+        """Type of the elements."""
         return self.x.type.dtype
+
+    @property
+    def sums(self) -> DType:
+        """Type of the sums: i32 of integers, which are exact."""
+        return DType.I32 if self.dtype.is_int else self.dtype
 
     @property
     def batch(self) -> int:

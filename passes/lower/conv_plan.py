@@ -9,7 +9,7 @@ import numpy as np
 from ...codegen.target import Target
 from .context import Lowering
 from .conv_kernel import Convolution
-from .micro import splats_lanes
+from .micro import products_together, splats_lanes
 from .tile import Lined, Segment, Tile, choose_tile, segments
 
 MAX_TAPS = 8
@@ -104,9 +104,9 @@ def make_plan(ctx: Lowering, conv: Convolution, whole_vectors: bool, tile: Tile 
 
 def row_plan(ctx: Lowering, conv: Convolution, whole_vectors: bool, rows: int, tile: Tile | None = None) -> Plan:
     """Tiles along a row and chunks, for about `rows` rows at once."""
-    lanes, axis = ctx.lanes(conv.dtype), conv.window.w
+    lanes, axis = ctx.lanes(conv.sums), conv.window.w
     lined, depth = lines(ctx.target, conv), conv.channels_in * conv.window.taps
-    tile = tile or choose_tile(ctx.target, conv.dtype, axis.out, conv.channels_out, lined=lined, depth=depth)
+    tile = tile or choose_tile(ctx.target, conv.sums, axis.out, conv.channels_out, lined=lined, depth=depth)
     row = segments(axis, tile.pixels)
     outputs = _outputs(conv.channels_out, tile.vectors, lanes, whole_vectors)
     inputs = _inputs(conv, lanes)
@@ -116,14 +116,16 @@ def row_plan(ctx: Lowering, conv: Convolution, whole_vectors: bool, rows: int, t
 
 def _may_wait(plan: Plan, whole_vectors: bool) -> bool:
     """Whether sums may wait in the result."""
-    return whole_vectors and plan.conv.y.layout.block == plan.conv.x.type.layout.block == plan.lanes
+    conv = plan.conv
+    fits = whole_vectors and not conv.dtype.is_int
+    return fits and conv.y.layout.block == conv.x.type.layout.block == plan.lanes
 
 
 def lines(target: Target, conv: Convolution) -> Lined | None:
     """How x is read as vectors: along channels where it is blocked, along the taps of a row where it is plain."""
     if not splats_lanes(target):
         return None
-    block, axis, lanes = conv.x.type.layout.block, conv.window.w, target.lanes(conv.dtype)
+    block, axis, lanes = conv.x.type.layout.block, conv.window.w, target.lanes(conv.sums)
     if block:
         return Lined(block * axis.kernel if reads_row_of_taps(target, conv) else block, axis.stride * block, lanes)
     if axis.dilation > 1:
@@ -230,13 +232,14 @@ def _reads_from_second_cache(ctx: Lowering, plan: Plan) -> bool:
     return conv.window.is_pointwise and block > target.l1_bytes // 2 and near
 
 
-def pack_weights(plan: Plan) -> np.ndarray:
+def pack_weights(plan: Plan, target: Target) -> np.ndarray:
     """Weights in the order in which the kernel reads them, zero beyond the last output channel."""
     conv, lanes = plan.conv, plan.lanes
     taps, cin, cout = conv.window.taps, conv.channels_in, conv.channels_out
     total = -(-cout // lanes) * lanes
     w = np.zeros((conv.groups, total, cin, taps), conv.weights.dtype)
     w[:, :cout] = conv.weights.reshape(conv.groups, cout, cin, taps)
+    together = products_together(target, conv.dtype)
     parts = []
     for group in w:
         for out in plan.outputs:
@@ -246,5 +249,6 @@ def pack_weights(plan: Plan) -> np.ndarray:
                 mine = group[first : first + width]
                 for i in plan.inputs:
                     part = mine[:, i.skip : i.skip + i.count * i.size]
-                    parts.append(part.reshape(width, i.count, i.size, taps).transpose(1, 3, 2, 0).reshape(-1))
+                    steps = part.reshape(width, i.count, i.size // together, together, taps)
+                    parts.append(steps.transpose(1, 4, 2, 0, 3).reshape(-1))
     return np.concatenate(parts)

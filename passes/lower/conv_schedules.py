@@ -31,19 +31,20 @@ def problem(ctx: Lowering, conv: Convolution, whole_vectors: bool) -> str:
     )
     layouts = f"{conv.x.type.layout.block or 1}->{conv.y.layout.block or 1}{'' if whole_vectors else ' exact'}"
     channels = f"{conv.batch}x{conv.groups} of {conv.channels_in}->{conv.channels_out}"
-    return f"{kernel}/{stride}*{dilation} {size}->{out} {channels} blocks {layouts} threads {ctx.threads}"
+    kind = f" {conv.dtype}" if conv.dtype.is_int else ""
+    return f"{kernel}/{stride}*{dilation} {size}->{out} {channels} blocks {layouts} threads {ctx.threads}{kind}"
 
 
 def schedules(ctx: Lowering, conv: Convolution, whole_vectors: bool) -> list[Schedule[Plan]]:
     """Plans by name, the one that the rules make for the fastest tile first."""
-    axis, blocked = conv.window.w, conv.x.type.layout.block == ctx.lanes(conv.dtype)
+    axis, blocked = conv.window.w, conv.x.type.layout.block == ctx.lanes(conv.sums)
     depth = conv.channels_in * conv.window.taps
     lined = lines(ctx.target, conv)
-    found = tiles(ctx.target, conv.dtype, axis.out, conv.channels_out, lined=lined, depth=depth)
+    found = tiles(ctx.target, conv.sums, axis.out, conv.channels_out, lined=lined, depth=depth)
     steps = conv.batch * conv.groups * conv.window.d.out * conv.window.h.out * depth
     plans: dict[str, Schedule[Plan]] = {}
     best = make_plan(ctx, conv, whole_vectors, found[0][0])
-    variations = _variations(best) if whole_vectors and blocked and conv.y.layout.block == ctx.lanes(conv.dtype) else ()
+    variations = _variations(best) if whole_vectors and blocked and conv.y.layout.block == ctx.lanes(conv.sums) else ()
     for i, plan in enumerate((best, *variations)):
         plans.setdefault(str(plan), Schedule(str(plan), found[0][1] * steps * (1 + DOUBT * i), plan))
     for tile, cycles in found[1:]:

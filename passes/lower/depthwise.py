@@ -2,7 +2,7 @@
 
 A tile is a run of pixels of one row and one block of channels. For each row of the filter its weights are loaded once;
 each input vector is loaded once and feeds all its taps. Rows beyond the input are left out by the loop's bounds, taps
-beyond it by leaving out their products in the first and last tiles.
+beyond it by leaving out their products in the first and last tiles. Integers are summed as floats, exact below 2^24.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from math import prod
 import numpy as np
 
 from ...ir.graph import Value
-from ...ir.loops import Buffer, Expr, broadcast, fma, minimum, shuffle
+from ...ir.loops import Buffer, Expr, broadcast, cast, fma, minimum, shuffle
+from ...ir.types import DType
 from .context import INDEX, Lowering
 from .conv_kernel import ConvKernel, Convolution, Image, finish, pad_operands, padded_bias, start, unravel
 from .tasks import guarded, tasks
@@ -25,15 +26,21 @@ MAX_UNROLLED = 7
 
 def is_depthwise(ctx: Lowering, conv: Convolution) -> bool:
     """One input channel a group, both tensors blocked, a channel multiplier that blocks divide or that divides them."""
-    lanes, multiplier = ctx.lanes(conv.dtype), conv.channels_out
+    lanes, multiplier = ctx.lanes(conv.sums), conv.channels_out
     if conv.channels_in != 1 or conv.groups == 1 or not (conv.x.type.layout.block == conv.y.layout.block == lanes):
         return False
     return lanes % multiplier == 0 or multiplier % lanes == 0
 
 
+def is_exact(conv: Convolution, largest: int) -> bool:
+    """Whether all sums over integers of up to `largest` are whole numbers that f32 holds."""
+    sums = np.abs(conv.weights.astype(np.int64)).reshape(len(conv.weights), -1).sum(1) * largest
+    return bool(np.all(sums + (0 if conv.bias is None else np.abs(conv.bias.astype(np.int64))) < 1 << 24))
+
+
 def lower_depthwise(ctx: Lowering, conv: Convolution) -> None:
     """Append the kernel of a depthwise convolution (see `is_depthwise`)."""
-    DepthwiseWriter(ctx, conv, pad_operands(ctx, ctx.lanes(conv.dtype)), ConvKernel(ctx)).write()
+    DepthwiseWriter(ctx, conv, pad_operands(ctx, ctx.lanes(conv.sums)), ConvKernel(ctx)).write()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +60,8 @@ class DepthwiseWriter:
     """Writes a kernel, or rows of its result as a part of the kernel `k`."""
 
     def __init__(self, ctx: Lowering, conv: Convolution, whole_vectors: bool, k: ConvKernel) -> None:
-        self.ctx, self.conv, self.k, self.lanes = ctx, conv, k, ctx.lanes(conv.dtype)
+        self.ctx, self.conv, self.k, self.lanes = ctx, conv, k, ctx.lanes(conv.sums)
+        self.acc = DType.F32 if conv.dtype.is_int else conv.dtype
         channels = conv.groups * conv.channels_out
         self.blocks = -(-channels // self.lanes)
         self.valid = self.lanes if whole_vectors else channels - (self.blocks - 1) * self.lanes
@@ -64,8 +72,9 @@ class DepthwiseWriter:
         self.rows_in = k.image(conv.x, INDEX, conv.window.h.size).rows
         self.plane = conv.window.d.size * self.rows_in * w.size * self.lanes
         self.x: Buffer = self.k.tensor(conv.x, "x")
-        self.w: Buffer = self.k.tensor(ctx.pack("weights", self._pack(conv.weights)), "w")
-        self.bias: Value | None = padded_bias(ctx, conv.bias, 1, self.lanes)
+        self.w: Buffer = self.k.tensor(ctx.pack("weights", self._pack(conv.weights.astype(self.acc.numpy))), "w")
+        bias = None if conv.bias is None else conv.bias.astype(self.acc.numpy)
+        self.bias: Value | None = padded_bias(ctx, bias, 1, self.lanes)
 
     def _pack(self, weights: np.ndarray) -> np.ndarray:
         """[blocks, taps, lanes]."""
@@ -122,6 +131,9 @@ class DepthwiseWriter:
 
     def _load(self, index: Expr) -> Expr:
         """The inputs of a vector of output channels at one position."""
+        return cast(self._loaded(index), self.acc)
+
+    def _loaded(self, index: Expr) -> Expr:
         m, b = self.conv.channels_out, self.lanes
         if m == 1:
             return self.k.load(self.x, index, b)
@@ -138,8 +150,8 @@ class DepthwiseWriter:
     def _tile(self, place: _Place, s: Segment, w: Expr, valid: int) -> None:
         k, lanes = self.k, self.lanes
         ad, ah, aw = self.conv.window.axes
-        acc = k.registers("acc", self.conv.dtype, s.pixels, lanes)
-        first = k.let(start(k, self.bias, place.block * lanes, lanes, self.conv.dtype), "first")
+        acc = k.registers("acc", self.acc, s.pixels, lanes)
+        first = k.let(start(k, self.bias, place.block * lanes, lanes, self.acc), "first")
         for p in range(s.pixels):
             k.store(acc, p, first)
         d0, d1 = ad.tap_range(place.d)

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ...codegen.target import Target
-from ...ir.loops import Buffer, Expr, broadcast, cast, shuffle
+from ...ir.loops import Buffer, Expr, broadcast, cast, dot, shuffle
+from ...ir.types import DType
 from .context import KernelBuilder
 from .product import multiply_add
 
@@ -18,6 +19,11 @@ from .product import multiply_add
 def splats_lanes(target: Target) -> bool:
     """Whether multiply-adds take a lane of a vector as a factor, so that x is best read as vectors along k."""
     return target.arch == "aarch64"
+
+
+def products_together(target: Target, dtype: DType) -> int:
+    """Neighbouring products along k that one instruction adds: pairs of i16 on x86, into i32."""
+    return 2 if dtype is DType.I16 and target.arch == "x86_64" else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +96,15 @@ def multiply(
     sets: int = 1,
     unroll: int = 1,
     soon: Sequence[Ahead] = (),
+    together: int = 1,
 ) -> None:
     """acc[(first + r)·vectors + v] += Σ x[r, i] · w[i, v] for i below `count`.
 
     `sets` copies of the tile follow each other in `acc`: step i adds to copy i % sets, which hides the latency of
-    small tiles. `unroll`: steps of one iteration, a multiple of `sets`. `soon`: read after this product.
+    small tiles. `unroll`: steps of one iteration, a multiple of `sets`. `soon`: read after this product. `together`: steps
+    that lie side by side in x (of step 1) and, lane by lane, in packed weights; `count` and `unroll` are multiples of it.
     """
-    inner = _Inner(k, x, w, acc, first, sets)
+    inner = _Inner(k, x, w, acc, first, sets, together)
     turns = 1
     if splats_lanes(k.ctx.target):
         if x.step == 1 and count >= w.lanes:
@@ -138,9 +146,14 @@ class _Inner:
     acc: Buffer
     first: int
     sets: int
+    together: int
 
     def steps(self, i: Expr, count: int) -> None:
         """Steps i to i + count."""
+        if self.together > 1:
+            for j in range(0, count, self.together):
+                self._together(i, j, self.together)
+            return
         k, w = self.k, self.w
         lined = self._lined(i, count) if splats_lanes(k.ctx.target) else {}
         vectors: list[Expr] = []
@@ -158,6 +171,21 @@ class _Inner:
                 for v in range(w.vectors):
                     at = j % self.sets * (self.acc.size // self.sets) + (self.first + r) * w.vectors + v
                     k.store(self.acc, at, multiply_add(factor, vectors[j * w.vectors + v], k.load(self.acc, at)))
+
+    def _together(self, i: Expr, j: int, group: int) -> None:
+        """Steps j to j + group after i, which lie side by side in x, and lane by lane in the weights."""
+        k, w, width = self.k, self.w, self.w.lanes * group
+        dtype = self.x.buffer.dtype
+        vectors = []
+        for v in range(w.vectors):
+            value = k.load(w.buffer, w.at + i * w.step + (j * w.step + v * width), width)
+            vectors.append(k.let(cast(value, dtype), "w"))
+        for r, (base, constant) in enumerate(self.x.at):
+            x = k.load(self.x.buffer, base + i * self.x.step + (constant + j), group)
+            factor = k.let(shuffle(x, None, tuple(range(group)) * w.lanes), "x")
+            for v in range(w.vectors):
+                at = j // group % self.sets * (self.acc.size // self.sets) + (self.first + r) * w.vectors + v
+                k.store(self.acc, at, dot(factor, vectors[v], k.load(self.acc, at)))
 
     def _lined(self, i: Expr, count: int) -> dict[tuple[Expr, int], tuple[Expr, int]]:
         """Elements of x that the steps need, by base and offset: the vector that holds each, and its lane there.

@@ -63,7 +63,7 @@ def lower_conv_integer(ctx: Lowering) -> None:
     def finish(k: KernelBuilder, site: Site, value: Expr) -> None:
         write(ctx, k, site, value)
 
-    _integer_conv(ctx, (x, ctx.node.input(2)), (w, ctx.node.input(3)), finish)
+    integer_convolution(ctx, (x, ctx.node.input(2)), (w, ctx.node.input(3)), finish)
 
 
 @lowers("QLinearConv")
@@ -80,7 +80,7 @@ def lower_qlinear_conv(ctx: Lowering) -> None:
         scale = scale / _parameter(k, ctx.node.input(6), site, 1)
         write(ctx, k, site, _requantised(value, scale, _parameter(k, ctx.node.input(7), site, 1), out.dtype))
 
-    _integer_conv(ctx, (x, ctx.node.input(2)), (w, ctx.node.input(5)), finish)
+    integer_convolution(ctx, (x, ctx.node.input(2)), (w, ctx.node.input(5)), finish)
 
 
 @lowers("DynamicQuantizeLinear")
@@ -168,7 +168,7 @@ class _Convolution:
     finish: Sums
 
 
-def _integer_conv(
+def integer_convolution(
     ctx: Lowering, data: tuple[Value, Value | None], weights: tuple[Value, Value | None], finish: Sums
 ) -> None:
     """Parallel over images, blocks of output channels and rows; a tile holds channels × one vector along the row."""

@@ -1,0 +1,439 @@
+"""Integer arithmetic between quantised convolutions.
+
+Before: Conv or Gemm of DequantizeLinear nodes, activations with one scale and constant weights; QLinearConv.
+After: `c2c.IntegerConv` of levels in i16, from which their zero point is taken away, with the bias in its exact sums;
+then the scale, and where a QuantizeLinear follows Round, Clip and Cast to the next levels: no tensor of floats between
+convolutions. Scales fold into one factor a channel, (x scale · w scale) / y scale in f32 as QLinearConv has it; sums of
+dequantised tensors are scaled by x scale / y scale. QuantizeLinear moves up through operators that only move or pick
+elements. Rounding is to the nearest even level, and no result depends on the target.
+Preserves: other operators, which read dequantised values. Needs: constants not folded yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..ir.graph import Graph, Node, Value
+from ..ir.reference import element_type, evaluate_node
+from ..ir.types import DType, TensorType
+from .base import GraphRewriter, Pass, PassContext, Rule, apply_rules, register_pass
+from .pattern import made_by, required, scalar
+
+LEVELS = (DType.U8, DType.I8)
+
+MOVING = ("MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Identity")
+"""Operators whose results are elements of their operands: they commute with an increasing function of each."""
+
+PARTS = {"Concat"}
+
+EXACT = 1 << 24
+"""Whole numbers below are exact in f32, and so are their sums in any order."""
+
+
+@register_pass
+class IntegerArithmetic(Pass):
+    name = "integer-arithmetic"
+
+    def run(self, graph: Graph, context: PassContext) -> bool:
+        if not any(n.op in ("DequantizeLinear", "QLinearConv") for n in graph.nodes):
+            return False
+        changed = apply_rules(graph, RULES, context)
+        work = _Rewriting(context.rewriter(graph))
+        for node in list(graph.nodes):
+            work.visit(node)
+        work.finish()
+        return work.rewriter.finish() or changed
+
+
+# ---- quantised tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """value = scale · (level - zero), one scale a tensor or one for each index of the axis."""
+
+    scale: np.ndarray
+    zero: np.ndarray
+    axis: int
+
+    @property
+    def is_single(self) -> bool:
+        return self.scale.size == 1 and self.zero.size == 1
+
+    @property
+    def step(self) -> np.float32:
+        return np.float32(self.scale.reshape(-1)[0])
+
+    @property
+    def offset(self) -> int:
+        return int(self.zero.reshape(-1)[0])
+
+
+def scale_of(node: Node | None) -> Scale | None:
+    """Constant scale and zero point of a QuantizeLinear or DequantizeLinear of f32, not of blocks."""
+    if node is None or node.attrs.get("block_size", 0):
+        return None
+    scale, zero = node.constant(1), node.input(2)
+    if scale is None or scale.dtype != np.float32 or not np.all(scale > 0) or zero is not None and zero.data is None:
+        return None
+    offset = np.zeros((), np.uint8) if zero is None or zero.data is None else zero.data
+    return Scale(scale, offset.astype(np.int32), node.attrs.get("axis", 1))
+
+
+def _dequantized(value: Value | None) -> tuple[Value, Scale] | None:
+    """Levels of 8 bits and the scale of a value that a DequantizeLinear makes of them."""
+    node = made_by(value, "DequantizeLinear")
+    scale = scale_of(node)
+    if node is None or scale is None or required(node).type.dtype not in LEVELS:
+        return None
+    return required(node), scale
+
+
+# ---- rules on QuantizeLinear
+
+
+def _raised(rw: GraphRewriter, node: Node) -> Value | None:
+    """QuantizeLinear(f(x…)) as f(QuantizeLinear(x)…)."""
+    scale, moving = scale_of(node), made_by(node.input(0), *MOVING)
+    if moving is None or scale is None or not scale.is_single or not rw.has_one_reader(moving.output):
+        return None
+    if len(moving.outputs) > 1 or node.output.type.dtype not in LEVELS:
+        return None
+    count = len(moving.inputs) if moving.op in PARTS else 1
+    sources = [required(moving, i) for i in range(count)]
+    if all(v.is_constant for v in sources) or any(v.type.dtype is not DType.F32 for v in sources):
+        return None
+    levels = []
+    for v in sources:
+        types = [v.type.with_dtype(node.output.type.dtype)]
+        levels.append(rw.emit("QuantizeLinear", [v, *node.inputs[1:]], types, node.attrs, origin=node.origin).output)
+    return rw.emit_like(node, moving.op, [*levels, *moving.inputs[count:]], **moving.attrs)
+
+
+def _cancelled(rw: GraphRewriter, node: Node) -> Value | None:
+    """QuantizeLinear(DequantizeLinear(x)) with equal scales and types is x."""
+    found, mine = _dequantized(node.input(0)), scale_of(node)
+    if found is None or mine is None or not (mine.is_single and found[1].is_single):
+        return None
+    same = (mine.step, mine.offset) == (found[1].step, found[1].offset)
+    return found[0] if same and found[0].type == node.output.type else None
+
+
+def _spread(rw: GraphRewriter, node: Node) -> Value | None:
+    """QLinearConv as Conv between DequantizeLinear and QuantizeLinear."""
+    x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero = node.inputs[:8]
+    bias = node.input(8)
+    scales = [v for v in (x_scale, w_scale, y_scale) if v is not None and v.data is not None]
+    if x is None or w is None or w.data is None or len(scales) < 3 or bias is not None and bias.data is None:
+        return None
+    if any(v is not None and v.data is None for v in (x_zero, w_zero, y_zero)) or scales[2].type.size != 1:
+        return None
+    if scales[0].type.size != 1 or any(v.type.dtype is not DType.F32 for v in scales):
+        return None
+    emit = rw.emit
+    wide = x.type.with_dtype(DType.F32)
+    data = emit("DequantizeLinear", [x, scales[0], x_zero], [wide], origin=node.origin).output
+    types = [w.type.with_dtype(DType.F32)]
+    axis = {"axis": 0} if scales[1].type.size > 1 else {}
+    if axis and w_zero is not None and w_zero.data is not None and w_zero.type.size == 1:
+        w_zero = rw.constant(w_zero.name, np.broadcast_to(w_zero.data.reshape(()), scales[1].type.dims).copy())
+    weights = emit("DequantizeLinear", [w, scales[1], w_zero], types, axis, origin=node.origin).output
+    inputs: list[Value | None] = [data, weights]
+    if bias is not None:
+        assert scales[0].data is not None and scales[1].data is not None and bias.data is not None
+        steps = np.broadcast_to(scales[0].data.reshape(()) * scales[1].data, bias.type.dims).astype(np.float32)
+        types = [bias.type.with_dtype(DType.F32)]
+        scale = rw.constant("bias_scale", steps)
+        inputs.append(emit("DequantizeLinear", [bias, scale], types, {"axis": 0}, origin=node.origin).output)
+    y = emit("Conv", inputs, [node.output.type.with_dtype(DType.F32)], node.attrs, origin=node.origin).output
+    return rw.emit_like(node, "QuantizeLinear", [y, scales[2], y_zero])
+
+
+RULES = (
+    Rule("spread-qlinear-conv", "QLinearConv(x, …) = Q(Conv(DQ(x), DQ(w), DQ(b)))", ("QLinearConv",), _spread),
+    Rule("cancel-quantize", "Q(DQ(x)) = x", ("QuantizeLinear",), _cancelled),
+    Rule("raise-quantize", "Q(f(x)) = f(Q(x))", ("QuantizeLinear",), _raised),
+)
+
+
+# ---- convolutions
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """A float value as sums · scale + bias, both of [1, K, 1…] or a number."""
+
+    sums: Value
+    scale: np.ndarray
+    bias: np.ndarray | None
+
+
+@dataclass(eq=False)
+class _Rewriting:
+    """levels: i16 levels less zero of quantised values; floats: the same before their Cast; sums: what values are."""
+
+    rewriter: GraphRewriter
+    levels: dict[tuple[Value, int], Value] = field(default_factory=dict)
+    floats: dict[Value, Value] = field(default_factory=dict)
+    sums: dict[Value, _Sums] = field(default_factory=dict)
+    place: dict[Value, int] = field(default_factory=dict)
+    """Order of the convolutions that values come from."""
+
+    def visit(self, node: Node) -> None:
+        node.inputs = tuple(None if v is None else self.rewriter.resolve(v) for v in node.inputs)
+        if node.op == "Conv":
+            self._convolution(node)
+        elif node.op in ("Gemm", "MatMul"):
+            self._row(node)
+        elif node.op in ("GlobalAveragePool", "ReduceMean", "AveragePool"):
+            self._mean(node)
+
+    def _emit(self, op: str, inputs: list[Value | None], type_: TensorType, node: Node, **attrs: object) -> Value:
+        new = self.rewriter.emit(op, inputs, [type_], attrs, origin=node.origin, hint=node.output.name)
+        return new.output
+
+    def _resolved(self, value: Value) -> Value:
+        return self.rewriter.resolve(value)
+
+    def _convolution(self, node: Node) -> None:
+        found, weights = _dequantized(node.input(0)), _weights(node.input(1))
+        if found is None or weights is None or not found[1].is_single or not node.output.type.is_static:
+            return
+        (x, scale), (w, w_scale) = found, weights
+        bias = _bias(node, scale.step * w_scale)
+        if bias is None or not self.rewriter.allow("integer-arithmetic", node):
+            return
+        self._replace(node, x, scale, w, w_scale, bias, node.attrs)
+
+    def _row(self, node: Node) -> None:
+        """A product of one row and constant weights, as a convolution of one pixel."""
+        found, weights = _dequantized(node.input(0)), _weights(node.input(1), axis=None)
+        attrs = node.attrs
+        if found is None or weights is None or not found[1].is_single or required(node).type.shape[:-1] != (1,):
+            return
+        (x, scale), (w, w_scale) = found, weights
+        if w.ndim != 2 or attrs.get("transA", 0) or attrs.get("alpha", 1.0) != 1.0 or attrs.get("beta", 1.0) != 1.0:
+            return
+        along = 0 if attrs.get("transB", 0) else 1
+        if w_scale.ndim and w_scale.size > 1 and w_scale.shape[1 - along] != 1:
+            return
+        w = w if along == 0 else w.T
+        w_scale = w_scale.reshape(-1)
+        bias = _bias(node, scale.step * w_scale)
+        if bias is None or not self.rewriter.allow("integer-arithmetic", node):
+            return
+        self._replace(node, x, scale, w[:, :, None, None], w_scale, bias, {})
+
+    def _replace(
+        self,
+        node: Node,
+        x: Value,
+        scale: Scale,
+        w: np.ndarray,
+        w_scale: np.ndarray,
+        bias: tuple[np.ndarray | None, np.ndarray | None],
+        attrs: dict[str, object],
+    ) -> None:
+        rw, rank = self.rewriter, w.ndim
+        data = self._levels(x, scale.offset, node)
+        type_ = node.output.type
+        if data.type.rank != rank:
+            shape = rw.constant("shape", np.asarray([1, w.shape[1], 1, 1], np.int64))
+            data = self._emit("Reshape", [data, shape], data.type.with_shape((1, w.shape[1], 1, 1)), node)
+            type_ = type_.with_shape((1, w.shape[0], 1, 1))
+        low, high = _range(x.type.dtype)
+        attrs = {**attrs, "largest": max(high - scale.offset, scale.offset - low)}
+        inputs: list[Value | None] = [data, rw.constant(f"{node.output.name}.weights", w)]
+        if bias[0] is not None:
+            inputs.append(rw.constant(f"{node.output.name}.bias", bias[0]))
+        sums = self._emit("c2c.IntegerConv", inputs, type_, node, **attrs)
+        across = (1, -1, *(1,) * (rank - 2)) if w_scale.size > 1 else ()
+        factor = (scale.step * w_scale.astype(np.float32)).reshape(across)
+        found = _Sums(sums, factor, None if bias[1] is None else bias[1].reshape(1, -1, *(1,) * (rank - 2)))
+        result = self._scaled_sums(found, np.float32(1), node)
+        if type_.shape != node.output.type.shape:
+            shape = rw.constant("shape", np.asarray(node.output.type.dims, np.int64))
+            found = _Sums(
+                self._emit("Reshape", [sums, shape], node.output.type, node),
+                factor.reshape(1, -1) if factor.size > 1 else factor,
+                None if found.bias is None else found.bias.reshape(1, -1),
+            )
+            result = self._scaled_sums(found, np.float32(1), node)
+        self.sums[result] = found
+        self.place[result] = len(self.place)
+        rw.replace(node.output, result)
+
+    def _scaled_sums(self, found: _Sums, step: np.float32, node: Node) -> Value:
+        """sums · (scale / step) + bias / step."""
+        rw, type_ = self.rewriter, found.sums.type
+        factor = rw.constant("scale", (found.scale / step).astype(np.float32))
+        value = self._emit("Mul", [found.sums, factor], type_, node)
+        if found.bias is not None:
+            shift = rw.constant("bias", (found.bias / step).astype(np.float32))
+            value = self._emit("Add", [value, shift], type_, node)
+        return value
+
+    def _mean(self, node: Node) -> None:
+        """The mean of levels, whose sum f32 holds exactly, before their scale."""
+        found = _dequantized(node.input(0))
+        if found is None or not found[1].is_single or not node.output.type.is_static:
+            return
+        (x, scale), (low, high) = found, _range(found[0].type.dtype)
+        if required(node).type.size * max(high - scale.offset, scale.offset - low) >= EXACT * x.type.dims[0]:
+            return
+        if not self.rewriter.allow("integer-arithmetic", node):
+            return
+        levels = self._levels(x, scale.offset, node)
+        wide = self._emit("Cast", [levels], levels.type.with_dtype(DType.F32), node, to=element_type(DType.F32))
+        mean = self._emit(node.op, [wide, *node.inputs[1:]], node.output.type, node, **node.attrs)
+        found_sums = _Sums(mean, np.asarray(scale.step), None)
+        result = self._scaled_sums(found_sums, np.float32(1), node)
+        self.sums[result] = found_sums
+        self.rewriter.replace(node.output, result)
+
+    # ---- levels
+
+    def _levels(self, q: Value, zero: int, reader: Node) -> Value:
+        """Levels of 8 bits less their zero point, as i16."""
+        q = self.rewriter.resolve(q)
+        if (q, zero) not in self.levels:
+            self.levels[q, zero] = self._made_levels(q, zero, reader)
+        return self.levels[q, zero]
+
+    def _made_levels(self, q: Value, zero: int, reader: Node) -> Value:
+        type_, node = q.type.with_dtype(DType.I16), q.producer
+        scale = scale_of(node) if node is not None and node.op == "QuantizeLinear" else None
+        if node is not None and scale is not None and scale.is_single and scale.offset == zero:
+            return self._quantized(node, scale)
+        if node is not None and node.op in MOVING and len(node.outputs) == 1:
+            count = len(node.inputs) if node.op in PARTS else 1
+            parts: list[Value | None] = [self._levels(required(node, i), zero, node) for i in range(count)]
+            return self._emit(node.op, [*parts, *node.inputs[count:]], type_, node, **node.attrs)
+        wide = self._emit("Cast", [q], type_, reader, to=element_type(DType.I16))
+        if not zero:
+            return wide
+        return self._emit("Sub", [wide, self.rewriter.constant("zero", np.asarray(zero, np.int16))], type_, reader)
+
+    def _quantized(self, node: Node, scale: Scale) -> Value:
+        """Round(x / scale) in the range of the levels less their zero point."""
+        rw, x = self.rewriter, self._resolved(required(node))
+        low, high = _range(node.output.type.dtype)
+        low, high = low - scale.offset, high - scale.offset
+        x, low, high = self._bounded(x, scale.step, low, high)
+        rounded = self._emit("Round", [self._divided(x, scale.step, node)], x.type, node)
+        ends: list[Value | None] = [rw.constant("end", np.asarray(e, np.float32)) for e in (low, high)]
+        clipped = self._emit("Clip", [rounded, *ends], x.type, node)
+        type_ = x.type.with_dtype(DType.I16)
+        levels = self._emit("Cast", [clipped], type_, node, to=element_type(DType.I16))
+        self.floats[levels] = clipped
+        if x in self.place:
+            self.place[levels] = self.place[x]
+        return levels
+
+    def _bounded(self, x: Value, step: np.float32, low: int, high: int) -> tuple[Value, int, int]:
+        """Activations that only cut off, as bounds of the levels."""
+        node = made_by(x, "Relu", "Clip")
+        if node is None:
+            return x, low, high
+        ends: list[float | None] = [0.0, None]
+        if node.op == "Clip":
+            values = [node.input(1), node.input(2)]
+            if any(v is not None and scalar(v) is None for v in values):
+                return x, low, high
+            ends = [None if v is None else scalar(v) for v in values]
+        a, b = (None if e is None else int(np.clip(np.rint(np.float32(e) / step), low, high)) for e in ends)
+        source = self._resolved(required(node))
+        return source, low if a is None else a, high if b is None else b
+
+    def _divided(self, x: Value, step: np.float32, node: Node) -> Value:
+        """x / step, the division folded into constants where there are some."""
+        if x in self.sums:
+            return self._scaled_sums(self.sums[x], step, node)
+        if (found := _dequantized(x)) is not None and found[1].is_single:
+            return self._rescaled(found, step, node, inside=False)
+        add = made_by(x, "Add")
+        if add is not None:
+            parts = [_dequantized(self._resolved(v)) for v in add.inputs if v is not None]
+            both = [p for p in parts if p is not None and p[1].is_single]
+            if len(both) == 2 and all(p[0].type.shape == x.type.shape for p in both):
+                levels = [self._levels(p[0], p[1].offset, node) for p in both]
+                order = [self.place.get(v, -1) for v in levels]
+                inside = [order[0] > order[1], order[1] > order[0]]
+                terms: list[Value | None] = [
+                    self._rescaled(p, step, node, inside=i) for p, i in zip(both, inside, strict=True)
+                ]
+                return self._emit("Add", terms, x.type, node)
+        return self._emit("Div", [x, self.rewriter.constant("step", np.asarray(step))], x.type, node)
+
+    def _rescaled(self, found: tuple[Value, Scale], step: np.float32, node: Node, *, inside: bool) -> Value:
+        """A dequantised value over `step`; `inside`: of the levels before their Cast, where nobody else needs those."""
+        q, scale = found
+        levels = self._levels(q, scale.offset, node)
+        factor = self.rewriter.constant("scale", np.asarray(np.float32(scale.step / step)))
+        type_ = levels.type.with_dtype(DType.F32)
+        if inside and levels in self.floats and self.rewriter.has_one_reader(q):
+            return self._emit("Mul", [self.floats[levels], factor], type_, node)
+        return self._emit("DequantizeLinear", [levels, factor], type_, node)
+
+    # ---- what still reads dequantised values
+
+    def finish(self) -> None:
+        """Values dequantised from levels that are there in i16 are made of those."""
+        for node in list(self.rewriter.graph.nodes):
+            scale = scale_of(node) if node.op == "DequantizeLinear" else None
+            if scale is None or not scale.is_single:
+                continue
+            levels = self.levels.get((self.rewriter.resolve(required(node)), scale.offset))
+            if levels is not None:
+                factor = self.rewriter.constant("scale", np.asarray(scale.step))
+                new = self._emit("DequantizeLinear", [levels, factor], node.output.type, node)
+                self.rewriter.replace(node.output, new)
+
+
+def _range(dtype: DType) -> tuple[int, int]:
+    limits = np.iinfo(dtype.numpy)
+    return int(limits.min), int(limits.max)
+
+
+def _weights(value: Value | None, axis: int | None = 0) -> tuple[np.ndarray, np.ndarray] | None:
+    """Constant levels less their zero points, in i8 or i16, and scales: for `axis` one or one an index of it, with None
+    in a form that broadcasts to the levels."""
+    node = made_by(value, "DequantizeLinear")
+    scale = scale_of(node)
+    if node is None or scale is None:
+        return None
+    levels, inner = node.constant(0), made_by(node.input(0), "QuantizeLinear")
+    if levels is None and inner is not None and all(v is None or v.data is not None for v in inner.inputs):
+        (levels,) = evaluate_node(inner, [None if v is None else v.data for v in inner.inputs])
+    if levels is None or levels.dtype not in (np.int8, np.uint8):
+        return None
+    along = scale.axis % levels.ndim
+    if not scale.is_single and axis is not None and along != axis:
+        return None
+
+    def placed(a: np.ndarray) -> np.ndarray:
+        return a.reshape([-1 if i == along else 1 for i in range(levels.ndim)]) if a.size > 1 else a.reshape(())
+
+    centred = levels.astype(np.int32) - placed(scale.zero)
+    dtype = np.int8 if centred.min(initial=0) >= -128 and centred.max(initial=0) <= 127 else np.int16
+    return centred.astype(dtype), scale.scale.reshape(-1) if axis is not None else placed(scale.scale)
+
+
+def _bias(node: Node, steps: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None] | None:
+    """The bias as (i32 in units of `steps`, f32): the first where it was given so; None where it is not constant."""
+    value, filters = node.input(2), node.output.type.dims[1]
+    if value is None:
+        return None, None
+    made = made_by(value, "DequantizeLinear")
+    if made is None:
+        data = value.data
+        return None if data is None else (None, np.broadcast_to(data.reshape(-1), (filters,)).astype(np.float32))
+    levels, scale = made.constant(0), scale_of(made)
+    if levels is None or scale is None or levels.dtype != np.int32 or np.any(scale.zero):
+        return None
+    if levels.size == filters and np.allclose(scale.scale.reshape(-1), steps.reshape(-1), rtol=1e-5, atol=0):
+        return levels.reshape(-1), None
+    (data,) = evaluate_node(made, [None if v is None else v.data for v in made.inputs])
+    return None, np.broadcast_to(data.reshape(-1), (filters,)).astype(np.float32)

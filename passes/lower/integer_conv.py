@@ -1,0 +1,70 @@
+"""c2c.IntegerConv: convolutions of integers with exact 32-bit sums, given as float32.
+
+Direct, by register tiles of pairs of products where the target has them, of blocked levels in i16; depthwise ones as
+floats, which hold their sums exactly; others (plain tensors, large groups) by the planar kernel of ConvInteger.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...ir.loops import Expr, broadcast, cast
+from ...ir.types import DType
+from .context import KernelBuilder, Lowering, Site, lowers
+from .conv import whole_blocks
+from .conv_direct import lower_direct
+from .conv_kernel import Convolution
+from .depthwise import is_depthwise, is_exact, lower_depthwise
+from .micro import products_together
+from .quantized import integer_convolution
+from .window import window
+
+
+@lowers("c2c.IntegerConv")
+def lower_integer_conv(ctx: Lowering) -> None:
+    """Inputs x, w, bias; the last two constant. `largest`: the largest magnitude in x."""
+    conv = _read(ctx)
+    if conv is not None:
+        if is_depthwise(ctx, conv) and is_exact(conv, ctx.node.attrs.get("largest", 1 << 15)):
+            return lower_depthwise(ctx, conv)
+        merged = whole_blocks(ctx, conv)
+        if merged is not None:
+            return lower_direct(ctx, _even(ctx, merged))
+    return _planar(ctx)
+
+
+def _read(ctx: Lowering) -> Convolution | None:
+    """The node as a convolution of blocked levels in i16; None where it is another one."""
+    node, out = ctx.node, ctx.output.type
+    x, w, bias = node.input(0), node.input(1), node.input(2)
+    assert x is not None and w is not None
+    block = ctx.lanes(DType.I32)
+    if x.type.dtype is not DType.I16 or x.type.layout.block != block or out.layout.block not in (0, block):
+        return None
+    if w.data is None or bias is not None and bias.data is None:
+        return None
+    view = window(node, x.type, node.output.type, w.type.dims[2:])
+    weights = w.data.astype(np.int16).reshape(*w.data.shape[:2], *(a.kernel for a in view.axes))
+    return Convolution(x, out, weights, None if bias is None else bias.data, node.attrs.get("group", 1), view)
+
+
+def _even(ctx: Lowering, conv: Convolution) -> Convolution:
+    """With channels of zeros up to a whole number of products that are added together."""
+    missing = -conv.channels_in % products_together(ctx.target, conv.dtype)
+    if not missing:
+        return conv
+    weights = np.pad(conv.weights, [(0, 0), (0, missing), *[(0, 0)] * 3])
+    return Convolution(conv.x, conv.y, weights, conv.bias, conv.groups, conv.window)
+
+
+def _planar(ctx: Lowering) -> None:
+    x, w = ctx.node.inputs[:2]
+    bias = ctx.node.input(2)
+    assert x is not None and w is not None
+
+    def finish(k: KernelBuilder, site: Site, value: Expr) -> None:
+        if bias is not None:
+            value = value + broadcast(k.load(k.tensor(bias), site.coords[1]), site.lanes)
+        k.write(ctx.output, site, ctx.epilogue(k, site, cast(value, DType.F32)))
+
+    integer_convolution(ctx, (x, None), (w, None), finish)
