@@ -65,11 +65,19 @@ def _instruction(w: Writer, row: _Instruction, a: str, b: str, c: str) -> str:
     types = [value_type(t, row.lanes * row.group) for t in (row.a, row.b)]
     if not row.adds:
         made = w.call(row.name, sums, (types[0], a), (types[1], b))
-        return w.op(f"add {sums} {c}, {made}")
+        return _fenced(w, w.op(f"add {sums} {c}, {made}"), row.lanes)
     if row.words:
         a, b = (w.op(f"bitcast {t} {v} to {sums}") for t, v in zip(types, (a, b), strict=True))
         types = [sums, sums]
     return w.call(row.name, sums, (sums, c), (types[0], a), (types[1], b))
+
+
+def _fenced(w: Writer, value: str, lanes: int) -> str:
+    """The same sums, which LLVM must not reorder: it would keep products of a whole loop in registers to add them."""
+    sums, floats = vector("i32", lanes), vector("float", lanes)
+    made = w.op(f"bitcast {sums} {value} to {floats}")
+    made = w.call(f"llvm.arithmetic.fence.v{lanes}f32", floats, (floats, made))
+    return w.op(f"bitcast {floats} {made} to {sums}")
 
 
 def _widened(w: Writer, e: Dot, group: int, a: str, b: str, c: str) -> str:

@@ -24,6 +24,10 @@ LATENCY = 4
 TILE_OVERHEAD = 8
 """Cycles to begin and end a tile beyond what each of its results takes."""
 
+PRODUCT = 4
+"""Registers that products of integers need beside accumulators and weights: an input, products before they are added,
+and weights that LLVM loads early."""
+
 MAX_BORDER_TILES = 12
 """Border tiles of a row that get code of their own; rows with more fall back to single pixels."""
 
@@ -133,7 +137,7 @@ def tiles(
         Tile(p, v)
         for v in range(1, min(vectors, 6) + 1)
         for p in range(1, min(pixels, target.registers) + 1)
-        if fits(target, p, v, lined)
+        if fits(target, p, v, lined) and (dtype is not DType.I32 or p * v + v + PRODUCT <= target.registers)
     ]
     turn = TILE_OVERHEAD / depth if lined else 0.0
 
