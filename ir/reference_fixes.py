@@ -24,10 +24,11 @@ class Conv(_Conv):
 
     op_domain = ""
 
-    def _run(self, *inputs: np.ndarray, **attrs: Any) -> tuple[np.ndarray]:
+    def _run(self, *inputs: Any, **attrs: Any) -> Any:
         if inputs[0].dtype.kind == "f":
-            return super()._run(*inputs, **attrs)
-        (sums,) = super()._run(*(None if x is None else x.astype(np.float64) for x in inputs), **attrs)
+            return super()._run(*inputs, **attrs)  # type: ignore[no-untyped-call]
+        run: Any = super()._run
+        (sums,) = run(*(None if x is None else x.astype(np.float64) for x in inputs), **attrs)
         return (sums.astype(np.float32),)
 
 
@@ -36,11 +37,11 @@ class MaxPool(_MaxPool):
 
     op_domain = ""
 
-    def _run(self, x: np.ndarray, **attrs: Any) -> tuple[np.ndarray, ...]:
+    def _run(self, x: Any, **attrs: Any) -> Any:  # type: ignore[override]
+        run: Any = super()._run
         if x.dtype != np.int16:
-            found: tuple[np.ndarray, ...] = super()._run(x, **attrs)
-            return found
-        largest, *rest = super()._run(x.astype(np.float64), **attrs)
+            return run(x, **attrs)
+        largest, *rest = run(x.astype(np.float64), **attrs)
         return (largest.astype(np.int16), *rest)
 
 

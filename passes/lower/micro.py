@@ -101,8 +101,9 @@ def multiply(
     """acc[(first + r)·vectors + v] += Σ x[r, i] · w[i, v] for i below `count`.
 
     `sets` copies of the tile follow each other in `acc`: step i adds to copy i % sets, which hides the latency of
-    small tiles. `unroll`: steps of one iteration, a multiple of `sets`. `soon`: read after this product. `together`: steps
-    that lie side by side in x (of step 1) and, lane by lane, in packed weights; `count` and `unroll` are multiples of it.
+    small tiles. `unroll`: steps of one iteration, a multiple of `sets`. `soon`: read after this product.
+    `together`: steps that lie side by side in x (of step 1) and, lane by lane, in packed weights; `count` and `unroll`
+    are multiples of it.
     """
     inner = _Inner(k, x, w, acc, first, sets, together)
     turns = 1
@@ -120,8 +121,8 @@ def multiply(
                     k.prefetch(item.buffer, item.at + i * item.step + line * (LINE_BYTES // item.buffer.dtype.nbytes))
             for turn in range(0, step, unroll):
                 inner.steps(i + turn, unroll)
-    for i in k.loop("k", count, main) if main < count else ():
-        inner.steps(i, 1)
+    for i in k.loop("k", count, main, together) if main < count else ():
+        inner.steps(i, together)
 
 
 def in_turns(k: KernelBuilder, hint: str, begin: Expr, end: Expr, count: int) -> Iterator[Expr]:
