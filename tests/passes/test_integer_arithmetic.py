@@ -88,7 +88,7 @@ def test_qlinear_convolutions_are_exact(options: dict[str, Any]) -> None:
     x = np.random.default_rng(1).integers(0, 256, net.shape).astype(np.uint8)
     expected = ReferenceEvaluator(model).run(None, {"x": x})
     for got, want in zip(run(model, x, **options), expected, strict=True):
-        assert got.dtype == np.uint8 and 20 < np.unique(want).size
+        assert got.dtype == np.uint8 and np.unique(want).size > 20
         np.testing.assert_array_equal(got, want)
 
 
@@ -138,8 +138,10 @@ def optimised(model: onnx.ModelProto, target: str) -> Graph:
 def test_tensors_between_convolutions_are_integers() -> None:
     net, result = residual_net()
     graph = optimised(net.model([result], TensorProto.FLOAT), "x86-64-v3")
-    means = {v for n in graph.nodes if n.op == "GlobalAveragePool" for v in n.inputs}  # of whole numbers in f32
-    large = [v for n in graph.nodes for v in n.outputs if v.type.rank == 4 and v.type.size > 64 and v not in means]
+    mean = 40  # channels of what the mean reads: whole numbers in f32
+    large = [
+        v for n in graph.nodes for v in n.outputs if v.type.rank == 4 and v.type.size > 64 and v.type.dims[1] != mean
+    ]
     assert len(large) >= 5
     assert [str(v.type) for v in large if v.type.dtype not in (DType.I16, DType.U8)] == []
     bodies = [n.attrs["body"].nodes for n in graph.nodes if n.op == "c2c.Fused"]
