@@ -6,6 +6,8 @@ floats, which hold their sums exactly; others (plain tensors, large groups) by t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ...ir.loops import Expr, broadcast, cast
@@ -14,10 +16,19 @@ from .context import KernelBuilder, Lowering, Site, lowers
 from .conv import whole_blocks
 from .conv_direct import lower_direct
 from .conv_kernel import Convolution
+from .conv_schedules import problem
 from .depthwise import is_depthwise, is_exact, lower_depthwise
 from .micro import products_together
 from .quantized import integer_convolution
+from .schedule import Schedule, choose
 from .window import window
+from .winograd_integer import fits, lower_winograd_integer
+
+EFFICIENCY = 0.7
+"""Part of the rate of multiply-adds that products reach: sums take as many instructions again."""
+
+TRANSFORM = 3.3
+"""Cycles of both transforms for one vector of V or M."""
 
 
 @lowers("c2c.IntegerConv")
@@ -29,7 +40,9 @@ def lower_integer_conv(ctx: Lowering) -> None:
             return lower_depthwise(ctx, conv)
         merged = whole_blocks(ctx, conv)
         if merged is not None:
-            return lower_direct(ctx, _even(ctx, merged))
+            even = _even(ctx, merged)
+            lowering = choose(ctx, "integer-conv", problem(ctx, even, True), _schedules(ctx, even))
+            return lowering(ctx, even)
     return _planar(ctx)
 
 
@@ -46,6 +59,19 @@ def _read(ctx: Lowering) -> Convolution | None:
     view = window(node, x.type, node.output.type, w.type.dims[2:])
     weights = w.data.astype(np.int16).reshape(*w.data.shape[:2], *(a.kernel for a in view.axes))
     return Convolution(x, out, weights, None if bias is None else bias.data, node.attrs.get("group", 1), view)
+
+
+def _schedules(ctx: Lowering, conv: Convolution) -> list[Schedule[Callable[[Lowering, Convolution], None]]]:
+    """The direct form, and F(4×4, 3×3) where that is exact."""
+    target, vector = ctx.target, ctx.lanes(conv.sums)
+    rate = EFFICIENCY * vector * target.fma_per_cycle * products_together(target, conv.dtype)
+    found = [Schedule("direct", conv.macs / rate, lower_direct)]
+    if fits(ctx, conv, ctx.node.attrs.get("largest", 1 << 15)):
+        tiles = conv.batch * -(-conv.window.h.out // 4) * -(-conv.window.w.out // 4)
+        vectors = 36 * tiles * (-(-conv.channels_in // vector) + -(-conv.channels_out // vector))
+        products = 36 * tiles * conv.channels_in * conv.channels_out
+        found.append(Schedule("F4", products / rate + TRANSFORM * vectors, lower_winograd_integer))
+    return found
 
 
 def _even(ctx: Lowering, conv: Convolution) -> Convolution:

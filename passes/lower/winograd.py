@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from ...ir.graph import Value
-from ...ir.loops import Buffer, Expr, binary, const, maximum, minimum
+from ...ir.loops import Buffer, Expr, binary, cast, const, maximum, minimum
 from ..winograd_math import input_matrix, output_matrix
 from .context import Lowering, lowers, strides
 from .conv import lower_conv, read_convolution
@@ -34,7 +34,7 @@ from .winograd_weights import transformed_weights
 def lower_winograd(ctx: Lowering) -> None:
     """Winograd where the input is blocked, else as Conv."""
     conv, m = read_convolution(ctx), ctx.node.attrs["m"]
-    if conv is None or conv.x.type.layout.block != ctx.lanes(conv.dtype) or conv.groups > 1 or not _is_fit(conv):
+    if conv is None or conv.x.type.layout.block != ctx.lanes(conv.dtype) or conv.groups > 1 or not is_winograd(conv):
         return lower_conv(ctx)
     lanes = ctx.lanes(conv.dtype)
     whole = pad_operands(ctx, lanes)
@@ -46,26 +46,34 @@ def lower_winograd(ctx: Lowering) -> None:
     copies = 1 if plan.phased else ctx.threads
     v = ctx.scratch("v", conv.dtype, plan.n**2 * plan.stride_v * copies)
     m_ = ctx.scratch("m", conv.dtype, plan.n**2 * plan.stride_m * copies)
+    write(ctx, plan, Phases, (weights, bias, v, m_))
+
+
+def write(ctx: Lowering, plan: Plan, phases: type[Phases], values: tuple[Value, Value | None, Value, Value]) -> None:
+    """Append the kernels; `values`: transformed weights, bias, V and M."""
     if plan.phased:
         for phase in range(3):
-            _Phases(ctx, plan, weights, bias, v, m_).write_phase(phase)
+            phases(ctx, plan, *values).write_phase(phase)
     else:
-        _Phases(ctx, plan, weights, bias, v, m_).write_blocks()
+        phases(ctx, plan, *values).write_blocks()
 
 
-def _is_fit(conv: Convolution) -> bool:
+def is_winograd(conv: Convolution) -> bool:
     w = conv.window
     plain = all(a.stride == a.dilation == 1 for a in w.axes)
     return plain and w.rank == 2 and w.h.kernel == w.w.kernel == 3
 
 
-class _Phases:
-    """Writes the phases into one kernel or three."""
+class Phases:
+    """Writes the phases into one kernel or three. together: see `micro.multiply`."""
+
+    together = 1
 
     def __init__(self, ctx: Lowering, plan: Plan, weights: Value, bias: Value | None, v: Value, m: Value) -> None:
         self.ctx, self.plan, self.k = ctx, plan, ConvKernel(ctx)
         self.weights, self.bias, self.v_value, self.m_value = weights, bias, v, m
         self.reading = read_directly(plan.conv.x, plan.conv.window) if not ctx.head else read_through(ctx)
+        self.matrices = input_matrix(plan.m), output_matrix(plan.m)
         self.v_base: Expr = const(0)
         self.m_base: Expr = const(0)
 
@@ -140,7 +148,7 @@ class _Phases:
     def _transform_input(self, at: Expr, places: tuple[list[int], list[int]], target: Expr) -> None:
         """The tile whose rows and columns lie at `places` from `at` on; several may be the same."""
         k, plan, n, lanes = self.k, self.plan, self.plan.n, self.plan.lanes
-        x, matrix = k.tensor(self.reading.source, "x"), input_matrix(plan.m)
+        x, matrix = k.tensor(self.reading.source, "x"), self.matrices[0]
         columns: dict[int, list[Expr]] = {}
         for j in dict.fromkeys(places[1]):
             loaded = {i: k.let(k.load(x, at + (i + j), lanes), "d") for i in dict.fromkeys(places[0])}
@@ -153,7 +161,7 @@ class _Phases:
     def _transform_border(self, source: Expr, line: Expr, top: Expr, left: Expr, target: Expr) -> None:
         """The same beyond the image, from `line` on: columns one by one, then rows."""
         k, plan, n, lanes = self.k, self.plan, self.plan.n, self.plan.lanes
-        half, matrix = k.alloc("half", plan.conv.dtype, n * n * lanes), input_matrix(plan.m)
+        half, matrix = k.alloc("half", plan.conv.dtype, n * n * lanes), self.matrices[0]
         if self.reading.rows.mode == "zero":
             self._columns_inside(line, top, left, half)
         else:
@@ -168,7 +176,7 @@ class _Phases:
         """Columns with zeros around the image: those inside it by the rows that they have."""
         k, plan, n, lanes = self.k, self.plan, self.plan.n, self.plan.lanes
         h, w = self.reading.rows, self.reading.columns
-        x, matrix = k.tensor(self.reading.source, "x"), input_matrix(plan.m)
+        x, matrix = k.tensor(self.reading.source, "x"), self.matrices[0]
         i0, i1 = k.let(maximum(-top, 0), "i"), k.let(minimum(h.size - top, n), "i")
         j0 = k.let(minimum(maximum(-left, 0), n), "j")
         j1 = k.let(maximum(minimum(w.size - left, n), 0), "j")
@@ -239,9 +247,9 @@ class _Phases:
     def _product_tile(self, tile: Tile, weights: Expr, v: Expr, to: Expr, ahead: Expr, lines: int) -> None:
         """Sums over all channels; each block of them fetches `lines` of U from `ahead` on."""
         k, plan, lanes = self.k, self.plan, self.plan.lanes
-        acc = k.registers("acc", plan.conv.dtype, tile.pixels * tile.vectors, lanes)
+        acc = k.registers("acc", plan.conv.sums, tile.pixels * tile.vectors, lanes)
         for i in range(tile.pixels * tile.vectors):
-            k.store(acc, i, const(0, plan.conv.dtype, lanes))
+            k.store(acc, i, const(0, plan.conv.sums, lanes))
         v, to = k.let(v, "v"), k.let(to, "to")
         whole, rest = divmod(plan.conv.channels_in, lanes)
         width, step = tile.vectors * lanes, plan.block * lanes
@@ -260,7 +268,7 @@ class _Phases:
         k, lanes = self.k, self.plan.lanes
         rows = rows_of(self.v, k.let(x, "x"), lanes, tile.pixels)
         weights = packed(k.tensor(self.weights, "w"), k.let(u, "u"), tile.vectors, lanes)
-        multiply(k, rows, weights, count, acc)
+        multiply(k, rows, weights, count, acc, unroll=self.together, together=self.together)
 
     # --- output transform
 
@@ -269,7 +277,7 @@ class _Phases:
         _, rows, columns = plan.grid
         h, w = plan.conv.window.h, plan.conv.window.w
         ragged = h.out % m != 0 or w.out % m != 0
-        bias = k.let(start(k, self.bias, o * plan.lanes, plan.lanes, plan.conv.dtype), "bias")
+        bias = k.let(start(k, self.bias, o * plan.lanes, plan.lanes, plan.conv.sums), "bias")
         for t in k.loop("t", last, first):
             image, row, column = unravel(k, t, (plan.conv.batch, rows, columns))
             top, left = k.let(row * m, "top"), k.let(column * m, "left")
@@ -286,19 +294,23 @@ class _Phases:
     def _transform_output(self, o: Expr, t: Expr, bias: Expr) -> list[list[Expr]]:
         k, plan, n, lanes = self.k, self.plan, self.plan.n, self.plan.lanes
         at = k.let(self.m_base + (o * plan.block + t) * lanes, "m")
-        matrix, places = output_matrix(plan.m), self._places(at, plan.stride_m)
+        matrix, places = self.matrices[1], self._places(at, plan.stride_m)
         columns = []
         for j in range(n):
             values = [k.let(k.load(self.m, places[i][j], lanes), "y") for i in range(n)]
             columns.append(apply(k, matrix, values))
         rows = [apply(k, matrix, [columns[j][i] for j in range(n)]) for i in range(plan.m)]
-        return [[k.let(value + bias, "y") for value in row] for row in rows] if self.bias is not None else rows
+        return [[self._result(value, bias) for value in row] for row in rows]
+
+    def _result(self, value: Expr, bias: Expr) -> Expr:
+        """An element of the product of the output transform as a result."""
+        return self.k.let(value + bias, "y") if self.bias is not None else value
 
     def _cropped(self, o: Expr, image: Expr, top: Expr, left: Expr, values: list[list[Expr]]) -> None:
         """The results of a tile that lie inside the image."""
         k, m, lanes = self.k, self.plan.m, self.plan.lanes
         h, w = self.plan.conv.window.h, self.plan.conv.window.w
-        kept = k.alloc("kept", self.plan.conv.dtype, m * m * lanes)
+        kept = k.alloc("kept", self.plan.conv.sums, m * m * lanes)
         for i, row in enumerate(values):
             for j, value in enumerate(row):
                 k.store(kept, (i * m + j) * lanes, value)
@@ -309,6 +321,7 @@ class _Phases:
 
     def _finish(self, o: Expr, coords: tuple[Expr, ...], value: Expr) -> None:
         k, plan = self.k, self.plan
+        value = cast(value, self.ctx.node.output.type.dtype)
         if plan.valid == plan.lanes:
             finish(k, coords, plan.lanes, value)
             return

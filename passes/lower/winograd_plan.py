@@ -82,7 +82,7 @@ class Plan:
 
 def make_plan(ctx: Lowering, conv: Convolution, m: int) -> Plan:
     """Tiles of a task so that weights are read seldom and V and M stay small."""
-    lanes, n, size = ctx.lanes(conv.dtype), m + 2, conv.dtype.nbytes
+    lanes, n, size = ctx.lanes(conv.sums), m + 2, conv.dtype.nbytes
     plan = Plan(conv, m, lanes, Tile(1, 1), 1, False, lanes)
     per_tile = n * n * (plan.blocks_in + plan.blocks_out) * lanes * size
     weights = n * n * plan.blocks_in * plan.blocks_out * lanes * lanes * size
@@ -102,7 +102,7 @@ def make_plan(ctx: Lowering, conv: Convolution, m: int) -> Plan:
         uneven = {b: not is_even(-(-plan.tiles // b), ctx.threads) for b in sizes}
         block = min((b for b in sizes if b >= min(12, most)), key=lambda b: (uneven[b], traffic(b), b))
     lined = Lined(lanes, lanes, lanes) if splats_lanes(ctx.target) else None
-    tile = choose_tile(ctx.target, conv.dtype, block, conv.channels_out, lined=lined, depth=conv.channels_in)
+    tile = choose_tile(ctx.target, conv.sums, block, conv.channels_out, lined=lined, depth=conv.channels_in)
     ahead = prefetches(ctx.target) and weights > FAR * ctx.target.l2_bytes
     return replace(plan, block=block, tile=tile, phased=few, ahead=ahead)
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...ir.loops import Builder, Expr, const, fma
+from ...ir.loops import Builder, Expr, const
+from .product import multiply_add
 
 
 def apply(k: Builder, matrix: np.ndarray, values: Sequence[Expr]) -> list[Expr]:
@@ -64,7 +65,7 @@ def _combine(row: np.ndarray, values: Sequence[Expr]) -> Expr:
     for i in sorted(np.flatnonzero(row).tolist(), key=lambda i: (row[i] != 1, abs(row[i]) != 1)):
         factor, value = float(row[i]), values[i]
         if total is None:
-            total = value if factor == 1 else -value if factor == -1 else value * factor
+            total = value if factor == 1 else -value if factor == -1 else value * _number(factor, value)
         else:
             total = _add(total, value, factor)
     return total if total is not None else const(0, values[0].dtype, values[0].lanes)
@@ -74,4 +75,8 @@ def _add(total: Expr, value: Expr, factor: float) -> Expr:
     """total + value · factor."""
     if abs(factor) == 1:
         return total + value if factor == 1 else total - value
-    return fma(value, const(factor, value.dtype, value.lanes), total)
+    return multiply_add(value, const(_number(factor, value), value.dtype, value.lanes), total)
+
+
+def _number(factor: float, value: Expr) -> float | int:
+    return factor if value.dtype.is_float else int(factor)
