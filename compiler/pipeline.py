@@ -17,6 +17,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         *_CLEAN,
         "select-winograd",
         "narrow-floats",
+        "pack-strides",
         "choose-layout",
         "fuse",
         "chain-convolutions",
