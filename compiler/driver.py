@@ -18,6 +18,7 @@ from ..passes.base import PassContext, find_pass, run_pipeline
 from ..passes.loops import optimise_kernel
 from ..passes.lower import Call, is_lowered, lower_graph
 from ..passes.lower.schedule import Choice
+from ..passes.overwrite import overwrite
 from ..passes.plan_memory import MemoryPlan, plan
 from ..passes.views import find_views, placed_values
 from .assemble import assemble
@@ -107,6 +108,7 @@ def compile_graph(
             call.kernel = optimise_kernel(call.kernel)
     progress("plan memory")
     with observer.stage("plan memory"):
+        views = overwrite(calls, graph, views)
         memory = plan(calls, graph, views, release=not options.keep_constants)
     with observer.stage("assemble"):
         program = assemble(graph, calls, memory, options)

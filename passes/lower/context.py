@@ -27,7 +27,8 @@ INDEX = Const(DType.I64, 1, 0)
 class Call:
     """One kernel call: parameters are bound to values; `node` gives symbol and origin, `choices` its schedules.
 
-    once: it runs once for many runs of the model; it reads constants only, and what it writes lasts.
+    once: it runs once for many runs of the model; it reads constants only, and what it writes lasts. over: operands
+    whose memory the node's result may take: element i of them is read before element i of it is written, and no more.
     """
 
     kernel: Kernel
@@ -35,6 +36,7 @@ class Call:
     node: Node
     choices: tuple[Choice, ...] = ()
     once: bool = False
+    over: tuple[Value, ...] = ()
 
 
 def strides(type_: TensorType) -> tuple[int, ...]:
@@ -123,10 +125,18 @@ class KernelBuilder(Builder):
         """`offset`; a hook for lowerings that know the channel as block index times block plus constant."""
         return offset(type_, coords)
 
-    def done(self, family: str, *, shaped: bool = True, inplace: bool = False, once: bool = False) -> None:
+    def done(
+        self,
+        family: str,
+        *,
+        shaped: bool = True,
+        inplace: bool = False,
+        once: bool = False,
+        over: tuple[Value, ...] = (),
+    ) -> None:
         """Finish the kernel and append its call to the node's calls. `family` becomes part of the symbol."""
         kernel = self.kernel(family, shaped=shaped, inplace=inplace)
-        self.ctx.calls.append(Call(kernel, tuple(self.bound), self.ctx.group or self.ctx.node, once=once))
+        self.ctx.calls.append(Call(kernel, tuple(self.bound), self.ctx.group or self.ctx.node, once=once, over=over))
 
 
 @dataclass(eq=False, slots=True)

@@ -148,7 +148,16 @@ def lower_elementwise(ctx: Lowering) -> None:
     cost = sum(COSTS.get(node.op, 1) for node in nodes)
     for site in strided_loops(k, cost):
         k.write(ctx.output, site, ctx.epilogue(k, site, evaluate(k, ctx.node, site, {})))
-    k.done(ctx.node.op.lower())
+    k.done(ctx.node.op.lower(), over=_may_be_overwritten(k, nodes))
+
+
+def _may_be_overwritten(k: StridedKernel, nodes: Sequence[Node]) -> tuple[Value, ...]:
+    """Operands that lie as the result does, unless the last vectors of rows are computed twice."""
+    y = k.ctx.output.type
+    if k.sizes[-1] % k.lanes:
+        return ()
+    found = dict.fromkeys(v for node in nodes for v in node.inputs if v is not None and not v.is_constant)
+    return tuple(v for v in found if v in k.bound and v.type.with_dtype(y.dtype) == y and v.type.nbytes == y.nbytes)
 
 
 def operand_types(ctx: Lowering, nodes: Sequence[Node]) -> list[TensorType]:

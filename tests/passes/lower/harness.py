@@ -18,6 +18,7 @@ from c2c.ir.loops_verify import verify_program
 from c2c.ir.types import DType, Layout, TensorType
 from c2c.passes.lower import lower_graph
 from c2c.passes.lower.schedule import Tuning
+from c2c.passes.overwrite import overwrite
 from c2c.passes.plan_memory import plan
 from c2c.runtime_stub.loader import Loaded
 
@@ -96,7 +97,7 @@ def run_graph(
     """Outputs of a graph lowered as it is (no graph passes); values of inputs and outputs lie in their own layout."""
     options = CompileOptions(Target.parse(target), threads=threads, name="model")
     calls = lower_graph(graph, options.target, threads, tuning=tuning)
-    memory = plan(calls, graph, {})
+    memory = plan(calls, graph, overwrite(calls, graph, {}))
     program = assemble(graph, calls, memory, options)
     verify_program(program)
     loaded = Loaded(
