@@ -16,6 +16,7 @@ PRICE = np.log(2) / 6
 """Error per bit that an entropy-coded uniform step of 1 trades at: the slope of the error step²/12 over its bits."""
 
 _RARE_BITS = 16.0
+_COMPANDED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +45,30 @@ def entropy(counts: np.ndarray) -> float:
 
 
 def uniform(values: np.ndarray, step: float, levels: int = MAX_LEVELS) -> Book:
-    """The grid of `step` over the range of `values`, widened where it would take more than `levels`."""
-    if not values.size:
-        return Book(np.zeros(1), np.zeros(1))
-    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+    """The grid of `step` over the range of `values`. Where that would take more than `levels`, the outer levels are
+    further and further apart; of few levels, the step is widened first."""
+    low, high = min(float(values.min(initial=0.0)), 0.0), max(float(values.max(initial=0.0)), 0.0)
     if low == high:
         return Book(np.zeros(1), np.zeros(1))
-    step = max(step, (high - low) / (levels - 2))
-    first, last = int(np.round(low / step)), int(np.round(high / step))
-    grid = np.arange(first, last + 1) * step
-    counts = np.bincount(np.clip(np.round(values / step).astype(np.int64) - first, 0, last - first).ravel(),
-                         minlength=len(grid))  # fmt: skip
-    return Book(grid, code_lengths(counts.astype(np.float64) + 0.5))
+    if levels < _COMPANDED:
+        step = max(step, (high - low) / (levels - 2))
+    budget = levels - 1
+    below = round(budget * -low / (high - low))
+    grid = np.concatenate([-_side(-low, step, below)[::-1], [0.0], _side(high, step, budget - below)])
+    near = np.searchsorted((grid[1:] + grid[:-1]) / 2, values)
+    counts = np.bincount(near.ravel(), minlength=len(grid)).astype(np.float64)
+    return Book(grid, code_lengths(counts + 0.5))
+
+
+def _side(reach: float, step: float, count: int) -> np.ndarray:
+    """At most `count` positive levels up to `reach`: multiples of `step`, or three quarters of them and then steps that
+    grow by one factor."""
+    whole = int(np.round(reach / step)) if reach < step * 1e9 else 10**9
+    if whole <= count:
+        return np.arange(1, whole + 1) * step
+    inner = max(3 * count // 4, 1)
+    outer = np.geomspace(inner * step, reach, count - inner + 1)[1:] if inner * step < reach else np.zeros(0)
+    return np.concatenate([np.arange(1, inner + 1) * step, outer])[:count]
 
 
 def assign(values: np.ndarray, book: Book, price: np.ndarray | float) -> np.ndarray:

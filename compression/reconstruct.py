@@ -18,6 +18,7 @@ DAMPING = 0.01
 MOST_ERROR = 0.2
 """Of a layer's results, relative, before its bits get cheaper."""
 
+_CLIP = 1.5
 _STEPS = (0.7, 1.0, 1.5)
 _TRIAL_ROWS = 96
 _BIAS_STEP = 1 / 32
@@ -82,6 +83,8 @@ def fit_layer(layer: Layer, m: Moments, price: float, form: Form, scale_power: f
     weights = layer.rows(layer.dense).astype(np.float64)
     gram, diagonal = _damped(m.gram)
     target = np.linalg.solve(gram, m.cross @ weights.swapaxes(1, 2) + diagonal * weights.swapaxes(1, 2))
+    most = _CLIP * np.abs(weights).max(2)[:, None, :]
+    target = np.clip(target, -most, most)  # what few samples do not settle must not grow without bound
     scale = _scales(layer, m.power, scale_power)
     rowed = None if scale is None else _by_rows(layer, scale, weights.shape)
     if rowed is not None:

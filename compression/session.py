@@ -26,6 +26,9 @@ from .state import State
 from .statistics import Moments, moments
 
 Progress = Callable[[str], None]
+DEPTHWISE_SCALE = 0.5
+CHANNEL_SCALE = 0.0
+"""How far a channel's errors count relative to its own power (1) rather than alike in all (0)."""
 _SAMPLE = 20000
 
 
@@ -129,7 +132,7 @@ class Session:
             return compress_plain(layer, known.step(price), self.form)
         m: Moments = moments(layer, dense, small, self._seed_of(layer))
         depthwise = layer.groups > 1 and layer.groups == layer.channels
-        return compress_layer(layer, m, known.price(price), self.form, 0.5 if depthwise else 0.0)
+        return compress_layer(layer, m, known.price(price), self.form, DEPTHWISE_SCALE if depthwise else CHANNEL_SCALE)
 
     def _feeds(self, part: slice) -> dict[str, np.ndarray]:
         return {name: a[part] for name, a in self.samples.arrays.items()}
