@@ -45,13 +45,16 @@ def entropy(counts: np.ndarray) -> float:
 
 
 def uniform(values: np.ndarray, step: float, levels: int = MAX_LEVELS) -> Book:
-    """The grid of `step` over the range of `values`. Where that would take more than `levels`, the outer levels are
-    further and further apart; of few levels, the step is widened first."""
+    """The grid of `step` over the range of `values`. Where that would take more than `levels`, the step is widened until
+    three quarters of them hold all but the outermost 2 %, and the levels beyond are further and further apart; of few
+    levels, until they hold all."""
     low, high = min(float(values.min(initial=0.0)), 0.0), max(float(values.max(initial=0.0)), 0.0)
     if low == high:
         return Book(np.zeros(1), np.zeros(1))
-    if levels < _COMPANDED:
-        step = max(step, (high - low) / (levels - 2))
+    reach = high - low
+    if levels >= _COMPANDED:
+        reach = min(reach, 2 * float(np.quantile(np.abs(values), 0.98)) / 0.75)
+    step = max(step, reach / (levels - 2))
     budget = levels - 1
     below = round(budget * -low / (high - low))
     grid = np.concatenate([-_side(-low, step, below)[::-1], [0.0], _side(high, step, budget - below)])

@@ -21,7 +21,7 @@ MOST_ERROR = 0.2
 _CLIP = 1.5
 _STEPS = (0.7, 1.0, 1.5)
 _TRIAL_ROWS = 96
-_BIAS_STEP = 1 / 32
+_BIAS_STEP = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,14 +192,14 @@ def _finish(
     bias = None
     if layer.takes_bias:
         means = np.einsum("grd,gd->gr", weights, m.mean_u) - np.einsum("grd,gd->gr", effective, m.mean_x)
-        bias = _grid(layer.bias_vector() + means.reshape(-1), np.sqrt(m.power.reshape(-1)))
+        bias = _grid(layer.bias_vector() + means.reshape(-1), np.sqrt(m.power.reshape(-1) * error))
     own = layer.tensor(_narrow(index.swapaxes(1, 2)))
     return Coded(levels, own, scale, bias, error)
 
 
-def _grid(bias: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    """Biases on a grid far below the spread of what they are added to: few different bytes in the file."""
-    step = 2.0 ** np.floor(np.log2(max(float(np.median(spread)), 1e-20) * _BIAS_STEP))
+def _grid(bias: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Biases on a grid that adds little to the errors that the channels have anyway: few different bytes in the file."""
+    step = 2.0 ** np.floor(np.log2(max(float(np.median(error)), 1e-20) * _BIAS_STEP))
     return np.asarray(np.round(bias / step) * step, np.float32)
 
 
