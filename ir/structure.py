@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .types import DType
+
 MAX_LEVELS = 256
 """Distinct values that a byte names."""
 
@@ -76,6 +78,25 @@ def structure(array: np.ndarray) -> Structure:
     key = id(array)
     _KNOWN[key] = (weakref.ref(array, lambda _: _KNOWN.pop(key, None)), found)
     return found
+
+
+def exact_half(array: np.ndarray) -> DType | None:
+    """f16 or bf16 where it holds every element of a float32 constant as it is (the model was stored in it), else None.
+
+    NaNs have no such form.
+    """
+    if array.dtype != np.float32 or array.size < ENOUGH:
+        return None
+    flat = array.reshape(-1)
+    sample = flat[:: max(1, flat.size // _SAMPLE)]
+    return next((t for t in (DType.F16, DType.BF16) if _holds(t, sample) and _holds(t, flat)), None)
+
+
+def _holds(dtype: DType, flat: np.ndarray) -> bool:
+    with np.errstate(over="ignore", invalid="ignore"):
+        back = flat.astype(dtype.numpy).astype(np.float32)
+    same = np.array_equal(back.view(np.uint32), np.ascontiguousarray(flat).view(np.uint32))
+    return same and bool(np.isfinite(flat).all())
 
 
 def is_coded(array: np.ndarray | None) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 
 from ...codegen.target import Target
 from ...ir.loops import Expr, cast, const, minimum, shuffle
+from ...ir.structure import exact_half
 from ...ir.types import DType
 from .context import KernelBuilder, Lowering
 from .micro import LINE_BYTES, Ahead, Weights, ahead, multiply, prefetches, rows_of, splats_lanes
@@ -31,6 +32,8 @@ UNROLL_AHEAD = 8
 """Steps of k in an iteration that asks for weights."""
 ENOUGH_ROWS = 128
 """Rows that pay for reading a panel from far."""
+FEW_ROWS = 4
+"""Rows up to which a product takes the time of reading its panels."""
 MIN_TILES = 2
 """Row tiles that must share a panel before asking for the next one pays."""
 
@@ -152,12 +155,20 @@ def _packed(ctx: Lowering, p: Product, plan: Panels) -> tuple[Product, bool]:
             (*(d if s else 1 for d, s in zip(p.batch, p.b.batch, strict=True)), p.k, p.n),
             tuple(s * data.itemsize for s in (*p.b.batch, p.b.row, p.b.col)),
         )
-        value = ctx.pack("panels", pack_panels(matrix, width, plan.lanes))
+        value = ctx.pack("panels", _stored(ctx, p, pack_panels(matrix, width, plan.lanes)))
         size = plan.whole * p.k * width + p.k * tail_vectors(p, plan) * plan.lanes
         return replace(p, b=stacked(p, value, size, [1 if s else 0 for s in p.b.batch])), True
     if p.b.col == 1:
         return p, False
     return pack_at_run_time(ctx, p, plan), True
+
+
+def _stored(ctx: Lowering, p: Product, panels: np.ndarray) -> np.ndarray:
+    """Panels in half the bytes where that keeps every bit and few rows make it their bytes that take the time: the
+    elements are widened in registers."""
+    half = exact_half(panels) if p.acc is DType.F32 and p.m <= FEW_ROWS else None
+    fast = half is DType.BF16 or half is DType.F16 and ctx.target.converts_f16
+    return panels.astype(half.numpy) if half is not None and fast else panels
 
 
 def _whole_strip(p: Product, plan: Panels, packed: bool, at: Expr, nb: Expr) -> Strip:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from c2c.ir import structure as module
-from c2c.ir.structure import is_coded, occupied, structure, zero_blocks
+from c2c.ir.structure import exact_half, is_coded, occupied, structure, zero_blocks
+from c2c.ir.types import DType
 
 RNG = np.random.default_rng(0)
 
@@ -82,3 +83,14 @@ def test_remembered_while_the_array_lives() -> None:
     del array
     gc.collect()
     assert len(module._KNOWN) == before
+
+
+def test_what_halves_hold() -> None:
+    array = RNG.standard_normal((40, 30)).astype(np.float16).astype(np.float32)
+    assert exact_half(array) is DType.F16
+    assert exact_half(array.astype(ml_dtypes.bfloat16).astype(np.float32) * np.float32(2**-60)) is DType.BF16
+    for value in (1 / 3, 1e6 + 1, np.nan, 2.0**-30 * 3.001):
+        other = array.copy()
+        other[-1, -1] = value
+        assert exact_half(other) is None, value
+    assert exact_half(array[:2]) is None, "too small"

@@ -201,3 +201,36 @@ def test_rows_on_their_way_into_the_second_cache_are_asked_for(m: int, k: int, a
     assert x is not None
     a = call.kernel.params[call.args.index(x)]
     assert any(isinstance(s, Prefetch) and s.buffer is a for s in statements(call.kernel.body)) is asks
+
+
+@pytest.mark.parametrize("target", ["native", "x86-64", "x86-64-v3"])
+@pytest.mark.parametrize("half", [DType.F16, DType.BF16])
+@pytest.mark.parametrize(("m", "k", "n"), [(1, 37, 61), (3, 64, 48), (1, 130, 24)])
+def test_weights_that_halves_hold_take_half_the_bytes(target: str, half: DType, m: int, k: int, n: int) -> None:
+    """For few rows, and with the same results to the last bit as in full width."""
+    if not Target.parse(target).runs_here:
+        pytest.skip(f"{target} does not run on this machine")
+    rng = np.random.default_rng(3)
+    a = rng.standard_normal((m, k)).astype(np.float32)
+    b = rng.standard_normal((k, n)).astype(half.numpy).astype(np.float32)
+    b[:3, :5] = [[0.0], [-0.0], [2.0**-15 * 3]]
+    if half is DType.BF16:  # beyond the range of f16
+        a, b = a * np.float32(2**-40), b * np.float32(2**40)
+    case = Case("MatMul", [a, b], {}, frozenset((1,)))
+    (call,) = lower_node(case.node(), Target.parse(target))
+    small = {v.type.dtype for v in call.args if v.is_constant}
+    assert small == {half if half is DType.BF16 or Target.parse(target).converts_f16 else DType.F32}
+    ((found,),) = run_ops([case], target=target)
+    full = np.concatenate([b, np.full((k, 1), 1 / 3, np.float32)], 1)
+    ((wide,),) = run_ops([Case("MatMul", [a, full], {}, frozenset((1,)))], target=target)
+    np.testing.assert_allclose(found, a @ b, rtol=0, atol=2e-5)
+    if m == 1:
+        np.testing.assert_array_equal(found[:, : n // 16 * 16], wide[:, : n // 16 * 16])
+
+
+def test_many_rows_keep_their_weights_wide() -> None:
+    rng = np.random.default_rng(3)
+    b = rng.standard_normal((64, 48)).astype(np.float16).astype(np.float32)
+    case = Case("MatMul", [np.zeros((40, 64), np.float32), b], {}, frozenset((1,)))
+    (call,) = lower_node(case.node(), Target.parse("x86-64-v3"))
+    assert {v.type.dtype for v in call.args if v.is_constant} == {DType.F32}
