@@ -45,9 +45,9 @@ def entropy(counts: np.ndarray) -> float:
 
 
 def uniform(values: np.ndarray, step: float, levels: int = MAX_LEVELS) -> Book:
-    """The grid of `step` over the range of `values`. Where that would take more than `levels`, the step is widened until
-    three quarters of them hold all but the outermost 2 %, and the levels beyond are further and further apart; of few
-    levels, until they hold all."""
+    """The grid of `step` over the range of `values`. Where that would take more than `levels`, the step is widened
+    until three quarters of them hold all but the outermost 2 %, and the levels beyond are further and further apart; of
+    few levels, until they hold all."""
     low, high = min(float(values.min(initial=0.0)), 0.0), max(float(values.max(initial=0.0)), 0.0)
     if low == high:
         return Book(np.zeros(1), np.zeros(1))

@@ -198,7 +198,7 @@ def _finish(
 
 
 def _grid(bias: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Biases on a grid that adds little to the errors that the channels have anyway: few different bytes in the file."""
+    """Biases on a grid that adds little to the errors that the channels have: few different bytes in the file."""
     step = 2.0 ** np.floor(np.log2(max(float(np.median(error)), 1e-20) * _BIAS_STEP))
     return np.asarray(np.round(bias / step) * step, np.float32)
 

@@ -21,7 +21,7 @@ from .layers import Layer, find_layers
 from .reconstruct import Coded, Form, compress_layer, compress_plain, step_for
 from .runner import Runner, Weights
 from .samples import Samples
-from .size import Size, packed_size
+from .size import Size, packed_bytes, packed_size
 from .state import State
 from .statistics import Moments, moments
 
@@ -56,6 +56,7 @@ class Session:
     state: State
     progress: Progress
     surveys: dict[str, Survey] = field(default_factory=dict)
+    rest: int = -1
 
     @property
     def original_bytes(self) -> int:
@@ -122,9 +123,11 @@ class Session:
         return Pass(price, coded, self.size_of(coded), agreement(dense, small, pick_measure(self.measure, dense)))
 
     def size_of(self, coded: dict[Layer, Coded]) -> Size:
-        gone = {layer.name for layer in coded} | {v.bias.name for v in coded if v.bias is not None}
-        rest = {name: a for name, a in onnx_model.constants_of(self.model).items() if name not in gone}
-        return packed_size({layer.name: c for layer, c in coded.items()}, rest)
+        if self.rest < 0:
+            gone = {layer.name for layer in coded} | {v.bias.name for v in coded if v.bias is not None}
+            constants = onnx_model.constants_of(self.model)
+            self.rest = packed_bytes({name: a for name, a in constants.items() if name not in gone})
+        return packed_size({layer.name: c for layer, c in coded.items()}, self.rest)
 
     def _compress(self, layer: Layer, dense: np.ndarray, small: np.ndarray, price: float) -> Coded:
         known = self.surveys[layer.name]

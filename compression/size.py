@@ -21,12 +21,23 @@ class Size:
     bound: int
 
 
-def packed_size(coded: Mapping[str, Coded], rest: Mapping[str, np.ndarray]) -> Size:
-    """coded: the layers by name. rest: the model's other constants."""
+def packed_size(coded: Mapping[str, Coded], rest: int) -> Size:
+    """coded: the layers by name. rest: bytes of the model's other constants, `packed_bytes` of them."""
     weights = [Constant(name, DType.F32, c.tensor) for name, c in coded.items()]
-    beside = {f"{k}.scale": c.scale for k, c in coded.items()} | {f"{k}.bias": c.bias for k, c in coded.items()}
-    others = [Constant(k, DType.of(a.dtype), a) for k, a in (beside | dict(rest)).items() if a is not None and a.size]
-    packed = pack([*weights, *others])
+    beside = [a.ravel() for c in coded.values() for a in (c.scale, c.bias) if a is not None]
+    tail = [Constant("scales and biases", DType.F32, np.concatenate(beside))] if beside else []
+    packed = pack([*weights, *tail])
     rows = packed.report[: len(weights)]
     bound = sum(c.bound * c.index.size / 8 for c in coded.values())
-    return Size(len(packed.bytes) + packed.table.nbytes, round(sum(r.packed for r in rows)), round(bound))
+    total = len(packed.bytes) + packed.table.nbytes + rest
+    return Size(total, round(sum(r.packed for r in rows)), round(bound))
+
+
+def packed_bytes(constants: Mapping[str, np.ndarray]) -> int:
+    """Bytes of a file of these constants, those of one type side by side."""
+    by_type: dict[DType, list[np.ndarray]] = {}
+    for a in constants.values():
+        if a.size:
+            by_type.setdefault(DType.of(a.dtype), []).append(a.ravel())
+    packed = pack([Constant(str(t), t, np.concatenate(arrays)) for t, arrays in by_type.items()])
+    return len(packed.bytes) + packed.table.nbytes
