@@ -9,6 +9,7 @@ from ..ir.loops_verify import stored_buffers
 from .c_expressions import Operators
 from .c_helpers import C_TYPES
 from .c_style import CStyle
+from .object_weights import Packed
 
 PARALLEL = """\
 #ifndef C2C_PARALLEL_DEFINED
@@ -37,13 +38,15 @@ static void {name}_step(const c2c_parallel *parallel, c2c_task task, void *frame
 """
 
 
-def emit_c(program: Program, *, embed_weights: bool) -> str:
+def emit_c(program: Program, *, embed_weights: bool, packed: Packed | None = None) -> str:
     """C99 text of the whole model with the entries `NAME_run` and `NAME_prepare` that `NAME.h` declares.
 
-    Weights are part of the text, as words of a little-endian machine, or read from `args->weights`. The program must
+    Weights are part of the text, as words of a little-endian machine, or read from `args->weights`; packed, they are
+    part of it as bytes, or their table alone. The program must
     have been verified. Raises CodegenError for what only a GPU can do.
     """
     operators = Operators()
+    embed_weights = embed_weights and packed is None
     kernels = [CStyle(k, operators).text() for k in program.kernels.values()]
     embedded = embed_weights and len(program.weights) > 0
     parts = [
@@ -52,6 +55,7 @@ def emit_c(program: Program, *, embed_weights: bool) -> str:
         PARALLEL,
         *operators.helpers.values(),
         *([_weights(program)] if embedded else []),
+        *([] if packed is None else [_packed(program.name, packed)]),
         *kernels,
         *(_thunk(program, step) for step in (*program.prepare, *program.steps)),
         *([_RUN.format(name=program.name, threads=program.threads)] if _any_parallel(program) else []),
@@ -80,6 +84,20 @@ def _weights(program: Program) -> str:
         f"static const union {{ uint64_t words[{len(words)}]; double aligned; }} {program.name}_weights = {{{{\n"
         f"{rows}\n}}}};\n"
     )
+
+
+def _packed(name: str, packed: Packed) -> str:
+    """The table of packed weights and, where they are embedded, their bytes: constants that the app may name."""
+    made = [("uint32_t", f"{name}_packed", [f"{w}u" for w in packed.table])]
+    if packed.data:
+        made.append(("unsigned char", f"{name}_packed_weights", [str(b) for b in packed.data]))
+    texts = []
+    for type_, symbol, items in made:
+        rows = "\n".join("    " + ",".join(items[i : i + 16]) + "," for i in range(0, len(items), 16))
+        texts.append(
+            f"extern const {type_} {symbol}[{len(items)}];\nconst {type_} {symbol}[{len(items)}] = {{\n{rows}\n}};\n"
+        )
+    return "\n".join(texts)
 
 
 def _thunk(program: Program, step: Step) -> str:

@@ -14,15 +14,16 @@ from ..ir.loops import Bytes, Program, Slot, Step
 from .llvm_kernel import Loops, iterations, kernel_text
 from .llvm_machine import assembly_text, object_bytes
 from .object_file import WEIGHTS_SECTIONS
-from .object_weights import reserve
+from .object_weights import Packed, reserve
 from .target import Target
 
 MAGIC = bytes.fromhex("c2c05eed7ab1e5ffd00dfeed0ddba110") * 4
 """What stands for the weights in an object until they are put in: one cache line."""
 
 
-def emit_llvm(program: Program, target: Target, *, embed_weights: bool = True) -> str:
+def emit_llvm(program: Program, target: Target, *, embed_weights: bool = True, packed: Packed | None = None) -> str:
     """The module's text before LLVM's own passes; embedded weights are a placeholder."""
+    embed_weights = embed_weights and packed is None
     loops = Loops()
     declarations: dict[str, str] = {}
     kernels = []
@@ -32,7 +33,12 @@ def emit_llvm(program: Program, target: Target, *, embed_weights: bool = True) -
         declarations.update(needed)
     parts = [f'source_filename = "{program.name}"', f'target triple = "{target.triple}"', ""]
     if embed_weights and program.weights:
-        parts += [_placeholder(program, target), ""]
+        parts += [_placeholder(f"{program.name}_weights = hidden", target), ""]
+    if packed is not None:
+        words = ", ".join(f"i32 {w}" for w in packed.table)
+        parts += [f"@{program.name}_packed = constant [{len(packed.table)} x i32] [{words}], align 64", ""]
+        if packed.data:
+            parts += [_placeholder(f"{program.name}_packed_weights =", target), ""]
     parts += [*kernels]
     parts += [_thunk(program, step) for step in (*program.prepare, *program.steps)]
     parts += [_serial(program), _run(program, embed_weights)]
@@ -41,31 +47,34 @@ def emit_llvm(program: Program, target: Target, *, embed_weights: bool = True) -
     return "\n".join(parts)
 
 
-def emit_object(program: Program, target: Target, *, embed_weights: bool = True) -> bytes:
+def emit_object(program: Program, target: Target, *, embed_weights: bool = True, packed: Packed | None = None) -> bytes:
     """The object file's bytes."""
-    head, weights = _object(program, target, embed_weights)
+    head, weights = _object(program, target, embed_weights, packed)
     return bytes(head) + bytes(weights)
 
 
-def write_object(program: Program, target: Target, path: Path | str, *, embed_weights: bool = True) -> None:
-    """The object file; weights go from the program to the file without a copy."""
-    head, weights = _object(program, target, embed_weights)
+def write_object(
+    program: Program, target: Target, path: Path | str, *, embed_weights: bool = True, packed: Packed | None = None
+) -> None:
+    """The object file; weights go from the program to the file without a copy. packed: what stands in their place."""
+    head, weights = _object(program, target, embed_weights, packed)
     with open(path, "wb") as stream:
         stream.write(head)
         stream.write(weights)
 
 
-def _object(program: Program, target: Target, embed_weights: bool) -> tuple[bytes | bytearray, Bytes]:
+def _object(
+    program: Program, target: Target, embed_weights: bool, packed: Packed | None
+) -> tuple[bytes | bytearray, Bytes]:
     """The object up to its weights, and the weights."""
-    obj = object_bytes(emit_llvm(program, target, embed_weights=embed_weights), target)
-    if not embed_weights or not program.weights:
-        return obj, bytearray()
-    return reserve(obj, len(program.weights)), program.weights
+    obj = object_bytes(emit_llvm(program, target, embed_weights=embed_weights, packed=packed), target)
+    data = bytearray(packed.data) if packed is not None else program.weights if embed_weights else bytearray()
+    return (reserve(obj, len(data)), data) if data else (obj, bytearray())
 
 
-def emit_asm(program: Program, target: Target, *, embed_weights: bool = True) -> str:
+def emit_asm(program: Program, target: Target, *, embed_weights: bool = True, packed: Packed | None = None) -> str:
     """Assembly text, for reading."""
-    return assembly_text(emit_llvm(program, target, embed_weights=embed_weights), target)
+    return assembly_text(emit_llvm(program, target, embed_weights=embed_weights, packed=packed), target)
 
 
 def _attributes(target: Target) -> list[str]:
@@ -80,14 +89,11 @@ def _attributes(target: Target) -> list[str]:
     ]
 
 
-def _placeholder(program: Program, target: Target) -> str:
+def _placeholder(name: str, target: Target) -> str:
     segment = "__TEXT," if target.object_format == "macho" else ""
     section = segment + WEIGHTS_SECTIONS[target.object_format]
     escaped = "".join(f"\\{b:02X}" for b in MAGIC)
-    return (
-        f"@{program.name}_weights = hidden externally_initialized constant [{len(MAGIC)} x i8] "
-        f'c"{escaped}", section "{section}", align 64'
-    )
+    return f'@{name} externally_initialized constant [{len(MAGIC)} x i8] c"{escaped}", section "{section}", align 64'
 
 
 def _base(program: Program, slot: Slot) -> int:

@@ -7,6 +7,8 @@ file, where the weights follow; everything else keeps its place.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ..ir.errors import CodegenError
 from .object_file import (
@@ -18,6 +20,16 @@ from .object_file import (
     macho_commands,
     read_object,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What an object holds in place of plain weights: NAME_packed, words of 32 bits by which an app decodes them, and,
+    where they are embedded, their bytes NAME_packed_weights."""
+
+    table: Sequence[int]
+    data: bytes = b""
+
 
 ALIGN = 64
 LIMIT_32 = (1 << 32) - 1

@@ -25,6 +25,8 @@ from .driver import Compiled, compile_file
 from .inputs import checked_inputs, checked_outputs
 from .names import model_identifier
 from .options import CompileOptions
+from .packed import KINDS as PACKED
+from .packed import unpack_bundle
 from .tuning import read_tuning, untuned
 
 
@@ -186,13 +188,16 @@ def load(folder: Path | str) -> CompiledModel:
         manifest = json.loads((folder / "manifest.json").read_text())
         name = manifest["name"]
         obj = (folder / f"{name}.o").read_bytes()
-        embedded = manifest["options"]["weights"] == "embed"
-        weights = None if embedded else _mapped(folder / f"{name}.weights")
+        form = manifest["options"]["weights"]
+        weights = _mapped(folder / f"{name}.weights") if form == "file" else None
         inputs = [_port(r) for r in manifest["inputs"]]
         outputs = [_port(r) for r in manifest["outputs"]]
         read: dict[str, bytes | memoryview] = {f"{name}.o": obj}
         if weights is not None:
             read[f"{name}.weights"] = weights.data
+        if form in PACKED:
+            weights, files = unpack_bundle(folder, name, obj, form)
+            read |= files
         changed = [f for f, data in read.items() if hashlib.sha256(data).hexdigest() != manifest["sha256"][f]]
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise RunError(f"{folder} is not a bundle of c2c: {e}", remedy="write one with c2c compile") from e

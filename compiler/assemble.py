@@ -36,6 +36,7 @@ def assemble(graph: Graph, calls: list[Call], plan: MemoryPlan, options: Compile
         options.threads,
         prepare=tuple(prepare),
         prepared_bytes=plan.prepared_bytes,
+        spans=plan.spans,
     )
 
 

@@ -16,17 +16,19 @@ import llvmlite.binding
 from ..codegen.c_source import emit_c
 from ..codegen.llvm_program import emit_asm, emit_llvm, write_object
 from ..codegen.object_file import read_object
+from ..codegen.object_weights import Packed
 from ..ir.errors import OptionsError
 from ..ir.loops import Port, Program
 from ..ir.loops_text import print_program
 from ..ir.loops_verify import stored_buffers
+from . import packed as packed_weights
 from .header import example, header
 from .options import CompileOptions
 from .output import staged
 from .toolchain import link_shared
 
 EMITS = ("obj", "shared", "c", "llvm", "asm", "ir")
-WEIGHTS = ("embed", "file")
+WEIGHTS = ("embed", "file", *packed_weights.KINDS)
 RUNTIME = Path(__file__).parent.parent / "runtime_stub"
 
 
@@ -52,33 +54,41 @@ def write_bundle(
 ) -> dict[str, Any]:
     """Write the bundle into `folder`; returns the manifest. weights: of WEIGHTS. Raises OptionsError, OutputError."""
     check_kinds(emit, weights)
+    made = packed_weights.pack_program(program) if weights in packed_weights.KINDS else None
+    packed = None if made is None else packed_weights.as_embedded(made, weights)
     embed = weights == "embed"
     with staged(folder) as out:
         for kind in emit:
-            _emit(kind, program, options, out, embed)
-        if not embed:
+            _emit(kind, program, options, out, embed, packed)
+        if weights == "file":
             (out / f"{program.name}.weights").write_bytes(program.weights)
-        (out / f"{program.name}.h").write_text(header(program, str(options.target), embed, _version()))
-        (out / "example.c").write_text(example(program, embed))
-        for source in ("c2c_runtime.h", "c2c_runtime.c"):
-            shutil.copyfile(RUNTIME / source, out / source)
-        manifest = _manifest(program, options, out, embed, emit, model_sha256)
+        elif made is not None and weights == "packed":
+            (out / f"{program.name}.c2w").write_bytes(made.bytes)
+        (out / f"{program.name}.h").write_text(header(program, str(options.target), embed, _version(), packed))
+        (out / "example.c").write_text(example(program, embed, packed))
+        for source in ("c2c_runtime", *(["c2c_weights"] if packed else [])):
+            shutil.copyfile(RUNTIME / f"{source}.h", out / f"{source}.h")
+            shutil.copyfile(RUNTIME / f"{source}.c", out / f"{source}.c")
+        manifest = _manifest(program, options, out, weights, emit, model_sha256)
+        if made is not None:
+            manifest["bytes"] |= {"packed": len(made.bytes), "packed_table": made.table.nbytes}
+            manifest["packed"] = packed_weights.report(made)
         (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
 
 
-def _emit(kind: str, program: Program, options: CompileOptions, out: Path, embed: bool) -> None:
+def _emit(kind: str, program: Program, options: CompileOptions, out: Path, embed: bool, packed: Packed | None) -> None:
     name, target = program.name, options.target
     if kind in ("obj", "shared"):
-        write_object(program, target, out / f"{name}.o", embed_weights=embed)
+        write_object(program, target, out / f"{name}.o", embed_weights=embed, packed=packed)
     if kind == "shared":
         link_shared(out / f"{name}.o", out / f"lib{name}{'.dylib' if target.os in ('macos', 'ios') else '.so'}", target)
     elif kind == "c":
-        (out / f"{name}.c").write_text(emit_c(program, embed_weights=embed))
+        (out / f"{name}.c").write_text(emit_c(program, embed_weights=embed, packed=packed))
     elif kind == "llvm":
-        (out / f"{name}.ll").write_text(emit_llvm(program, target, embed_weights=embed))
+        (out / f"{name}.ll").write_text(emit_llvm(program, target, embed_weights=embed, packed=packed))
     elif kind == "asm":
-        (out / f"{name}.s").write_text(emit_asm(program, target, embed_weights=embed))
+        (out / f"{name}.s").write_text(emit_asm(program, target, embed_weights=embed, packed=packed))
     elif kind == "ir":
         (out / f"{name}.loops").write_text(print_program(program))
 
@@ -89,7 +99,7 @@ def port_record(port: Port) -> dict[str, Any]:
 
 
 def _manifest(
-    program: Program, options: CompileOptions, out: Path, embed: bool, emit: tuple[str, ...], model_sha256: str
+    program: Program, options: CompileOptions, out: Path, weights: str, emit: tuple[str, ...], model_sha256: str
 ) -> dict[str, Any]:
     files = {p.name: sha256(p) for p in sorted(out.iterdir())}
     objects = [p for p in out.iterdir() if p.suffix == ".o"]
@@ -97,7 +107,7 @@ def _manifest(
         "format": 1,
         "name": program.name,
         "model_sha256": model_sha256,
-        "options": {**options.describe(), "weights": "embed" if embed else "file", "emit": list(emit)},
+        "options": {**options.describe(), "weights": weights, "emit": list(emit)},
         "versions": {
             "c2c": _version(),
             "llvm": ".".join(map(str, llvmlite.binding.llvm_version_info)),

@@ -14,6 +14,7 @@ from ..ir.errors import C2CError
 from ..passes.select_winograd import WEIGHTS
 from . import commands
 from .bundle import EMITS
+from .bundle import WEIGHTS as FORMS
 from .options import AIMS, PRECISIONS
 
 DESCRIPTION = "Compile trained networks (ONNX) into object files that an app links: no interpreter, no runtime library."
@@ -122,6 +123,13 @@ def _pins(p: argparse.ArgumentParser) -> None:
     )
 
 
+def _weights(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--weights", choices=FORMS, default="embed",
+        help="in the object, a file to map, or packed (NAME.c2w, or in the object), decoded at load",
+    )  # fmt: skip
+
+
 def _feeds(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--input", action="append", default=[], metavar="NAME=FILE.npy|.npz", help="an input (default: random)"
@@ -132,7 +140,7 @@ def _feeds(p: argparse.ArgumentParser) -> None:
 def _compile(p: argparse.ArgumentParser) -> None:
     _model(p)
     p.add_argument("-o", "--output", type=Path, default=Path("out"), metavar="DIR", help="folder (default out/)")
-    p.add_argument("--weights", choices=("embed", "file"), default="embed", help="in the object, or a file to map")
+    _weights(p)
     p.add_argument(
         "--emit", default="obj", metavar="KINDS", help=f"comma-separated, of {', '.join(EMITS)} (default obj)"
     )
@@ -183,6 +191,7 @@ def _compress(p: argparse.ArgumentParser) -> None:
 def _run(p: argparse.ArgumentParser) -> None:
     _model(p)
     _feeds(p)
+    _weights(p)
     p.add_argument("--output", type=Path, metavar="FILE.npz", help="write the outputs")
     p.set_defaults(command=commands.run_command)
 
@@ -197,6 +206,7 @@ def _check(p: argparse.ArgumentParser) -> None:
 def _verify(p: argparse.ArgumentParser) -> None:
     _model(p)
     _feeds(p)
+    _weights(p)
     p.add_argument("--tolerance", type=float, default=1e-4, metavar="E", help="relative to a node's largest value")
     p.add_argument("--json", action="store_true")
     p.set_defaults(command=commands.verify_command)

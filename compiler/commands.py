@@ -33,6 +33,7 @@ from .machine import measure_machine
 from .names import model_identifier
 from .options import CompileOptions, Debug
 from .output import writing
+from .packed import KINDS as PACKED
 from .tune import Tuner, TuneReport
 from .tuning import read_tuning, untuned, write_tuning
 
@@ -45,9 +46,12 @@ def options_of(a: argparse.Namespace) -> CompileOptions:
     )  # fmt: skip
     target = Target.parse(a.target)
     tuning = Tuning() if a.tuning is None else read_tuning(a.tuning, target)
+    winograd = a.winograd_weights
+    if winograd == "auto" and getattr(a, "weights", "") in PACKED:
+        winograd = "load"  # plain weights pack well, transformed ones are noise
     return CompileOptions(
         target, model_identifier(a.name) if a.name else api.model_name(a.model), a.threads, a.level,
-        winograd_error=a.winograd_error, winograd_weights=a.winograd_weights, precision=a.precision,
+        winograd_error=a.winograd_error, winograd_weights=winograd, precision=a.precision,
         optimize_for=a.optimize_for, tuning=tuning, debug=debug, **pinned(a),
     )  # fmt: skip
 
@@ -148,7 +152,7 @@ def _bytes(n: int) -> str:
 def run_command(a: argparse.Namespace) -> int:
     compiled = _compiled(a)
     feeds = verify.feeds_of(compiled, a.input, a.seed)
-    outputs = verify.run_compiled(compiled, feeds)
+    outputs = verify.run_compiled(compiled, feeds, a.weights)
     if a.output:
         with writing(a.output), a.output.open("wb") as stream:
             np.savez(stream, allow_pickle=False, **outputs)
@@ -176,7 +180,7 @@ def _print_problems(model: Path, problems: list[Problem]) -> None:
 
 def verify_command(a: argparse.Namespace) -> int:
     with progress() as show:
-        report = verify.verify_model(a.model, options_of(a), a.input, a.seed, a.tolerance, show)
+        report = verify.verify_model(a.model, options_of(a), a.input, a.seed, a.tolerance, show, a.weights)
     if a.json:
         print(json.dumps(report.to_json()))
     else:

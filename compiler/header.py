@@ -6,9 +6,11 @@ from math import prod
 
 from ..codegen.c_helpers import C_TYPES
 from ..codegen.c_source import PARALLEL as DECLARATIONS
+from ..codegen.object_weights import Packed
 from ..ir.loops import Port, Program
 from ..ir.types import DType
 from .names import unique_identifiers
+from .packed import packed_bytes
 
 _GUARD = "#define C2C_PARALLEL_DEFINED\n"
 PARALLEL = DECLARATIONS.replace(
@@ -55,8 +57,8 @@ def _comment(text: str) -> str:
     return text.replace("*/", "* /").replace("\n", " ")
 
 
-def header(program: Program, target: str, embedded: bool, version: str) -> str:
-    """The text of `model.h`: C99 and C++11, self-contained."""
+def header(program: Program, target: str, embedded: bool, version: str, packed: Packed | None = None) -> str:
+    """The text of `model.h`: C99 and C++11, self-contained. packed: the form of weights that are not embedded."""
     name, upper = program.name, program.name.upper()
     ins, outs = port_identifiers(program)
     macros: list[str] = []
@@ -68,6 +70,8 @@ def header(program: Program, target: str, embedded: bool, version: str) -> str:
     weights = (
         "NULL: the weights are in the object" if embedded else f"the {upper}_WEIGHTS_BYTES bytes of {name}.weights"
     )
+    if packed is not None:
+        weights = f"the {upper}_WEIGHTS_BYTES that c2c_weights.h decoded"
     lines = [
         f"/* {name}: compiled by c2c {version} for {target}. Link {name}.o; it calls only memory and math functions of",
         " * libc, allocates nothing and keeps no state: one arena for each run at a time makes it re-entrant. */",
@@ -78,6 +82,7 @@ def header(program: Program, target: str, embedded: bool, version: str) -> str:
         f"#define {upper}_ARENA_BYTES {max(program.arena_bytes, 64)}",
         f"#define {upper}_WEIGHTS_BYTES {len(program.weights)}",
         f"#define {upper}_WEIGHTS_EMBEDDED {int(embedded)}",
+        *([] if packed is None else [f"#define {upper}_PACKED_BYTES {packed_bytes(packed)} /* of {name}.c2w */"]),
         f"#define {upper}_PREPARED_BYTES {program.prepared_bytes}",
         f"#define {upper}_ALIGNMENT 64 /* of arena, weights and prepared */",
         f"#define {upper}_MAX_WORKERS {program.threads}",
@@ -101,6 +106,7 @@ def header(program: Program, target: str, embedded: bool, version: str) -> str:
         *([f"    const void *prepared; /* what {name}_prepare filled */"] if program.prepare else []),
         f"}} {name}_args;",
         "",
+        *([] if packed is None else _packed(name, upper, packed)),
         *(_prepare(name, upper, embedded) if program.prepare else []),
         f"/* Run the model once; inputs and outputs need only their type's alignment. Returns enum {name}_error. */",
         f"int {name}_run(const {name}_args *args);",
@@ -112,6 +118,21 @@ def header(program: Program, target: str, embedded: bool, version: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _packed(name: str, upper: str, packed: Packed) -> list[str]:
+    take = f"{name}_packed, image"
+    if packed.data:
+        call = f"c2c_weights_decode({name}_packed_weights, {upper}_PACKED_BYTES, {take})"
+    else:
+        call = f'c2c_weights_load("{name}.c2w", {take})'
+    return [
+        f"/* How the packed weights become the image of {upper}_WEIGHTS_BYTES, aligned to 64, that runs read:",
+        f" * {call}. */",
+        f"extern const uint32_t {name}_packed[{len(packed.table)}];",
+        *([f"extern const unsigned char {name}_packed_weights[{upper}_PACKED_BYTES];"] if packed.data else []),
+        "",
+    ]
 
 
 def _prepare(name: str, upper: str, embedded: bool) -> list[str]:
@@ -129,15 +150,12 @@ EXAMPLE = """\
 /* Runs {name} once: ./example INPUT.raw... OUTPUT.raw...   (raw files in the model's order; without any: zeros)
  *
  *   cc -O2 example.c {name}.o{runtime} -lm -o example
- *   cc -O2 -DUSE_THREADS=2 example.c {name}.o c2c_runtime.c -lm -lpthread -o example
+ *   cc -O2 -DUSE_THREADS=2 example.c {name}.o c2c_runtime.c{zstd} -lm -lpthread -o example
  */
 #include "{name}.h"
 #include <stdio.h>
 #include <stdlib.h>
-#if defined(USE_THREADS) || !{upper}_WEIGHTS_EMBEDDED
-#include "c2c_runtime.h"
-#endif
-
+{includes}
 static void *aligned(size_t bytes) {{ /* zeros, to 64 bytes; never freed: the process ends with the run */
     char *p = (char *)calloc(1, bytes + 64);
     if (!p) {{ fprintf(stderr, "out of memory (%lu bytes)\\n", (unsigned long)bytes); exit(2); }}
@@ -162,12 +180,7 @@ int main(int argc, char **argv) {{
         fprintf(stderr, "usage: example [%d input files, %d output files]\\n", {upper}_INPUTS, {upper}_OUTPUTS);
         return 2;
     }}
-#if !{upper}_WEIGHTS_EMBEDDED
-    void *mapping;
-    error = c2c_map_weights("{name}.weights", {upper}_WEIGHTS_BYTES, &args.weights, &mapping);
-    if (error) {{ fprintf(stderr, "{name}.weights: error %d\\n", error); return 2; }}
-#endif
-    if (files) {{
+{weights}    if (files) {{
 {read}
     }}
 #ifdef USE_THREADS
@@ -185,6 +198,34 @@ int main(int argc, char **argv) {{
 """
 
 
+INCLUDES = """\
+#if defined(USE_THREADS) || !{upper}_WEIGHTS_EMBEDDED
+#include "c2c_runtime.h"
+#endif
+"""
+
+MAP = """\
+#if !{upper}_WEIGHTS_EMBEDDED
+    void *mapping;
+    error = c2c_map_weights("{name}.weights", {upper}_WEIGHTS_BYTES, &args.weights, &mapping);
+    if (error) {{ fprintf(stderr, "{name}.weights: error %d\\n", error); return 2; }}
+#endif
+"""
+
+PACKED_INCLUDES = """\
+#include "c2c_weights.h"
+#ifdef USE_THREADS
+#include "c2c_runtime.h"
+#endif
+"""
+
+DECODE = """\
+    void *weights = aligned({upper}_WEIGHTS_BYTES);
+    error = {call};
+    if (error) {{ fprintf(stderr, "{name}: %s\\n", c2c_weights_error_string(error)); return 2; }}
+    args.weights = weights;
+"""
+
 PREPARE = """\
     void *prepared = aligned({upper}_PREPARED_BYTES);
     error = {name}_prepare(args.weights, prepared);
@@ -193,7 +234,7 @@ PREPARE = """\
 """
 
 
-def example(program: Program, embedded: bool) -> str:
+def example(program: Program, embedded: bool, packed: Packed | None = None) -> str:
     """The text of `example.c`."""
     name, upper = program.name, program.name.upper()
     ins, outs = port_identifiers(program)
@@ -221,4 +262,13 @@ def example(program: Program, embedded: bool) -> str:
     parts = {k: "\n".join(v) for k, v in dict(allocate=allocate, read=read, write=write, show=show).items()}
     runtime = "" if embedded else " c2c_runtime.c -lpthread"
     prepare = PREPARE.format(name=name, upper=upper) if program.prepare else ""
-    return EXAMPLE.format(name=name, upper=upper, runtime=runtime, prepare=prepare, **parts)
+    includes, weights, zstd = INCLUDES.format(upper=upper), MAP.format(name=name, upper=upper), ""
+    if packed is not None:
+        call = f'c2c_weights_load("{name}.c2w", {name}_packed, weights)'
+        if packed.data:
+            call = f"c2c_weights_decode({name}_packed_weights, {upper}_PACKED_BYTES, {name}_packed, weights)"
+        runtime = zstd = " c2c_weights.c -lzstd"
+        includes, weights = PACKED_INCLUDES, DECODE.format(name=name, upper=upper, call=call)
+    return EXAMPLE.format(
+        name=name, upper=upper, runtime=runtime, prepare=prepare, zstd=zstd, includes=includes, weights=weights, **parts
+    )

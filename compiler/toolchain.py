@@ -76,6 +76,15 @@ def link_shared(obj: Path, library: Path, target: Target) -> None:
     run([toolchain(target).cc, "-shared", "-o", library, obj, "-lm"])
 
 
+def check_zstd(cc: str) -> None:
+    """Raises ToolError where a C compiler does not find libzstd."""
+    text = "#include <zstd.h>\nint main(void) { return ZSTD_versionNumber() < 10400; }\n"
+    line = [cc, "-x", "c", "-", "-lzstd", "-o", "/dev/null"]
+    if subprocess.run(line, input=text, capture_output=True, text=True, check=False).returncode:
+        arm = ":arm64, after dpkg --add-architecture arm64" if cc.startswith("aarch64") else ""
+        raise ToolError(f"{cc} finds no libzstd", remedy=f"apt-get install libzstd-dev{arm}")
+
+
 def link_example(folder: Path, name: str, target: Target, threads: int = 0, source: str = "") -> Path:
     """Build the bundle's example program (statically for a foreign machine); `source` replaces the object."""
     tools = toolchain(target)
@@ -83,7 +92,10 @@ def link_example(folder: Path, name: str, target: Target, threads: int = 0, sour
     defines = [f"-DUSE_THREADS={threads}"] if threads else []
     static = ["-static"] if tools.emulator else []
     parts = ["example.c", "c2c_runtime.c", source or f"{name}.o"]
-    run([tools.cc, "-O2", *static, *defines, *parts, "-lm", "-lpthread", "-o", program], cwd=folder)
+    packed = ["c2c_weights.c", "-lzstd"] if (folder / "c2c_weights.c").exists() else []
+    if packed:
+        check_zstd(tools.cc)
+    run([tools.cc, "-O2", *static, *defines, *parts, *packed, "-lm", "-lpthread", "-o", program], cwd=folder)
     return program
 
 

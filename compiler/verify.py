@@ -13,12 +13,13 @@ import numpy as np
 from ..ir.errors import RunError
 from ..ir.graph import Graph, Node
 from ..ir.reference import evaluate
-from .api import from_compiled
+from .api import from_compiled, load
 from .bundle import write_bundle
 from .diagnostics import relative_error
 from .driver import Compiled, Progress, compile_file, compile_graph
 from .inputs import checked_inputs, random_inputs, read_array
 from .options import CompileOptions
+from .packed import KINDS as PACKED
 from .taps import PREFIX
 from .toolchain import link_example, run_example
 
@@ -76,6 +77,7 @@ def verify_model(
     seed: int = 0,
     tolerance: float = 1e-4,
     progress: Progress = lambda stage: None,
+    weights: str = "embed",
 ) -> VerifyReport:
     """Compile twice (as it ships, and with every node's result as an output), run both, compare with the reference."""
     shipped = compile_file(path, options, progress)
@@ -92,7 +94,7 @@ def verify_model(
         for name, node in producers.items()
         if name in taps
     ]
-    results = run_compiled(shipped, feeds)
+    results = run_compiled(shipped, feeds, weights)
     outputs = []
     for name, value in zip(shipped.source.output_names, shipped.source.outputs, strict=True):
         error = relative_error(results[name], expected[value.name])
@@ -132,15 +134,25 @@ def feeds_of(compiled: Compiled, inputs: Sequence[str], seed: int) -> dict[str, 
     return feeds
 
 
-def run_compiled(compiled: Compiled, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Run in this process where the target is this machine's, else as a C program under an emulator."""
-    if compiled.options.target.runs_here:
+def run_compiled(compiled: Compiled, feeds: Mapping[str, np.ndarray], weights: str = "embed") -> dict[str, np.ndarray]:
+    """Run in this process where the target is this machine's, else as a C program under an emulator.
+    weights: their form; packed ones are written and read back."""
+    if not compiled.options.target.runs_here:
+        return run_as_program(compiled, feeds, weights=weights)
+    if weights not in PACKED:
         return from_compiled(compiled).run(feeds)
-    return run_as_program(compiled, feeds)
+    with tempfile.TemporaryDirectory(prefix="c2c-") as made:
+        write_bundle(compiled.program, compiled.options, Path(made), weights=weights)
+        return load(made).run(feeds)
 
 
 def run_as_program(
-    compiled: Compiled, feeds: Mapping[str, np.ndarray], *, threads: int = 0, source: bool = False
+    compiled: Compiled,
+    feeds: Mapping[str, np.ndarray],
+    *,
+    threads: int = 0,
+    source: bool = False,
+    weights: str = "embed",
 ) -> dict[str, np.ndarray]:
     """Bundle, link with the C example, run on raw files. `source`: from the C text instead of the object.
     Raises ToolError where compiler or emulator is missing."""
@@ -148,7 +160,7 @@ def run_as_program(
     arrays = checked_inputs(program.inputs, feeds)
     with tempfile.TemporaryDirectory(prefix="c2c-") as made:
         folder = Path(made)
-        write_bundle(program, compiled.options, folder, emit=("c",) if source else ("obj",))
+        write_bundle(program, compiled.options, folder, weights=weights, emit=("c",) if source else ("obj",))
         binary = link_example(
             folder, program.name, compiled.options.target, threads, f"{program.name}.c" if source else ""
         )

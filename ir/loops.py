@@ -349,11 +349,22 @@ class Port:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A constant's place in the weights: bytes [offset, offset + nbytes) of one element type."""
+
+    name: str
+    dtype: DType
+    offset: int
+    nbytes: int
+
+
 @dataclass(eq=False, slots=True)
 class Program:
     """A whole model: kernels, the steps that call them in order, memory sizes and packed weights.
 
     prepare: steps that run once, before all others, and fill `prepared_bytes` of the app's from the weights.
+    spans: the constants in the weights, in order, as far as they are known; the text form leaves them out.
     """
 
     name: str
@@ -367,6 +378,7 @@ class Program:
     notes: dict[str, str] = field(default_factory=dict)
     prepare: tuple[Step, ...] = ()
     prepared_bytes: int = 0
+    spans: tuple[Span, ...] = ()
 
 
 def const(value: float, dtype: DType = DType.I64, lanes: int = 1) -> Const:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..ir.errors import PassError
 from ..ir.graph import Graph, Value
-from ..ir.loops import Bytes, Slot
+from ..ir.loops import Bytes, Slot, Span
 from .lower.context import Call
 from .views import View, locate
 
@@ -32,7 +32,7 @@ WORK = 400_000
 class MemoryPlan:
     """Places of values. `lower_bound`: the largest sum of sizes alive during one call. `weights`: constants' bytes.
 
-    prepared_bytes: what calls that run once write.
+    prepared_bytes: what calls that run once write. spans: the constants in the weights, in order.
     """
 
     slots: dict[Value, Slot]
@@ -40,6 +40,7 @@ class MemoryPlan:
     lower_bound: int
     weights: Bytes
     prepared_bytes: int = 0
+    spans: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def plan(calls: Sequence[Call], graph: Graph, views: Mapping[Value, View], *, re
     intervals = list(arena.values())
     offsets = place(intervals)
     homes |= {v: Slot("arena", at) for v, at in zip(arena, offsets, strict=True)}
-    weights = _lay_weights([v for v in lives if v.is_constant], homes, set(graph.values()) if release else None)
+    weights, spans = _lay_weights([v for v in lives if v.is_constant], homes, set(graph.values()) if release else None)
     slots: dict[Value, Slot] = {}
     for call in calls:
         for value in call.args:
@@ -75,7 +76,7 @@ def plan(calls: Sequence[Call], graph: Graph, views: Mapping[Value, View], *, re
                 home = homes[view.root]
                 slots[value] = Slot(home.base, home.offset + view.byte_offset, home.index)
     top = max((at + i.size for at, i in zip(offsets, intervals, strict=True)), default=0)
-    return MemoryPlan(slots, top, lower_bound(intervals), weights, prepared)
+    return MemoryPlan(slots, top, lower_bound(intervals), weights, prepared, spans)
 
 
 def _lifetimes(calls: Sequence[Call], views: Mapping[Value, View]) -> dict[Value, Interval]:
@@ -112,10 +113,16 @@ def _prepared_slots(calls: Sequence[Call], slots: dict[Value, Slot]) -> int:
     return top
 
 
-def _lay_weights(constants: Sequence[Value], slots: dict[Value, Slot], kept: Set[Value] | None) -> Bytes:
-    """Byte image of constants in order; adds their slots. Arrays of those not in `kept` are dropped once copied."""
+def _lay_weights(
+    constants: Sequence[Value], slots: dict[Value, Slot], kept: Set[Value] | None
+) -> tuple[Bytes, tuple[Span, ...]]:
+    """Byte image of constants in order, and where they lie in it; adds their slots.
+
+    Arrays of those not in `kept` are dropped once copied.
+    """
     known: dict[tuple[int, bytes], list[tuple[int, Value]]] = {}
     offsets: list[int] = []
+    spans: list[Span] = []
     top = 0
     for value in constants:
         data = _bytes(value)
@@ -124,6 +131,7 @@ def _lay_weights(constants: Sequence[Value], slots: dict[Value, Slot], kept: Set
         if at is None:
             at = top
             alike.append((at, value))
+            spans.append(Span(value.name, value.type.dtype, at, data.size))
             top += -(-data.size // ALIGN) * ALIGN
         offsets.append(at)
         slots[value] = Slot("weights", at)
@@ -137,7 +145,7 @@ def _lay_weights(constants: Sequence[Value], slots: dict[Value, Slot], kept: Set
         if kept is not None and value not in kept:
             assert value.data is not None
             value.data = np.broadcast_to(np.zeros((), value.data.dtype), value.data.shape)
-    return image
+    return image, tuple(spans)
 
 
 def _forget_pages(values: Set[Value]) -> None:
