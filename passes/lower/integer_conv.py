@@ -7,6 +7,7 @@ floats, which hold their sums exactly; others (plain tensors, large groups) by t
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 
@@ -61,11 +62,14 @@ def _read(ctx: Lowering) -> Convolution | None:
     return Convolution(x, out, weights, None if bias is None else bias.data, node.attrs.get("group", 1), view)
 
 
-def _schedules(ctx: Lowering, conv: Convolution) -> list[Schedule[Callable[[Lowering, Convolution], None]]]:
+Lower: TypeAlias = Callable[[Lowering, Convolution], None]
+
+
+def _schedules(ctx: Lowering, conv: Convolution) -> list[Schedule[Lower]]:
     """The direct form, and F(4×4, 3×3) where that is exact."""
     target, vector = ctx.target, ctx.lanes(conv.sums)
     rate = EFFICIENCY * vector * target.fma_per_cycle * products_together(target, conv.dtype)
-    found = [Schedule("direct", conv.macs / rate, lower_direct)]
+    found: list[Schedule[Lower]] = [Schedule("direct", conv.macs / rate, lower_direct)]
     if fits(ctx, conv, ctx.node.attrs.get("largest", 1 << 15)):
         tiles = conv.batch * -(-conv.window.h.out // 4) * -(-conv.window.w.out // 4)
         vectors = 36 * tiles * (-(-conv.channels_in // vector) + -(-conv.channels_out // vector))
