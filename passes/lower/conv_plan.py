@@ -200,16 +200,17 @@ def _divided(ctx: Lowering, plan: Plan) -> Plan:
     """Rows of a task so that their input stays in half of the second cache, and all threads have work."""
     conv, w = plan.conv, plan.conv.window
     room = max(1, _room(ctx, plan))
+    size = 2 if conv.dtype.is_int else 4
     rows = w.d.out * w.h.out
     others = conv.batch * conv.groups * plan.blocks_out
     wanted = -(-4 * ctx.threads // others) if ctx.threads > 1 else 1
     if rows == 1 and len(plan.segments) <= 2 and not any(s.taps or s.dynamic for s in plan.segments):
         tiles = plan.tiles_of_row
-        tile_bytes = plan.tile.pixels * w.w.stride * conv.channels_in * 4
+        tile_bytes = plan.tile.pixels * w.w.stride * conv.channels_in * size
         step = max(1, min(tiles, room // tile_bytes, -(-tiles // wanted)))
         return replace(plan, tiles=step, tile_tasks=-(-tiles // step))
-    row_bytes = w.w.size * conv.channels_in * 4 * w.h.stride
-    halo = (w.h.reach + 1 - w.h.stride) * w.w.size * conv.channels_in * 4
+    row_bytes = w.w.size * conv.channels_in * size * w.h.stride
+    halo = (w.h.reach + 1 - w.h.stride) * w.w.size * conv.channels_in * size
     step = max(1, min(rows, (room - halo) // max(1, row_bytes), -(-rows // wanted)))
     step = -(-rows // -(-rows // step))
     return replace(plan, rows=step, row_tasks=-(-rows // step))
@@ -226,7 +227,7 @@ def _reads_from_second_cache(ctx: Lowering, plan: Plan) -> bool:
     Then a task's input should stay in the first, so that only weights are read from the second.
     """
     conv, target = plan.conv, ctx.target
-    per_channel = conv.channels_in * conv.window.taps * 4
+    per_channel = conv.channels_in * conv.window.taps * (2 if conv.dtype.is_int else 4)
     block, all_blocks = plan.tile.vectors * plan.lanes * per_channel, conv.channels_out * per_channel
     near = all_blocks <= target.l2_bytes * 5 // 8 and conv.x.type.nbytes <= target.l2_bytes
     return conv.window.is_pointwise and block > target.l1_bytes // 2 and near
