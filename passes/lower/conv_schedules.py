@@ -25,14 +25,10 @@ def choose_plan(ctx: Lowering, conv: Convolution, whole_vectors: bool) -> Plan:
 
 def problem(ctx: Lowering, conv: Convolution, whole_vectors: bool) -> str:
     """What decides the candidates: shapes, layouts and threads."""
-    axes = [a for a in conv.window.axes if a.size > 1 or a.kernel > 1] or [conv.window.w]
-    kernel, stride, dilation, size, out = (
-        "x".join(str(getattr(a, part)) for a in axes) for part in ("kernel", "stride", "dilation", "size", "out")
-    )
     layouts = f"{conv.x.type.layout.block or 1}->{conv.y.layout.block or 1}{'' if whole_vectors else ' exact'}"
     channels = f"{conv.batch}x{conv.groups} of {conv.channels_in}->{conv.channels_out}"
     kind = f" {conv.dtype}" if conv.dtype.is_int else ""
-    return f"{kernel}/{stride}*{dilation} {size}->{out} {channels} blocks {layouts} threads {ctx.threads}{kind}"
+    return f"{conv.window} {channels} blocks {layouts} threads {ctx.threads}{kind}"
 
 
 def schedules(ctx: Lowering, conv: Convolution, whole_vectors: bool) -> list[Schedule[Plan]]:

@@ -5,6 +5,7 @@ Blocked tensors: lanes are channels, a tile is a run of pixels. Plain tensors: l
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from ...ir.loops import Buffer, Expr, broadcast, cast, const, ramp, select
@@ -12,6 +13,8 @@ from ...ir.types import DType
 from .context import INDEX, KernelBuilder, Lowering, Site, lowers, offset, strides
 from .conv_kernel import ConvKernel, finish, pad_operands, unravel
 from .pool_reduction import ACCUMULATORS, reduction_of
+from .row_schedules import row_schedules, steps
+from .schedule import choose
 from .tasks import guarded, tasks
 from .tile import Segment, runs, segments, tap_runs
 from .window import Axis, Window, window
@@ -78,7 +81,7 @@ class _Blocked(_Pool):
         k, view = self.k, self.window
         dims = (self.x.type.dims[0], self.blocks, view.d.out, view.h.out)
         work = prod(dims) * view.w.out * view.taps * self.lanes
-        row = segments(view.w, TILE)
+        row = segments(view.w, self._pixels(prod(dims)))
         for t in tasks(k, work, prod(dims)):
             n, block, d, h = unravel(k, t, dims)
             for last in (False, True) if self.valid < self.lanes else (True,):
@@ -89,6 +92,16 @@ class _Blocked(_Pool):
                             valid = self.valid if last else self.lanes
                             self._tile((n, block, d, h), s, k.let(i * s.pixels + s.start, "w"), valid)
         k.done("pool")
+
+    def _pixels(self, rows: int) -> int:
+        """Pixels of a tile."""
+        ctx, view = self.ctx, self.window
+        channels = f"{self.x.type.dims[0]} of {self.x.type.dims[1]} {self.dtype}"
+        problem = f"{ctx.node.op} {view} {channels} blocks {self.lanes} threads {ctx.threads}"
+        found = row_schedules(
+            view.w, TILE, ctx.target.registers - 2, lambda pixels: view.taps * steps(ctx.target, pixels, 1, pixels, 1)
+        )
+        return choose(ctx, "pool", problem, [replace(s, cycles=s.cycles * rows) for s in found])
 
     def _tile(self, at: tuple[Expr, ...], s: Segment, w: Expr, valid: int) -> None:
         n, block, d, h = at

@@ -15,6 +15,19 @@ from .context import KernelBuilder, Lowering
 from .matmul import multiply
 from .packing import gathered, to_whole_vectors
 from .product import Matrix, Product
+from .schedule import Schedule, choose
+from .tile import LATENCY
+
+DOUBT = 0.03
+"""What a plan that the rules did not make is expected to cost more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Rows of the batch whose accumulators are held at once, and how many accumulators are wanted in flight."""
+
+    rows: int
+    flight: int
 
 
 @dataclass(frozen=True)
@@ -72,12 +85,47 @@ class Sequence:
         return self.blocks * self.lanes
 
     @cached_property
-    def rows(self) -> int:
-        """Rows of the batch whose accumulators are held at once."""
+    def plan(self) -> Held:
+        """The register tile of the recurrent product."""
+        steps, batch, _ = self.dims
+        problem = f"{self.ctx.node.op} {steps} of {batch}x{self.directions}x{self.hidden} {self.dtype}"
         if self.operand(4) is not None:
-            return 1
-        fit = (self.ctx.target.registers - self.gates - 1) // self.gates
-        return max(1, min(self.dims[1], fit, 4))
+            problem += " of own lengths"
+        return choose(self.ctx, "recurrent", f"{problem} threads {self.ctx.threads}", self._schedules())
+
+    @property
+    def rows(self) -> int:
+        return self.plan.rows
+
+    def _schedules(self) -> list[Schedule[Held]]:
+        """What fits the registers: the most rows and sums enough to hide a multiply-add's latency first."""
+        target, (steps, batch, _) = self.ctx.target, self.dims
+        most = 1 if self.operand(4) is not None else max(1, min(batch, self._fit(), 4))
+        needed = LATENCY * target.fma_per_cycle
+        found: dict[tuple[int, int], Schedule[Held]] = {}
+        for rows in range(most, 0, -1):
+            for flight in (needed, 2 * needed, needed // 2):
+                tile = Held(rows, flight)
+                sums = self.sums(tile, self.gates, rows)
+                parts = ((rows, batch // rows), (batch % rows, 1))
+                cycles = sum(n * self._step(r, self.sums(tile, self.gates, r)) for r, n in parts if r)
+                cycles *= steps * self.directions * self.blocks * self.hidden * (1 + DOUBT * bool(found))
+                found.setdefault((rows, sums), Schedule(f"rows={rows} sums={sums}", cycles, tile))
+        return list(found.values())
+
+    def _step(self, rows: int, sums: int) -> float:
+        """Cycles of one step of the sum of a block's gates."""
+        n = self.gates * rows
+        return max(n / self.ctx.target.fma_per_cycle, (self.gates + rows) / 2, LATENCY / sums)
+
+    def _fit(self) -> int:
+        """Rows whose accumulators fit the registers beside the weights of all gates and an element of the state."""
+        return (self.ctx.target.registers - self.gates - 1) // self.gates
+
+    def sums(self, tile: Held, gates: int, rows: int) -> int:
+        """Sums by turns of each gate of `rows` rows."""
+        fit = (self.ctx.target.registers - gates - 1) // (gates * rows)
+        return max(1, min(tile.flight // (gates * rows), self.hidden, fit))
 
     def operand(self, index: int) -> Value | None:
         return self.ctx.node.input(index)

@@ -15,7 +15,6 @@ from .packing import spans
 from .product import tree_sum, whole_and_rest
 from .recurrence import Memory, Sequence
 from .tasks import guarded, tasks
-from .tile import LATENCY
 
 Gates: TypeAlias = list[Expr]
 
@@ -117,8 +116,7 @@ def gate_sums(
 ) -> list[Gates]:
     """Sums of `gates` for a block of units, a list a row; the last gate begins from `last` instead of the input."""
     k, n, lanes, rows = now.k, len(gates), seq.lanes, len(now.batch)
-    needed = LATENCY * seq.ctx.target.fma_per_cycle
-    sets = max(1, min(needed // (n * rows), seq.hidden, (seq.ctx.target.registers - n - 1) // (n * rows)))
+    sets = seq.sums(seq.plan, n, rows)
     total = n * rows
     acc = k.registers("acc", seq.dtype, total * sets, lanes)
     for i in range(total * sets):

@@ -107,6 +107,14 @@ class Window:
         assert self.is_pointwise
         return replace(self, d=Axis(), h=Axis(), w=Axis(self.pixels, self.pixels))
 
+    def __str__(self) -> str:
+        """Kernel/stride*dilation size->out of the axes that are more than one position; it decides schedules."""
+        axes = [a for a in self.axes if a.size > 1 or a.kernel > 1] or [self.w]
+        kernel, stride, dilation, size, out = (
+            "x".join(str(getattr(a, part)) for a in axes) for part in ("kernel", "stride", "dilation", "size", "out")
+        )
+        return f"{kernel}/{stride}*{dilation} {size}->{out}"
+
     def spatial(self, d: Expr, h: Expr, w: Expr) -> tuple[Expr, ...]:
         """Coordinates of the axes that the tensor has."""
         return (d, h, w)[3 - self.rank :]

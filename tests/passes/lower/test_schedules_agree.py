@@ -37,7 +37,15 @@ BLOCKED = [
     conv((1, 32, 12, 9), (48, 16, 3, 3), group=2, strides=[2, 1], pads=[1, 1, 0, 2]),
     conv((1, 24, 9, 9), (24, 1, 3, 3), group=24, pads=[1, 1, 1, 1]),
 ]
+BLOCKED += [
+    conv((1, 21, 8, 45), (21, 1, 3, 5), group=21, strides=[1, 2], pads=[1, 2, 1, 2]),
+    operator("MaxPool", (1, 21, 13, 27), kernel_shape=[3, 3], strides=[2, 1], pads=[1, 1, 0, 1]),
+    operator("AveragePool", (2, 16, 6, 23), kernel_shape=[2, 3], pads=[0, 1, 0, 1]),
+]
 PLAIN = [
+    operator("LSTM", (5, 3, 7), (1, 76, 7), (1, 76, 19), hidden_size=19),
+    operator("GRU", (4, 5, 6), (2, 33, 6), (2, 33, 11), hidden_size=11, direction="bidirectional"),
+    operator("RNN", (6, 2, 6), (1, 21, 6), (1, 21, 21), hidden_size=21),
     operator("MatMul", (13, 37), (37, 29)),
     operator("MatMul", (3, 17, 20), (3, 20, 50), known=2),
     operator("Gemm", (1, 70), (150, 70), (150,), transB=1),
@@ -62,7 +70,7 @@ def agree(case: Case, graph: Graph, threads: int) -> None:
             np.testing.assert_allclose(got, expected, rtol=0, atol=atol, err_msg=f"{choice.problem}: {name}")
 
 
-@pytest.mark.parametrize("case", BLOCKED, ids=lambda c: "x".join(map(str, c.inputs[1].shape)))
+@pytest.mark.parametrize("case", BLOCKED, ids=lambda c: f"{c.op} {c.inputs[0].shape}")
 def test_blocked(case: Case) -> None:
     block = 0 if case.inputs[0] is not None and case.inputs[0].shape[1] < LANES else LANES
     agree(case, in_blocks(case, block), 2)
