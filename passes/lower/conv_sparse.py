@@ -24,9 +24,12 @@ from .copies import transposed
 from .micro import splats_lanes
 from .product import multiply_add
 from .schedule import Schedule, choose
-from .sparse import HEIGHTS, list_cycles, make_lists, may_pay, sets_of
+from .sparse import HEIGHTS, is_near, list_cycles, make_lists, may_pay, sets_of
 from .tasks import PARALLEL_MACS, guarded, pieces, tasks
 from .tile import split
+
+VECTORS = (2, 3, 4, 5, 6, 8, 10)
+"""Vectors of pixels in a tile that are tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,8 @@ def sparse_plan(ctx: Lowering, conv: Convolution) -> Plan | None:
     blocked = (conv.x.type.layout.block > 0) + (conv.y.layout.block > 0)
     total = -(-conv.window.pixels // lanes)
     for height in HEIGHTS:
-        for vectors in sorted({min(v, total) for v in (2, 3, 4, 5, 6, 8) if sets_of(target, height, v)}):
+        fits = [v for v in VECTORS if sets_of(target, height, v) and is_near(target, conv.channels_in, v)]
+        for vectors in sorted({min(v, total) for v in fits}):
             plan = Plan(height, vectors)
             tiles = split(total, vectors)
             cycles = list_cycles(target, matrix, conv.window.pixels, height, tiles, blocked)

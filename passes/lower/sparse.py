@@ -29,7 +29,7 @@ MIN_ZEROS = 0.2
 BREAK_EVEN = {1: 0.55, 2: 0.4, 4: 0.25}
 """Zeros in blocks, by their height, from which on lists are faster (`benchmarks/sparse.py`)."""
 
-BLOCK_CYCLES = 25
+BLOCK_CYCLES = 40
 """What a list costs beside its entries: its first sums and the mispredicted end of its loop."""
 
 PACK_CYCLES = {False: 1.0, True: 2.5}
@@ -121,6 +121,13 @@ def sets_of(target: Target, height: int, vectors: int) -> int:
     return next((s for s in (sets, 1) if s * height * vectors + spare <= target.registers), 0)
 
 
+def is_near(target: Target, columns: int, vectors: int) -> bool:
+    """Whether a tile of x stays about in the first cache, as it has to where every product loads its own x; where
+    every instruction counts a larger one has fewer of them."""
+    tile = columns * vectors * target.vector_bits // 8
+    return splats_lanes(target) or vectors <= 3 or tile <= 1.5 * target.l1_bytes
+
+
 def entry_cycles(target: Target, height: int, vectors: int, columns: int, density: float) -> float:
     """Estimated cycles of one entry of a list: bound by multiply-adds, loads, instructions or the first cache.
 
@@ -134,9 +141,9 @@ def entry_cycles(target: Target, height: int, vectors: int, columns: int, densit
         return work + (-(-vectors // 2) + weights + 3 + 2 / sets) / target.fma_per_cycle
     issue = (height * vectors + (vectors if height > 1 else 0) + height + 4) / 5.5
     tile = columns * vectors * target.vector_bits // 8
-    missed = min(1.0, 4 * density * max(0.0, 1 - target.l1_bytes / tile))
+    missed = min(1.0, 0.25 + 2 * density) * max(0.0, 1 - target.l1_bytes / tile)
     far = missed * vectors * target.vector_bits / 8 / 32
-    return max(work, (vectors + height) / 2, issue) + far + 0.8 / sets
+    return max(work, (vectors + height) / 2, issue) + far + 1.0
 
 
 def list_cycles(

@@ -9,11 +9,16 @@ import numpy as np
 import pytest
 
 from c2c.codegen.target import Target, native
+from c2c.compiler.driver import compile_graph
+from c2c.compiler.options import CompileOptions
+from c2c.compiler.verify import run_as_program
+from c2c.ir import reference
 from c2c.ir.graph import Graph
 from c2c.ir.types import DType
 from c2c.passes.lower import lower_graph, lower_node
 from c2c.passes.lower.schedule import Tuning
 from c2c.passes.lower.sparse import make_lists
+from c2c.tests.passes.build import Net, feeds_for
 from c2c.tests.passes.lower.harness import Case, in_blocks, run_graph, with_tail
 
 LANES = native().lanes(DType.F32)
@@ -171,3 +176,20 @@ def test_choice(target: str) -> None:
         calls = lower_node(case(shape, w).node(), Target.parse(target))
         names = [c.name for call in calls for c in call.choices if c.family == "conv-sparse"]
         assert (names[0].split()[0] if names else None) == expected
+
+
+@pytest.mark.needs("qemu-aarch64", "aarch64-linux-gnu-gcc")
+def test_lists_on_arm() -> None:
+    net = Net(3)
+    results = []
+    matrices = pruned((24, 40), 0.8), pruned((21, 37), 0.9, 4), pruned((9, 600), 0.99)
+    for size, w in zip(((9, 11), (7, 7), (3, 5)), matrices, strict=True):
+        x = net.input(1, w.shape[1], *size)
+        results.append(net.op("Relu", net.op("Conv", x, w.reshape(*w.shape, 1, 1), net.random(w.shape[0]))))
+    graph = net.done(*results)
+    feeds = feeds_for(graph, 3)
+    expected = reference.evaluate(graph, feeds)
+    compiled = compile_graph(graph, CompileOptions(Target.parse("arm64-neon"), name="model"))
+    assert any("conv_sparse" in name for name in compiled.program.kernels)
+    for name, array in run_as_program(compiled, feeds).items():
+        np.testing.assert_allclose(array, expected[name], rtol=0, atol=1e-5 * float(np.abs(expected[name]).max()))
