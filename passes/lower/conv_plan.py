@@ -197,7 +197,10 @@ def _inputs(conv: Convolution, lanes: int) -> tuple[Inputs, ...]:
 
 
 def _divided(ctx: Lowering, plan: Plan) -> Plan:
-    """Rows of a task so that their input stays in half of the second cache, and all threads have work."""
+    """Rows of a task so that their input stays in half of the second cache, and all threads have work.
+
+    In nearly all of it where the weights do not: 3x3/2 of 512 channels, 14x14 -> 7x7, gains a fifth.
+    """
     conv, w = plan.conv, plan.conv.window
     room = max(1, _room(ctx, plan))
     size = 2 if conv.dtype.is_int else 4
@@ -209,6 +212,8 @@ def _divided(ctx: Lowering, plan: Plan) -> Plan:
         tile_bytes = plan.tile.pixels * w.w.stride * conv.channels_in * size
         step = max(1, min(tiles, room // tile_bytes, -(-tiles // wanted)))
         return replace(plan, tiles=step, tile_tasks=-(-tiles // step))
+    if conv.weights.nbytes > ctx.target.l2_bytes:  # another task would read them from afar again
+        room = max(room, ctx.target.l2_bytes * 7 // 8)
     row_bytes = w.w.size * conv.channels_in * size * w.h.stride
     halo = (w.h.reach + 1 - w.h.stride) * w.w.size * conv.channels_in * size
     step = max(1, min(rows, (room - halo) // max(1, row_bytes), -(-rows // wanted)))
