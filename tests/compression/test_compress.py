@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -16,6 +16,8 @@ import c2c
 from c2c.compression import search
 from c2c.compression.onnx_compress import compress
 from c2c.compression.session import Session
+
+onnxruntime: Any = pytest.importorskip("onnxruntime")
 
 
 def model(
@@ -83,15 +85,15 @@ def test_the_written_model_is_the_one_that_was_judged(monkeypatch: pytest.Monkey
         runner_run = self.runner.run
 
         def keep(*a: object, **k: object) -> object:
-            results = runner_run(*a, **k)  # type: ignore[arg-type]
+            results = runner_run(*a, **k)
             seen.append(results[1][0])
             return results
 
-        self.runner.run = keep  # type: ignore[assignment, method-assign]
+        self.runner.run = keep
         try:
             return original(self, price)
         finally:
-            self.runner.run = runner_run  # type: ignore[method-assign]
+            self.runner.run = runner_run
 
     monkeypatch.setattr(Session, "run", spying)
     data = samples()
@@ -126,7 +128,7 @@ def test_a_loss_is_kept() -> None:
 
 def test_same_seed_same_bytes_and_resuming_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def files(folder: str, **options: bool) -> tuple[bytes, bytes]:
-        compress(network(), samples(), tmp_path / folder, max_size=1800, **options)  # type: ignore[arg-type]
+        compress(network(), samples(), tmp_path / folder, max_size=1800, **options)
         return (tmp_path / folder / "model.onnx").read_bytes(), (tmp_path / folder / "report.json").read_bytes()
 
     first = files("a")
@@ -154,7 +156,7 @@ def _stop_after(count: int, calls: list[int]) -> Callable[..., object]:
         if len(calls) == count:
             raise KeyboardInterrupt
         calls.append(1)
-        return original(self, *a)  # type: ignore[arg-type]
+        return original(self, *a)
 
     return counted
 
@@ -218,7 +220,7 @@ def test_lstm_and_embedding() -> None:
 )
 def test_bad_requests(options: dict[str, object], data: dict[str, np.ndarray], match: str) -> None:
     with pytest.raises(c2c.C2CError, match=match):
-        compress(network(), data, **options)  # type: ignore[arg-type]
+        compress(network(), data, **options)
 
 
 def test_bad_files(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_a_sweep_never_makes_it_worse() -> None:
     index = descent.nearest(target, grams, book, 0.01, None)
 
     def cost(i: np.ndarray) -> float:
-        return descent.squared_error(book.levels[i], target, grams) + 0.01 * float(book.bits[i].sum())
+        return float(descent.squared_error(book.levels[i], target, grams)) + 0.01 * float(book.bits[i].sum())
 
     costs = [cost(index)]
     for _ in range(3):

@@ -18,7 +18,7 @@ RNG = np.random.default_rng(0)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("count", [2, 16, 17, 256])
 def test_levels_and_indices_give_the_array_back(count: int, dtype: type) -> None:
-    levels = np.sort(RNG.permutation(np.linspace(-2, 2, 257))[:count].astype(dtype))
+    levels: np.ndarray = np.sort(RNG.permutation(np.linspace(-2, 2, 257))[:count].astype(dtype))
     levels = np.unique(levels)
     array = levels[RNG.integers(0, levels.size, (40, 60))]
     array.reshape(-1)[: levels.size] = levels

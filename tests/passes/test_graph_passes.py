@@ -95,7 +95,7 @@ def test_norm_goes_into_conv(group: int) -> None:
 
 def _coded(net: Net, *shape: int) -> np.ndarray:
     """Weights of 16 distinct values."""
-    return net.random(16)[net.rng.integers(0, 16, shape)]
+    return np.asarray(net.random(16)[net.rng.integers(0, 16, shape)])
 
 
 def test_coded_weights_are_not_scaled() -> None:

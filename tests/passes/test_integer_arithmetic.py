@@ -56,7 +56,7 @@ class Net:
         w = self.weights(maps, channels // group, kernel)
         steps = self.rng.uniform(0.001, 0.02, maps).astype(np.float32)
         bias = self.rng.integers(-3000, 3000, maps).astype(np.int32)
-        out = [self.constant(np.float32(0.05 * np.sqrt(channels // group) * kernel)), self.scale(101)[1]]
+        out = [self.constant(np.array(0.05 * np.sqrt(channels // group) * kernel, np.float32)), self.scale(101)[1]]
         names = [self.constant(a) for a in (w, steps, np.zeros(maps, np.int8), bias)]
         y = self.node("QLinearConv", [x, *scale, *names[:3], *out, names[3]], group=group, **attrs)
         self.channels[y] = maps
@@ -112,7 +112,7 @@ def residual_net() -> tuple[Net, str]:
     b = quantize(conv(a, 24, 24, 3), 128)
     c = quantize(conv(x, 13, 24, 1), 110)
     d = quantize(net.node("Relu", [net.node("Add", [b, c])]), 5)
-    ends = [net.constant(np.float32(v)) for v in (0.0, 2.0)]
+    ends = [net.constant(np.array(v, np.float32)) for v in (0.0, 2.0)]
     e = quantize(net.node("Clip", [conv(d, 24, 16, 1), *ends]), 0)
     both = quantize(net.node("Concat", [e, d], axis=1), 0)
     mean = quantize(net.node("GlobalAveragePool", [both]), 0)

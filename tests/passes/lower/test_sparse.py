@@ -89,7 +89,7 @@ def test_lists_of_few_levels_name_them() -> None:
 def case(x: tuple[int, ...], w: np.ndarray, bias: bool = True) -> Case:
     rng = np.random.default_rng(1)
     inputs = [rng.standard_normal(x).astype(np.float32), w.reshape(*w.shape, *(1 for _ in x[2:]))]
-    inputs += [rng.standard_normal(w.shape[0]).astype(np.float32)] if bias else []
+    inputs += [rng.standard_normal((w.shape[0],)).astype(np.float32)] if bias else []
     return Case("Conv", inputs, {"kernel_shape": [1] * (len(x) - 2)}, frozenset((1, 2)))
 
 
@@ -133,7 +133,7 @@ def check(graph: Graph, inputs: list[np.ndarray], expected: np.ndarray, threads:
 def test_plain_tensors(number: int, threads: int) -> None:
     c = CASES[number]
     node = c.node()
-    graph = Graph("g", [node.inputs[0]], [node.output], [node], ["y"])  # type: ignore[list-item]
+    graph = Graph("g", [node.inputs[0]], [node.output], [node], ["y"])
     check(graph, [np.asarray(c.inputs[0])], c.expected()[0], threads)
 
 
