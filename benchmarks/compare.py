@@ -1,7 +1,7 @@
 """c2c beside other engines, in one run: each serves the same inputs in a process of its own, in turn, in short bursts.
 
 usage: python benchmarks/compare.py MODEL.onnx|FOLDER... [--engines c2c,onnxruntime,openvino,ncnn,mnn,iree]
-           [--peers-python PYTHON] [--threads 1,2] [--seconds 4] [--json OUT] [--markdown]
+           [--peers-python PYTHON] [--threads 1,2] [--seconds 4] [--json OUT]
        python benchmarks/compare.py --from OUT...
 
 The engines other than c2c live in a virtual environment of their own:
