@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .codebook import PRICE, entropy
+from ..packing.frames import entropy
+from .codebook import PRICE
 
 
 @dataclass(frozen=True, slots=True)

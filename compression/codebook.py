@@ -38,12 +38,6 @@ def code_lengths(counts: np.ndarray) -> np.ndarray:
     return np.asarray(np.minimum(-np.log2(np.maximum(counts, 1e-9) / total), _RARE_BITS))
 
 
-def entropy(counts: np.ndarray) -> float:
-    """Bits for a symbol of these frequencies (Shannon)."""
-    p = counts[counts > 0] / max(counts.sum(), 1)
-    return float(-(p * np.log2(p)).sum())
-
-
 def uniform(values: np.ndarray, step: float, levels: int = MAX_LEVELS) -> Book:
     """The grid of `step` over the range of `values`. Where that would take more than `levels`, the step is widened
     until three quarters of them hold all but the outermost 2 %, and the levels beyond are further and further apart; of

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..packing.frames import entropy
 from . import codebook, descent
-from .codebook import PRICE, entropy
+from .codebook import PRICE
 from .layers import Layer
 from .mask import choose_mask, refit
 from .statistics import Moments

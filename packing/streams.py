@@ -80,10 +80,15 @@ class Part:
     streams: tuple[tuple[int, bytes], ...]
 
 
+def seems_coded(words: Words) -> bool:
+    """False where a sample alone has more than 256 levels: then all need not be sorted."""
+    step = max(1, words.size // SAMPLE)
+    return np.unique(words[::step][:SAMPLE]).size <= MOST_LEVELS
+
+
 def structure(words: Words) -> tuple[Words, np.ndarray[Any, Any]] | None:
     """Levels, the most frequent first, and each element's index of them; None where there are more than 256."""
-    step = max(1, words.size // SAMPLE)
-    if np.unique(words[::step][:SAMPLE]).size > MOST_LEVELS:
+    if not seems_coded(words):
         return None
     levels, indices, counts = np.unique(words, return_inverse=True, return_counts=True)
     if levels.size > MOST_LEVELS:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..ir.types import DType
 from . import frames
-from .streams import MOST_LEVELS, Part, Words, encodings
+from .streams import MOST_LEVELS, Part, Words, encodings, seems_coded
 from .table import ALIGN, FILE_HEAD, MAGIC, VERSION, Frame, Group, Place, Table
 
 CHUNK = 1 << 20
@@ -249,7 +249,7 @@ def _report(constants: Sequence[Constant], groups: list[list[_Chunk]], rows: lis
 
 def _shannon(words: Words) -> tuple[int, int, float | None]:
     """Levels (0: too many), elements that differ from the most frequent one (from zero), bits an element."""
-    if words.size and np.unique(words[:: max(1, words.size // 4096)]).size <= MOST_LEVELS:
+    if words.size and seems_coded(words):
         levels, counts = np.unique(words, return_counts=True)
         if levels.size <= MOST_LEVELS:
             return levels.size, words.size - int(counts.max()), frames.entropy(counts)
