@@ -111,13 +111,13 @@ def test_rings_hold_the_rows_that_are_read(first: int, tasks: int, strip: int) -
     assert tuple(made) == plan.made and plan.made[-1] == total
 
 
-def wide(size: int, channels: int) -> list[Convolution]:
-    """A bottleneck of `channels` channels inside."""
-    net = Net()
-    y = net.conv(net.input(1, 2 * LANES, size, size), channels, 1)
-    y = net.conv(net.conv(y, channels, 3, group=channels), 2 * LANES, 1)
+def wide(target: Target, size: int, vectors: int) -> list[Convolution]:
+    """A bottleneck of `vectors` vectors of channels inside."""
+    net, channels, outside = Net(), vectors * target.lanes(), 2 * target.lanes()
+    y = net.conv(net.input(1, outside, size, size), channels, 1)
+    y = net.conv(net.conv(y, channels, 3, group=channels), outside, 1)
     graph = net.done(net.op("Relu", y))
-    context, found = PassContext(Target.parse("native")), list[Convolution]()
+    context, found = PassContext(target), list[Convolution]()
 
     class Seen(ChainConvolutions):
         def divide(self, convs: Sequence[Convolution], context: PassContext) -> list[range]:
@@ -130,7 +130,7 @@ def wide(size: int, channels: int) -> list[Convolution]:
 
 def test_large_tensors_are_chained_and_small_ones_are_not() -> None:
     target = Target.parse("x86-64-v3")
-    large, small = wide(112, 12 * LANES), wide(7, 60 * LANES)
+    large, small = wide(target, 112, 12), wide(target, 7, 60)
     assert cut(target, 1, large) == [range(3)]
     assert cut(target, 1, small) == [range(1), range(1, 2), range(2, 3)]
     assert schedules(target, 1, small)[0].plan is None
@@ -138,6 +138,6 @@ def test_large_tensors_are_chained_and_small_ones_are_not() -> None:
 
 def test_memory_before_speed_chains_more() -> None:
     target = Target.parse("x86-64-v3")
-    middle = wide(28, 12 * LANES)
+    middle = wide(target, 28, 12)
     assert len(cut(target, 1, middle)) == 3
     assert cut(target, 1, middle, memory=True) == [range(3)]
