@@ -178,7 +178,8 @@ def _compress(p: argparse.ArgumentParser) -> None:
         "--measure", default="auto", metavar="M",
         help="what counts as the same answer: top1, threshold (above one half), cosine (default: by the output)",
     )  # fmt: skip
-    p.add_argument("--judge", metavar="OUTPUT", help="the output that is judged (default: the first of floats)")
+    p.add_argument("--judge", type=Path, metavar="FILE.npz", help="samples that only judge (default: some of --data)")
+    p.add_argument("--judged", metavar="OUTPUT", help="the output that is judged (default: the first of floats)")
     p.add_argument("--calibration", type=int, default=512, metavar="N", help="the most samples fitted to (default 512)")
     p.add_argument("--held-out", type=int, default=512, metavar="N", help="the most samples judged by (default 512)")
     p.add_argument("--seed", type=int, default=0, help="of the order of samples (default 0)")

@@ -259,8 +259,8 @@ def compress_command(a: argparse.Namespace) -> int:
         _, report = compress(
             a.model, a.data, a.output, max_size=None if a.max_size is None else _size(a.max_size),
             max_loss=None if a.max_loss is None else _share(a.max_loss), pareto=a.pareto, sparsity=a.sparsity,
-            pattern=a.pattern, levels=a.levels, measure=a.measure, judged=a.judge, calibration=a.calibration,
-            held_out=a.held_out, seed=a.seed, resume=a.resume, progress=show,
+            pattern=a.pattern, levels=a.levels, measure=a.measure, judge=a.judge, judged=a.judged,
+            calibration=a.calibration, held_out=a.held_out, seed=a.seed, resume=a.resume, progress=show,
         )  # fmt: skip
     if a.json:
         print(json.dumps(report.to_json()))

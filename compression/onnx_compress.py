@@ -19,8 +19,8 @@ from .reconstruct import Form
 from .report import Report, make_report
 from .samples import read_samples, split
 from .search import Budget, search
-from .session import key_of, start
-from .state import State, resumed
+from .session import start
+from .state import resumed
 
 CALIBRATION = 512
 HELD_OUT = 512
@@ -38,6 +38,7 @@ def compress(
     pattern: str = "unstructured",
     levels: int = 256,
     measure: str = "auto",
+    judge: Path | str | Mapping[str, np.ndarray] | None = None,
     judged: str | None = None,
     calibration: int = CALIBRATION,
     held_out: int = HELD_OUT,
@@ -48,11 +49,11 @@ def compress(
     """Compress a model without labels; returns the compressed model and a report, and writes both into `output`.
 
     data: samples by input name, or an .npz file of them; None makes some up. max_size: bytes of the packed weights;
-    max_loss: share of held-out answers that may differ from the dense model's; pareto: a row of sizes; without any of
+    max_loss: share of judged answers that may differ from the dense model's; pareto: a row of sizes; without any of
     them a loss of 0.5 %. sparsity, pattern: zeros demanded of every matrix, and their shape. levels: the most values
-    in a code book. measure, judged: what counts as the same answer, and of which output. calibration, held_out: the
-    most samples fitted to, and judged by. seed: of the order of samples and of positions. resume: go on with what a
-    run before left in `output`. Raises C2CError.
+    in a code book. measure, judged: what counts as the same answer, and of which output. judge: samples to judge by,
+    as `data`; None holds some of `data` out. calibration, held_out: the most samples fitted to, and judged by. seed: of
+    the order of samples and of positions. resume: go on with what a run before left in `output`. Raises C2CError.
     """
     form = _form(sparsity, pattern, levels)
     if pareto and (max_size is not None or max_loss is not None):
@@ -61,19 +62,24 @@ def compress(
     proto = onnx_model.read_model(model)
     onnx_model.fold_batch_norm(proto)
     inputs = onnx_model.inputs_of(proto)
-    given = synthetic_samples(proto, inputs, seed) if data is None else data
-    arrays = given if isinstance(given, Mapping) else read_samples(given)
-    samples = split(arrays, inputs, seed, calibration=calibration, held_out=held_out)
+    arrays = synthetic_samples(proto, inputs, seed) if data is None else _read(data)
+    judges = None if judge is None else _read(judge)
+    samples = split(arrays, inputs, seed, calibration=calibration, held_out=held_out, judges=judges)
     samples = replace(samples, synthetic=data is None)
     folder = None if output is None else Path(output)
-    state = State(None) if folder is None else resumed(folder, key_of(proto, samples, form, seed), resume)
-    session = start(proto, samples, form, measure=measure, output=judged, seed=seed, state=state, progress=progress)
+    session = start(proto, samples, form, measure=measure, output=judged, seed=seed, progress=progress)
+    if folder is not None:
+        session.state = resumed(folder, session.key(), resume)
     kept, passes = search(session, budget)
     small = write_coded(proto, kept.coded)
     report = make_report(session, kept, passes)
     if folder is not None:
         _write(folder, small, report)
     return small, report
+
+
+def _read(samples: Path | str | Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    return samples if isinstance(samples, Mapping) else read_samples(samples)
 
 
 def _form(sparsity: float, pattern: str, levels: int) -> Form:

@@ -49,13 +49,41 @@ def read_samples(path: Path | str) -> dict[str, np.ndarray]:
 
 
 def split(
-    data: Mapping[str, np.ndarray], declared: Mapping[str, TensorType], seed: int, *, calibration: int, held_out: int
+    data: Mapping[str, np.ndarray],
+    declared: Mapping[str, TensorType],
+    seed: int,
+    *,
+    calibration: int,
+    held_out: int,
+    judges: Mapping[str, np.ndarray] | None = None,
 ) -> Samples:
     """Samples in a random order of `seed`: at most `calibration` to fit and `held_out` to judge, from different ones.
 
-    An array of the input's rank holds samples along its first axis, each fed with a first dimension of 1; one of a
-    rank more holds whole feeds. Raises OptionsError.
+    judges: samples that do nothing but judge; without them a third of `data` at most is held out. An array of the
+    input's rank holds samples along its first axis, each fed with a first dimension of 1; one of a rank more holds
+    whole feeds. Raises OptionsError.
     """
+    rng = np.random.default_rng(seed)
+    arrays, total = _arrays(data, declared)
+    if judges is None:
+        others = min(held_out, max(total // 3, 1))
+        fitted = min(calibration, total - others)
+        order = rng.permutation(total)[: fitted + others]
+        return Samples({name: np.ascontiguousarray(a[order]) for name, a in arrays.items()}, fitted)
+    beside, count = _arrays(judges, declared)
+    for name, a in arrays.items():
+        if beside[name].shape[1:] != a.shape[1:]:
+            raise OptionsError(
+                f"the array '{name}' has samples of shape {list(a.shape[1:])} to fit, "
+                f"{list(beside[name].shape[1:])} to judge by",
+                remedy="give both one shape",
+            )
+    fit, judge = rng.permutation(total)[:calibration], rng.permutation(count)[:held_out]
+    return Samples({name: np.concatenate([a[fit], beside[name][judge]]) for name, a in arrays.items()}, len(fit))
+
+
+def _arrays(data: Mapping[str, np.ndarray], declared: Mapping[str, TensorType]) -> tuple[dict[str, np.ndarray], int]:
+    """The arrays [samples, *shape of the input], checked, and how many samples they hold."""
     names = ", ".join(declared)
     for name in data:
         if name not in declared:
@@ -71,10 +99,7 @@ def split(
     total = next(iter(counts.values()))
     if total < LEAST:
         raise OptionsError(f"{total} samples are too few", remedy=f"give {LEAST} or more, better 256")
-    judges = min(held_out, max(total // 3, 1))
-    fitted = min(calibration, total - judges)
-    order = np.random.default_rng(seed).permutation(total)[: fitted + judges]
-    return Samples({name: np.ascontiguousarray(a[order]) for name, a in arrays.items()}, fitted)
+    return arrays, total
 
 
 def _checked(name: str, array: np.ndarray, want: TensorType) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from onnx import ModelProto
@@ -53,8 +54,8 @@ class Session:
     measure: str
     output: int
     seed: int
-    state: State
     progress: Progress
+    state: State = field(default_factory=lambda: State(None))
     surveys: dict[str, Survey] = field(default_factory=dict)
     rest: int = -1
 
@@ -137,6 +138,17 @@ class Session:
         depthwise = layer.groups > 1 and layer.groups == layer.channels
         return compress_layer(layer, m, known.price(price), self.form, DEPTHWISE_SCALE if depthwise else CHANNEL_SCALE)
 
+    def key(self) -> str:
+        """What a run must have in common with the one that it resumes: everything that decides a layer's weights, this
+        version's code too. A budget is none of it: runs for different ones share the passes that both make."""
+        digest = hashlib.sha256(self.model.SerializeToString(deterministic=True))
+        for name, a in sorted(self.samples.arrays.items()):
+            digest.update(name.encode() + repr((a.dtype, a.shape)).encode() + np.ascontiguousarray(a).tobytes())
+        digest.update(repr((self.samples.calibration, self.form, self.seed, self.output)).encode())
+        for source in sorted(Path(__file__).parent.glob("*.py")):
+            digest.update(source.name.encode() + source.read_bytes())
+        return digest.hexdigest()
+
     def _feeds(self, part: slice) -> dict[str, np.ndarray]:
         return {name: a[part] for name, a in self.samples.arrays.items()}
 
@@ -158,7 +170,7 @@ def _weights(layer: Layer, c: Coded) -> Weights:
 
 
 def start(
-    model: ModelProto, samples: Samples, form: Form, *, measure: str, output: str | None, seed: int, state: State,
+    model: ModelProto, samples: Samples, form: Form, *, measure: str, output: str | None, seed: int,
     progress: Progress,
 ) -> Session:  # fmt: skip
     """Import with the samples' shapes and find the layers."""
@@ -169,7 +181,7 @@ def start(
     if not layers:
         raise C2CError("the model has no constant matrix that could be compressed")
     index = _output_index(graph, output)
-    return Session(model, graph, layers, Runner(graph, layers), samples, form, measure, index, seed, state, progress)
+    return Session(model, graph, layers, Runner(graph, layers), samples, form, measure, index, seed, progress)
 
 
 def _output_index(graph: Graph, name: str | None) -> int:
@@ -182,12 +194,3 @@ def _output_index(graph: Graph, name: str | None) -> int:
         f"the model has no output '{name}' of floats" if name else "the model has no output of floats",
         remedy=f"one of {', '.join(graph.output_names)}",
     )
-
-
-def key_of(model: ModelProto, samples: Samples, form: Form, seed: int, output: int = 0) -> str:
-    """What a resumed run must have in common with the one before."""
-    digest = hashlib.sha256(model.SerializeToString(deterministic=True))
-    for name, a in sorted(samples.arrays.items()):
-        digest.update(name.encode() + repr(a.shape).encode() + np.ascontiguousarray(a).tobytes())
-    digest.update(repr((samples.calibration, form, seed, output)).encode())
-    return digest.hexdigest()

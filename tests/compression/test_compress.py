@@ -161,6 +161,41 @@ def _stop_after(count: int, calls: list[int]) -> Callable[..., object]:
     return counted
 
 
+def test_samples_of_their_own_judge() -> None:
+    """Judges that are like nothing that was fitted to: they alone count, and all other samples are fitted to."""
+    alien = {"x": 40 * samples(20, 9)["x"] + 7}
+    small, report = compress(network(), samples(30), max_size=1800, judge=alien, measure="cosine")
+    assert (report.calibration, report.held_out) == (30, 20)
+    a, b = (run(proto, alien).astype(np.float64) for proto in (network(), small))
+    cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    assert report.loss == pytest.approx(1 - cosine.mean(), abs=2e-5)
+
+
+@pytest.mark.parametrize("changed", [{"judge": samples(20, 4)}, {"seed": 1}, {"levels": 99}, {"sparsity": 0.5}])
+def test_other_options_do_not_resume(tmp_path: Path, changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"max_size": 1800, "judge": samples(20, 3)}
+    compress(network(), samples(), tmp_path, **options)
+    kept = {p.name for p in (tmp_path / ".state").iterdir()}
+    fresh: list[int] = []
+    monkeypatch.setattr(Session, "_compress", _stop_after(0, fresh))
+    with pytest.raises(KeyboardInterrupt):
+        compress(network(), samples(), tmp_path, **(options | changed), resume=True)
+    assert not kept & {p.name for p in (tmp_path / ".state").iterdir()} - {"key.npz", "survey.npz"}
+
+
+def test_another_version_does_not_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from c2c.compression import session
+
+    source = tmp_path / "session.py"
+    source.write_text("one")
+    monkeypatch.setattr(session, "__file__", str(source))
+    compress(network(), samples(), tmp_path / "out", max_size=1800)
+    source.write_text("other")
+    monkeypatch.setattr(Session, "_compress", _stop_after(0, []))
+    with pytest.raises(KeyboardInterrupt):
+        compress(network(), samples(), tmp_path / "out", max_size=1800, resume=True)
+
+
 def test_sparse_blocks_are_demanded() -> None:
     small, _ = compress(network(), samples(), max_size=1800, sparsity=0.5, pattern="4x1")
     constants = {t.name: numpy_helper.to_array(t) for t in small.graph.initializer}
@@ -216,6 +251,7 @@ def test_lstm_and_embedding() -> None:
         ({"pattern": "5x5"}, samples(), "pattern"),
         ({"measure": "taste"}, samples(), "measured"),
         ({"judged": "z"}, samples(), "no output 'z'"),
+        ({"judge": {}}, samples(), "no array 'x'"),
     ],
 )
 def test_bad_requests(options: dict[str, object], data: dict[str, np.ndarray], match: str) -> None:
