@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..ir.errors import CodegenError
-from ..ir.loops import Alloc, Barrier, Block, Buffer, Const, Expr, For, If, Kernel, Let, Prefetch, Store
+from ..ir.loops import Alloc, Barrier, Block, Buffer, Const, Expr, For, If, Kernel, Let, Prefetch, Store, Unary
 from ..ir.types import DType
 from .llvm_streams import streams
 from .llvm_types import memory_type, value_type
@@ -87,6 +87,9 @@ class KernelPrinter:
             v.indices.add(s.name)
         else:
             v.names[s.name] = v.value(s.value)
+            v.defined.pop(s.name, None)
+            if isinstance(s.value, Unary) and s.value.op == "round":
+                v.defined[s.name] = s.value
             v.indices.discard(s.name)
 
     def _alloc(self, s: Alloc) -> None:

@@ -9,6 +9,16 @@ from .target import Target
 
 _INTRINSIC = {"floor": "floor", "ceil": "ceil", "trunc": "trunc", "round": "roundeven"}
 
+_NEAREST: dict[int, tuple[str, tuple[tuple[str, str], ...]]] = {
+    4: ("llvm.x86.sse2.cvtps2dq", ()),
+    8: ("llvm.x86.avx.cvt.ps2dq.256", ()),
+    16: (
+        "llvm.x86.avx512.mask.cvtps2dq.512",
+        (("<16 x i32>", "zeroinitializer"), ("i16", "-1"), ("i32", "4")),
+    ),
+}
+"""By lanes: the intrinsic that rounds as the processor is set, to nearest even, and operands after the value."""
+
 
 def rounded(w: Writer, target: Target, op: str, value: str, dtype: DType, lanes: int) -> str:
     """floor, ceil, trunc or round (to nearest even) of f32 or f64."""
@@ -17,6 +27,15 @@ def rounded(w: Writer, target: Target, op: str, value: str, dtype: DType, lanes:
         suffix = f"f{dtype.bits}" if lanes == 1 else f"v{lanes}f{dtype.bits}"
         return w.call(f"llvm.{_INTRINSIC[op]}.{suffix}", type_, (type_, value))
     return _Rounding(w, dtype, lanes).apply(op, value)
+
+
+def rounded_to_i32(w: Writer, target: Target, value: str, lanes: int) -> str | None:
+    """f32 rounded to the nearest even i32 by one instruction; None where LLVM finds it by itself, or there is none."""
+    if target.arch != "x86_64" or lanes not in _NEAREST or lanes * 32 > target.vector_bits:
+        return None
+    name, more = _NEAREST[lanes]
+    sums, floats = vector("i32", lanes), vector("float", lanes)
+    return w.call(name, sums, (floats, value), *((t, v) for t, v in more))
 
 
 class _Rounding:

@@ -30,7 +30,7 @@ from ..ir.loops import (
 from ..ir.types import DType
 from .llvm_convert import HALVES, convert, from_f32, to_f32
 from .llvm_dot import dot
-from .llvm_rounding import rounded
+from .llvm_rounding import rounded, rounded_to_i32
 from .llvm_streams import Stream, registers_loaded
 from .llvm_types import constant, memory_type, value_type, vector
 from .llvm_writer import Writer
@@ -61,6 +61,8 @@ class Values:
     def __init__(self, w: Writer, target: Target, shaped: bool) -> None:
         self.w, self.target, self.shaped = w, target, shaped
         self.names: dict[str, str] = {}
+        self.defined: dict[str, Expr] = {}
+        """What variables of rounded values were defined as."""
         self.indices: set[str] = set()
         self.pointers: dict[Buffer, str] = {}
         self.parts: dict[str, list[str]] = {}
@@ -312,7 +314,16 @@ class Values:
         raise CodegenError(f"{e.op} of {e.dtype} has no meaning")
 
     def _cast(self, e: Cast) -> str:
+        if (made := self._rounded(e)) is not None:
+            return convert(self.w, self.target, made, DType.I32, e.dtype, e.lanes)
         return convert(self.w, self.target, self.value(e.a), e.a.dtype, e.dtype, e.lanes)
+
+    def _rounded(self, e: Cast) -> str | None:
+        """The i32 that a cast rounds an f32 to."""
+        a = self.defined.get(e.a.name, e.a) if isinstance(e.a, Var) else e.a
+        if not isinstance(a, Unary) or a.op != "round" or a.dtype is not DType.F32 or e.dtype is not DType.I32:
+            return None
+        return rounded_to_i32(self.w, self.target, self.value(a.a), e.lanes)
 
     def _bitcast(self, e: Bitcast) -> str:
         a, source, to = self.value(e.a), value_type(e.a.dtype, e.lanes), value_type(e.dtype, e.lanes)

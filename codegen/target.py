@@ -146,6 +146,11 @@ class Target:
         return 1 if self.vector_bits >= 512 else 2
 
     @property
+    def dots_per_cycle(self) -> int:
+        """Vector dot products of small integers that begin in one cycle, where they add to their sums."""
+        return 2
+
+    @property
     def l2_bytes_per_cycle(self) -> int:
         """What a core reads from its second-level cache in a cycle."""
         return 32
@@ -158,6 +163,14 @@ class Target:
     def has_dot_prod(self) -> bool:
         """Four int8 products and their sum into int32 in one instruction."""
         return any(f in self.has for f in ("dotprod", "avxvnni", "avx512vnni"))
+
+    @property
+    def byte_levels(self) -> DType | None:
+        """Type of bytes whose products with i8 instructions add in fours, to i32 of a whole register; None where no
+        instruction does."""
+        if "avx512vnni" in self.has or "i8mm" in self.has or "avxvnni" in self.has and self.vector_bits == 256:
+            return DType.U8
+        return DType.I8 if "dotprod" in self.has else None
 
     @property
     def has_fp16(self) -> bool:

@@ -40,7 +40,8 @@ _ALIASES = {
 }  # fmt: skip
 
 _OF_INTEGERS = frozenset({"c2c.IntegerConv"})
-"""Operators on integers whose types are those of their alias on float32. MaxPool takes i16 beside ONNX's types."""
+"""Operators on integers whose types are those of their alias on float32, with one more input, the zero point of the
+first. MaxPool takes i16 beside ONNX's types."""
 
 _TO_ONNX = {
     DType.F32: TensorProto.FLOAT, DType.F64: TensorProto.DOUBLE, DType.F16: TensorProto.FLOAT16,
@@ -155,6 +156,11 @@ def checked_type(type_: TensorType, name: str) -> TensorType:
     return type_
 
 
+def most_inputs(op: str, schema: OpSchema) -> int:
+    """Inputs that an operator takes."""
+    return int(schema.max_input) + (1 if op in _OF_INTEGERS else 0)
+
+
 def infer_node(node: Node, unread: Collection[int] = ()) -> list[TensorType]:
     """Types of a node's outputs by ONNX's inference, small constant inputs known by value; layouts are plain.
 
@@ -171,7 +177,8 @@ def infer_node(node: Node, unread: Collection[int] = ()) -> list[TensorType]:
     types = {k: type_proto(v.type) for k, v in values.items()}
     narrow = node.op == "MaxPool" and values["i0"].type.dtype is DType.I16
     if node.op in _OF_INTEGERS or narrow:
-        types = {k: type_proto(v.type.with_dtype(DType.F32)) for k, v in values.items()}
+        del proto.input[3:]
+        types = {k: type_proto(v.type.with_dtype(DType.F32)) for k, v in values.items() if k in proto.input}
         values = {}
     data = {
         k: tensor_proto(v.data, k)

@@ -20,7 +20,8 @@ class GlobalMaxPool(OpRun):
 
 
 class Conv(_Conv):
-    """Of integers exact sums, as float32 (`c2c.IntegerConv`); the installed one adds in their own type."""
+    """Of integers exact sums, as float32 (`c2c.IntegerConv`, whose fourth input is the zero point of the first); the
+    installed one adds in their own type."""
 
     op_domain = ""
 
@@ -28,7 +29,8 @@ class Conv(_Conv):
         if inputs[0].dtype.kind == "f":
             return super()._run(*inputs, **attrs)  # type: ignore[no-untyped-call]
         run: Any = super()._run
-        (sums,) = run(*(None if x is None else x.astype(np.float64) for x in inputs), **attrs)
+        x, w, bias, zero = (None if v is None else v.astype(np.float64) for v in (*inputs, *[None] * 4)[:4])
+        (sums,) = run(x if zero is None else x - zero, w, bias, **attrs)
         return (sums.astype(np.float32),)
 
 

@@ -18,7 +18,7 @@ from .errors import C2CError, UnknownShapeError, VerifyError
 from .graph import Graph, Node, Value
 from .operands import check_operands
 from .ops import GROUPS, Kind, op
-from .reference import infer_node, schema_of
+from .reference import infer_node, most_inputs, schema_of
 from .types import PLAIN
 
 CHAIN = "c2c.ConvChain"
@@ -97,10 +97,9 @@ def _check_schema(node: Node) -> None:
     schema = schema_of(node.op)
     if schema is None:
         raise VerifyError(f"operator {node.op} is unknown", where=node.where)
-    if not schema.min_input <= len(node.inputs) <= schema.max_input:
-        raise VerifyError(
-            f"{len(node.inputs)} inputs, but {schema.min_input} to {schema.max_input} are taken", where=node.where
-        )
+    most = most_inputs(node.op, schema)
+    if not schema.min_input <= len(node.inputs) <= most:
+        raise VerifyError(f"{len(node.inputs)} inputs, but {schema.min_input} to {most} are taken", where=node.where)
     if not schema.min_output <= len(node.outputs) <= schema.max_output:
         raise VerifyError(
             f"{len(node.outputs)} outputs, but {schema.min_output} to {schema.max_output} are made", where=node.where

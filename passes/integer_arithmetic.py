@@ -1,9 +1,9 @@
 """Integer arithmetic between quantised convolutions.
 
 Before: Conv or Gemm of DequantizeLinear nodes, activations with one scale and constant weights; QLinearConv.
-After: `c2c.IntegerConv` of levels in i16, from which their zero point is taken away, with the bias in its exact sums;
-then the scale, and where a QuantizeLinear follows Round, Clip and Cast to the next levels: no tensor of floats between
-convolutions. Scales fold into one factor a channel, (x scale · w scale) / y scale in f32 as QLinearConv has it; sums of
+After: `c2c.IntegerConv` of levels with the bias in its exact sums; then the scale, and where a QuantizeLinear follows
+Clip, Round and Cast to the next levels: no tensor of floats between convolutions. Levels are bytes of the type that the
+target's products take (`Target.byte_levels`), else i16 from which their zero point is taken away. Scales fold into one factor a channel, (x scale · w scale) / y scale in f32 as QLinearConv has it; sums of
 dequantised tensors are scaled by x scale / y scale. QuantizeLinear moves up through operators that only move or pick
 elements. Rounding is to the nearest even level, and no result depends on the target.
 Preserves: other operators, which read dequantised values. Needs: constants not folded yet.
@@ -40,7 +40,7 @@ class IntegerArithmetic(Pass):
         if not any(n.op in ("DequantizeLinear", "QLinearConv") for n in graph.nodes):
             return False
         changed = apply_rules(graph, RULES, context)
-        work = _Rewriting(context.rewriter(graph))
+        work = _Rewriting(context.rewriter(graph), context.target.byte_levels)
         for node in list(graph.nodes):
             work.visit(node)
         work.finish()
@@ -170,12 +170,22 @@ class _Sums:
     bias: np.ndarray | None
 
 
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """A tensor of levels whose values are scale · (level - zero)."""
+
+    value: Value
+    zero: int
+
+
 @dataclass(eq=False)
 class _Rewriting:
-    """levels: i16 levels less zero of quantised values; floats: the same before their Cast; sums: what values are."""
+    """levels: of quantised values, by their zero point and the type they are kept in; floats: levels less zero before
+    their Cast; sums: what values are. bytes: the type of levels that the target multiplies as bytes."""
 
     rewriter: GraphRewriter
-    levels: dict[tuple[Value, int], Value] = field(default_factory=dict)
+    bytes: DType | None = None
+    levels: dict[tuple[Value, int, DType], Levels] = field(default_factory=dict)
     floats: dict[Value, Value] = field(default_factory=dict)
     sums: dict[Value, _Sums] = field(default_factory=dict)
     place: dict[Value, int] = field(default_factory=dict)
@@ -237,8 +247,9 @@ class _Rewriting:
         attrs: dict[str, object],
     ) -> None:
         rw, rank = self.rewriter, w.ndim
-        data = self._levels(x, scale.offset, node)
-        type_ = node.output.type
+        form = self.bytes if self.bytes is not None and w.dtype == np.int8 else DType.I16
+        levels = self._levels(x, scale.offset, node, form)
+        data, type_ = levels.value, node.output.type
         if data.type.rank != rank:
             shape = rw.constant("shape", np.asarray([1, w.shape[1], 1, 1], np.int64))
             data = self._emit("Reshape", [data, shape], data.type.with_shape((1, w.shape[1], 1, 1)), node)
@@ -246,8 +257,10 @@ class _Rewriting:
         low, high = _range(x.type.dtype)
         attrs = {**attrs, "largest": max(high - scale.offset, scale.offset - low)}
         inputs: list[Value | None] = [data, rw.constant(f"{node.output.name}.weights", w)]
-        if bias[0] is not None:
-            inputs.append(rw.constant(f"{node.output.name}.bias", bias[0]))
+        if bias[0] is not None or levels.zero:
+            inputs.append(None if bias[0] is None else rw.constant(f"{node.output.name}.bias", bias[0]))
+        if levels.zero:
+            inputs.append(self._number(levels.zero, data.type.dtype.numpy))
         sums = self._emit("c2c.IntegerConv", inputs, type_, node, **attrs)
         across = (1, -1, *(1,) * (rank - 2)) if w_scale.size > 1 else ()
         factor = (scale.step * w_scale.astype(np.float32)).reshape(across)
@@ -286,7 +299,10 @@ class _Rewriting:
         if not self.rewriter.allow("integer-arithmetic", node):
             return
         levels = self._levels(x, scale.offset, node)
-        wide = self._emit("Cast", [levels], levels.type.with_dtype(DType.F32), node, to=element_type(DType.F32))
+        type_ = levels.value.type.with_dtype(DType.F32)
+        wide = self._emit("Cast", [levels.value], type_, node, to=element_type(DType.F32))
+        if levels.zero:
+            wide = self._emit("Sub", [wide, self._number(levels.zero, np.float32)], type_, node)
         mean = self._emit(node.op, [wide, *node.inputs[1:]], node.output.type, node, **node.attrs)
         found_sums = _Sums(mean, np.asarray(scale.step), None)
         result = self._scaled_sums(found_sums, np.float32(1), node)
@@ -295,39 +311,57 @@ class _Rewriting:
 
     # ---- levels
 
-    def _levels(self, q: Value, zero: int, reader: Node) -> Value:
-        """Levels of 8 bits less their zero point, as i16."""
-        q = self.rewriter.resolve(q)
-        if (q, zero) not in self.levels:
-            self.levels[q, zero] = self._made_levels(q, zero, reader)
-        return self.levels[q, zero]
+    def _number(self, value: float, dtype: type) -> Value:
+        return self.rewriter.constant("number", np.asarray(value, dtype))
 
-    def _made_levels(self, q: Value, zero: int, reader: Node) -> Value:
-        type_, node = q.type.with_dtype(DType.I16), q.producer
+    def _levels(self, q: Value, zero: int, reader: Node, form: DType | None = None) -> Levels:
+        """Levels of 8 bits in a type: bytes (by default, where the target multiplies them), or less `zero` in i16."""
+        q, form = self.rewriter.resolve(q), form or self.bytes or DType.I16
+        if (q, zero, form) not in self.levels:
+            self.levels[q, zero, form] = self._made_levels(q, zero, reader, form)
+        return self.levels[q, zero, form]
+
+    def _made_levels(self, q: Value, zero: int, reader: Node, form: DType) -> Levels:
+        if form is DType.I16 and self.bytes is not None:
+            narrow = self._levels(q, zero, reader)
+            return Levels(self._shifted(narrow.value, -narrow.zero, form, reader), 0)
+        node = q.producer
         scale = scale_of(node) if node is not None and node.op == "QuantizeLinear" else None
+        shift = _shift(q.type.dtype, zero, form)
         if node is not None and scale is not None and scale.is_single and scale.offset == zero:
-            return self._quantized(node, scale)
+            return Levels(self._quantized(node, scale, form, zero + shift), zero + shift)
         if node is not None and node.op in MOVING and len(node.outputs) == 1:
             count = len(node.inputs) if node.op in PARTS else 1
-            parts: list[Value | None] = [self._levels(required(node, i), zero, node) for i in range(count)]
-            return self._emit(node.op, [*parts, *node.inputs[count:]], type_, node, **node.attrs)
-        wide = self._emit("Cast", [q], type_, reader, to=element_type(DType.I16))
-        if not zero:
-            return wide
-        return self._emit("Sub", [wide, self.rewriter.constant("zero", np.asarray(zero, np.int16))], type_, reader)
+            parts: list[Value | None] = [
+                self._levels(required(node, i), zero, node, form).value for i in range(count)
+            ]
+            type_ = q.type.with_dtype(form)
+            return Levels(self._emit(node.op, [*parts, *node.inputs[count:]], type_, node, **node.attrs), zero + shift)
+        return Levels(self._shifted(q, shift, form, reader), zero + shift)
 
-    def _quantized(self, node: Node, scale: Scale) -> Value:
-        """Round(x / scale) in the range of the levels less their zero point."""
+    def _shifted(self, levels: Value, shift: int, form: DType, reader: Node) -> Value:
+        """levels + shift, which fits `form`."""
+        for dtype in (DType.I16, form) if shift else (form,):
+            if levels.type.dtype is not dtype:
+                levels = self._emit("Cast", [levels], levels.type.with_dtype(dtype), reader, to=element_type(dtype))
+            if shift and dtype is DType.I16:
+                levels = self._emit("Add", [levels, self._number(shift, np.int16)], levels.type, reader)
+        return levels
+
+    def _quantized(self, node: Node, scale: Scale, form: DType, zero: int) -> Value:
+        """Round(x / scale) in the range of the levels less their zero point, then `zero` more."""
         rw, x = self.rewriter, self._resolved(required(node))
         low, high = _range(node.output.type.dtype)
         low, high = low - scale.offset, high - scale.offset
         x, low, high = self._bounded(x, scale.step, low, high)
-        rounded = self._emit("Round", [self._divided(x, scale.step, node)], x.type, node)
-        ends: list[Value | None] = [rw.constant("end", np.asarray(e, np.float32)) for e in (low, high)]
-        clipped = self._emit("Clip", [rounded, *ends], x.type, node)
-        type_ = x.type.with_dtype(DType.I16)
-        levels = self._emit("Cast", [clipped], type_, node, to=element_type(DType.I16))
-        self.floats[levels] = clipped
+        ends: list[Value | None] = [self._number(e, np.float32) for e in (low, high)]
+        clipped = self._emit("Clip", [self._divided(x, scale.step, node), *ends], x.type, node)
+        rounded = self._emit("Round", [clipped], x.type, node)
+        shifted = rounded
+        if zero:
+            shifted = self._emit("Add", [rounded, self._number(zero, np.float32)], x.type, node)
+        levels = self._emit("Cast", [shifted], x.type.with_dtype(form), node, to=element_type(form))
+        self.floats[levels] = rounded
         if x in self.place:
             self.place[levels] = self.place[x]
         return levels
@@ -358,7 +392,7 @@ class _Rewriting:
             parts = [_dequantized(self._resolved(v)) for v in add.inputs if v is not None]
             both = [p for p in parts if p is not None and p[1].is_single]
             if len(both) == 2 and all(p[0].type.shape == x.type.shape for p in both):
-                levels = [self._levels(p[0], p[1].offset, node) for p in both]
+                levels = [self._levels(p[0], p[1].offset, node).value for p in both]
                 order = [self.place.get(v, -1) for v in levels]
                 inside = [order[0] > order[1], order[1] > order[0]]
                 terms: list[Value | None] = [
@@ -371,25 +405,38 @@ class _Rewriting:
         """A dequantised value over `step`; `inside`: of the levels before their Cast, where nobody else needs those."""
         q, scale = found
         levels = self._levels(q, scale.offset, node)
-        factor = self.rewriter.constant("scale", np.asarray(np.float32(scale.step / step)))
-        type_ = levels.type.with_dtype(DType.F32)
-        if inside and levels in self.floats and self.rewriter.has_one_reader(q):
-            return self._emit("Mul", [self.floats[levels], factor], type_, node)
-        return self._emit("DequantizeLinear", [levels, factor], type_, node)
+        factor = self._number(np.float32(scale.step / step), np.float32)
+        type_ = levels.value.type.with_dtype(DType.F32)
+        if inside and levels.value in self.floats and self.rewriter.has_one_reader(q):
+            return self._emit("Mul", [self.floats[levels.value], factor], type_, node)
+        return self._dequantized(levels, factor, type_, node)
+
+    def _dequantized(self, levels: Levels, factor: Value, type_: TensorType, node: Node) -> Value:
+        inputs: list[Value | None] = [levels.value, factor]
+        if levels.zero:
+            inputs.append(self._number(levels.zero, levels.value.type.dtype.numpy))
+        return self._emit("DequantizeLinear", inputs, type_, node)
 
     # ---- what still reads dequantised values
 
     def finish(self) -> None:
-        """Values dequantised from levels that are there in i16 are made of those."""
+        """Values dequantised from levels that are there are made of those."""
         for node in list(self.rewriter.graph.nodes):
             scale = scale_of(node) if node.op == "DequantizeLinear" else None
             if scale is None or not scale.is_single:
                 continue
-            levels = self.levels.get((self.rewriter.resolve(required(node)), scale.offset))
+            key = self.rewriter.resolve(required(node)), scale.offset, self.bytes or DType.I16
+            levels = self.levels.get(key)
             if levels is not None:
-                factor = self.rewriter.constant("scale", np.asarray(scale.step))
-                new = self._emit("DequantizeLinear", [levels, factor], node.output.type, node)
-                self.rewriter.replace(node.output, new)
+                factor = self._number(scale.step, np.float32)
+                self.rewriter.replace(node.output, self._dequantized(levels, factor, node.output.type, node))
+
+
+def _shift(dtype: DType, zero: int, form: DType) -> int:
+    """What is added to levels of a type to keep them in another: all of their range fits."""
+    if form is DType.I16:
+        return -zero
+    return _range(form)[0] - _range(dtype)[0]
 
 
 def _range(dtype: DType) -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ...ir.types import DType, TensorType
@@ -78,7 +80,7 @@ def merged_groups(conv: Convolution, merge: int) -> Convolution:
     for i in range(merge):
         full[:, i, :, i] = w[:, i]
     weights = full.reshape(groups * merge * cout, merge * cin, *conv.weights.shape[2:])
-    return Convolution(conv.x, conv.y, weights, conv.bias, groups, conv.window)
+    return replace(conv, weights=weights, groups=groups)
 
 
 def _is_planar(ctx: Lowering, conv: Convolution) -> bool:

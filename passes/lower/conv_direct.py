@@ -33,15 +33,13 @@ from .conv_kernel import (
 )
 from .conv_plan import MAX_TAPS, Inputs, Outputs, Plan, pack_weights, reads_row_of_taps
 from .conv_schedules import choose_plan
-from .micro import in_turns, multiply, packed, prefetches, products_together, rows_of
+from .conv_zero import MissingTaps, shifted_bias
+from .micro import LINE_BYTES, in_turns, multiply, packed, prefetches, products_together, rows_of
 from .tasks import guarded, tasks
 from .tile import Segment, Taps
 
 CHANNELS = 8
 """Channels of a tap whose products are written out; a loop around each of them costs its mispredicted end."""
-
-LINE = 16
-"""Elements of a cache line."""
 
 FEW_TILES = 4
 """With fewer tiles to a pass, the weights of the next are too many to be fetched meanwhile."""
@@ -96,7 +94,10 @@ class DirectWriter:
         self.raster = raster or Raster()
         self.x: Buffer = self.k.tensor(plan.conv.x, "x")
         self.w: Buffer = self.k.tensor(ctx.pack("weights", pack_weights(plan, ctx.target)), "w")
-        self.bias: Value | None = padded_bias(ctx, plan.conv.bias, plan.conv.groups, plan.lanes)
+        self.bias: Value | None = padded_bias(ctx, shifted_bias(plan.conv), plan.conv.groups, plan.lanes)
+        self.missing = MissingTaps.of(ctx, plan.conv, plan.lanes)
+        self.line = LINE_BYTES // plan.conv.dtype.nbytes
+        self.together = products_together(ctx.target, plan.conv.dtype)
         block = plan.conv.x.type.layout.block
         self.along_taps = reads_row_of_taps(ctx.target, plan.conv)
         self.pixel = block or 1
@@ -188,10 +189,10 @@ class DirectWriter:
         block = inputs.size * plan.conv.window.taps * out.vectors * plan.lanes
         panel = block * (plan.chunk if plan.chunks > 1 else inputs.count)
         following = panel if plan.blocks == 1 else block * inputs.count
-        share = -(-panel // (LINE * count))
-        first = k.let(place.weights + place.chunk * panel + following + tile * (share * LINE), "next")
+        share = -(-panel // (self.line * count))
+        first = k.let(place.weights + place.chunk * panel + following + tile * (share * self.line), "next")
         for line in k.loop("line", share):
-            k.prefetch(self.w, first + line * LINE)
+            k.prefetch(self.w, first + line * self.line)
 
     def _tile(self, out: Outputs, place: _Place, s: Segment, w: Expr) -> None:
         k, axis, plan = self.k, self.conv.window.w, self.plan
@@ -212,17 +213,25 @@ class DirectWriter:
         for v in range(out.vectors):
             coords = (place.n, place.channel + v * self.plan.lanes, *self._spatial(place, w))
             first = k.let(k.place(y, coords), "at")
-            for at in range(0, s.pixels * self.raster.step[1] * self.plan.lanes, LINE):
+            line = LINE_BYTES // y.type.dtype.nbytes
+            for at in range(0, s.pixels * self.raster.step[1] * self.plan.lanes, line):
                 k.prefetch(k.tensor(y, "y"), first + at)
 
     def _begin(self, out: Outputs, place: _Place, s: Segment, w: Expr, acc: Buffer) -> None:
         """First values of the accumulators: the bias, or the sums over the chunks before."""
         k, plan = self.k, self.plan
         for _ in guarded(k, place.chunk < 1, plan.chunks > 1):
-            for v in range(out.vectors):
-                first = k.let(start(k, self.bias, place.bias + v * plan.lanes, plan.lanes, self.conv.sums), "first")
-                for p in range(s.pixels):
+            firsts = [
+                k.let(start(k, self.bias, place.bias + v * plan.lanes, plan.lanes, self.conv.sums), "first")
+                for v in range(out.vectors)
+            ]
+            if self.missing is not None:
+                firsts = self.missing.with_rows(k, firsts, place.bias, place.h)
+            for p in range(s.pixels):
+                for v, first in enumerate(firsts):
                     k.store(acc, p * out.vectors + v, first)
+            if self.missing is not None and (s.taps or s.dynamic):
+                self.missing.add_columns(k, acc, s, place.bias, (place.h, w))
         for _ in k.otherwise() if plan.chunks > 1 else ():
             for i, at in self._results(out, place, s, w):
                 k.store(acc, i, k.load(k.tensor(self.ctx.output, "y"), at, plan.lanes))
@@ -311,7 +320,7 @@ class DirectWriter:
         """The pixels of the next tile, when they are read for the first time: planes are far apart."""
         step = self.conv.window.w.stride * self.pixel
         for _ in guarded(self.k, place.block < 1, self.plan.blocks_out > 1):
-            for at in range(pixels * step, 2 * pixels * step, LINE):
+            for at in range(pixels * step, 2 * pixels * step, self.line):
                 self.k.prefetch(self.x, x + at)
 
     def _products(self, out: Outputs, size: int, taps: Taps, x: Expr, w: Expr, acc: Buffer) -> None:
@@ -319,9 +328,8 @@ class DirectWriter:
         step = self.conv.window.w.stride * self.pixel
         rows = rows_of(self.x, x, step, taps.last - taps.first, first=taps.first)
         weights = packed(self.w, w, out.vectors, self.plan.lanes)
-        together = products_together(self.ctx.target, self.conv.dtype)
-        unroll = min(size, CHANNELS)
-        multiply(self.k, rows, weights, size, acc, first=taps.first, unroll=unroll, together=together)
+        unroll = self.together if self.together > 2 else min(size, CHANNELS)
+        multiply(self.k, rows, weights, size, acc, first=taps.first, unroll=unroll, together=self.together)
 
     def _row_of_taps(self, out: Outputs, taps: Taps, x: Expr, w: Expr, acc: Buffer) -> None:
         """All taps of a row of one plain channel or of a block, whose inputs are lanes of a few vectors."""
@@ -331,7 +339,7 @@ class DirectWriter:
         rows = rows_of(self.x, self.k.let(x, "x"), axis.stride * self.pixel, taps.last - taps.first, first=taps.first)
         weights = packed(self.w, self.k.let(w, "w"), out.vectors, self.plan.lanes)
         unroll = count if count <= MAX_TAPS * self.pixel else self.plan.lanes
-        multiply(self.k, rows, weights, count, acc, first=taps.first, unroll=unroll)
+        multiply(self.k, rows, weights, count, acc, first=taps.first, unroll=unroll, together=self.together)
 
 
 def _at_least(first: Expr) -> Expr:

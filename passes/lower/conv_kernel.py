@@ -18,7 +18,8 @@ from .window import Window
 @dataclass(frozen=True, slots=True)
 class Convolution:
     """y[n, k] = bias[k] + Σ x[n, c] * weights[k, c]: weights [K, C / groups, D, H, W], bias [K], of the type of x:
-    float32, or f16 between blocked tensors of f16, whose sums are f16 as well, or i16, whose sums are i32."""
+    float32, or f16 between blocked tensors of f16, whose sums are f16 as well, or i16 or bytes, whose sums are i32.
+    zero: what is taken away from bytes x, and lies around their image; their weights are i8."""
 
     x: Value
     y: TensorType
@@ -26,6 +27,7 @@ class Convolution:
     bias: np.ndarray | None
     groups: int
     window: Window
+    zero: int = 0
 
     @property
     def dtype(self) -> DType:

@@ -123,7 +123,7 @@ def _may_wait(plan: Plan, whole_vectors: bool) -> bool:
 
 def lines(target: Target, conv: Convolution) -> Lined | None:
     """How x is read as vectors: along channels where it is blocked, along the taps of a row where it is plain."""
-    if not splats_lanes(target):
+    if not splats_lanes(target) or products_together(target, conv.dtype) > 1:
         return None
     block, axis, lanes = conv.x.type.layout.block, conv.window.w, target.lanes(conv.sums)
     if block:
@@ -203,7 +203,7 @@ def _divided(ctx: Lowering, plan: Plan) -> Plan:
     """
     conv, w = plan.conv, plan.conv.window
     room = max(1, _room(ctx, plan))
-    size = 2 if conv.dtype.is_int else 4
+    size = conv.dtype.nbytes
     rows = w.d.out * w.h.out
     others = conv.batch * conv.groups * plan.blocks_out
     wanted = -(-4 * ctx.threads // others) if ctx.threads > 1 else 1
@@ -232,7 +232,7 @@ def _reads_from_second_cache(ctx: Lowering, plan: Plan) -> bool:
     Then a task's input should stay in the first, so that only weights are read from the second.
     """
     conv, target = plan.conv, ctx.target
-    per_channel = conv.channels_in * conv.window.taps * (2 if conv.dtype.is_int else 4)
+    per_channel = conv.channels_in * conv.window.taps * conv.dtype.nbytes
     block, all_blocks = plan.tile.vectors * plan.lanes * per_channel, conv.channels_out * per_channel
     near = all_blocks <= target.l2_bytes * 5 // 8 and conv.x.type.nbytes <= target.l2_bytes
     return conv.window.is_pointwise and block > target.l1_bytes // 2 and near

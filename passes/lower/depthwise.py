@@ -44,7 +44,7 @@ def lower_depthwise(ctx: Lowering, conv: Convolution) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     """Image, block of output channels, output row; input image; element offsets of the input plane and the weights."""
 
     n: Expr
@@ -65,16 +65,25 @@ class DepthwiseWriter:
         channels = conv.groups * conv.channels_out
         self.blocks = -(-channels // self.lanes)
         self.valid = self.lanes if whole_vectors else channels - (self.blocks - 1) * self.lanes
-        w = conv.window.w
-        self.unrolled = w.kernel <= MAX_UNROLLED
-        room = ctx.target.registers - 1 - (w.kernel if self.unrolled else 1)
-        self.segments = segments(w, max(4, min(room, 8 if ctx.target.registers <= 16 else 14)))
+        self.unrolled = conv.window.w.kernel <= MAX_UNROLLED
+        self.segments = self._divided()
         self.rows_in = k.image(conv.x, INDEX, conv.window.h.size).rows
-        self.plane = conv.window.d.size * self.rows_in * w.size * self.lanes
+        self.plane = conv.window.d.size * self.rows_in * conv.window.w.size * self.lanes
         self.x: Buffer = self.k.tensor(conv.x, "x")
-        self.w: Buffer = self.k.tensor(ctx.pack("weights", self._pack(conv.weights.astype(self.acc.numpy))), "w")
-        bias = None if conv.bias is None else conv.bias.astype(self.acc.numpy)
-        self.bias: Value | None = padded_bias(ctx, bias, 1, self.lanes)
+        self.w: Buffer = self.k.tensor(ctx.pack("weights", self._packed()), "w")
+        self.bias: Value | None = padded_bias(ctx, self._first_sums(), 1, self.lanes)
+
+    def _divided(self) -> tuple[Segment, ...]:
+        """A row as tiles."""
+        axis, registers = self.conv.window.w, self.ctx.target.registers
+        room = registers - 1 - (axis.kernel if self.unrolled else 1)
+        return segments(axis, max(4, min(room, 8 if registers <= 16 else 14)))
+
+    def _packed(self) -> np.ndarray:
+        return self._pack(self.conv.weights.astype(self.acc.numpy))
+
+    def _first_sums(self) -> np.ndarray | None:
+        return None if self.conv.bias is None else self.conv.bias.astype(self.acc.numpy)
 
     def _pack(self, weights: np.ndarray) -> np.ndarray:
         """[blocks, taps, lanes]."""
@@ -113,7 +122,7 @@ class DepthwiseWriter:
             d, h = (k.let(row / height.out, "d"), k.let(row % height.out, "h")) if total > height.out else (INDEX, row)
             k.enter_row(self.ctx.output, h)
             image = whole.enter(k, h * height.stride - height.pad)
-            place = _Place(n, block, d, h, image, x, w)
+            place = Place(n, block, d, h, image, x, w)
             for last in (False, True) if self.valid < self.lanes else (True,):
                 cond = block >= self.blocks - 1 if last else block < self.blocks - 1
                 for _ in guarded(k, cond, self.valid < self.lanes):
@@ -141,13 +150,13 @@ class DepthwiseWriter:
             return broadcast(self.k.load(self.x, index), b)
         return shuffle(self.k.load(self.x, index, b // m), None, tuple(i // m for i in range(b)))
 
-    def _row(self, place: _Place, valid: int) -> None:
+    def _row(self, place: Place, valid: int) -> None:
         k = self.k
         for s in self.segments:
             for i in k.loop("tile", s.count):
                 self._tile(place, s, k.let(i * s.pixels + s.start, "w"), valid)
 
-    def _tile(self, place: _Place, s: Segment, w: Expr, valid: int) -> None:
+    def _tile(self, place: Place, s: Segment, w: Expr, valid: int) -> None:
         k, lanes = self.k, self.lanes
         ad, ah, aw = self.conv.window.axes
         acc = k.registers("acc", self.acc, s.pixels, lanes)

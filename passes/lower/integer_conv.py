@@ -7,10 +7,12 @@ floats, which hold their sums exactly; others (plain tensors, large groups) by t
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
 
+from ...codegen.target import Target
 from ...ir.loops import Expr, broadcast, cast
 from ...ir.types import DType
 from .context import KernelBuilder, Lowering, Site, lowers
@@ -19,6 +21,7 @@ from .conv_direct import lower_direct
 from .conv_kernel import Convolution
 from .conv_schedules import problem
 from .depthwise import is_depthwise, is_exact, lower_depthwise
+from .depthwise_bytes import fits_bytes, lower_depthwise_bytes
 from .micro import products_together
 from .quantized import integer_convolution
 from .schedule import Schedule, choose
@@ -26,19 +29,28 @@ from .window import window
 from .winograd_integer import fits, lower_winograd_integer
 
 EFFICIENCY = 0.7
-"""Part of the rate of multiply-adds that products reach: sums take as many instructions again."""
+"""Part of the rate of multiply-adds that products reach where sums take as many instructions again."""
+
+DOT_EFFICIENCY = 0.9
+"""The same of dot products that add to their sums."""
 
 TRANSFORM = 3.3
-"""Cycles of both transforms for one vector of V or M."""
+"""Cycles of both transforms for one vector of V or M of 32 bytes; wider ones come from farther caches."""
+
+FAR = 8
+"""Bytes of weights that come from the third cache in a cycle."""
 
 
 @lowers("c2c.IntegerConv")
 def lower_integer_conv(ctx: Lowering) -> None:
-    """Inputs x, w, bias; the last two constant. `largest`: the largest magnitude in x."""
+    """Inputs x, w, bias, zero; all but x constant. `largest`: the largest magnitude in x - zero."""
     conv = _read(ctx)
     if conv is not None:
-        if is_depthwise(ctx, conv) and is_exact(conv, ctx.node.attrs.get("largest", 1 << 15)):
-            return lower_depthwise(ctx, conv)
+        if is_depthwise(ctx, conv):
+            if fits_bytes(conv):
+                return lower_depthwise_bytes(ctx, conv)
+            if is_exact(conv, ctx.node.attrs.get("largest", 1 << 15)) and not conv.zero:
+                return lower_depthwise(ctx, conv)
         merged = whole_blocks(ctx, conv)
         if merged is not None:
             even = _even(ctx, merged)
@@ -53,13 +65,18 @@ def _read(ctx: Lowering) -> Convolution | None:
     x, w, bias = node.input(0), node.input(1), node.input(2)
     assert x is not None and w is not None
     block = ctx.lanes(DType.I32)
-    if x.type.dtype is not DType.I16 or x.type.layout.block != block or out.layout.block not in (0, block):
+    if x.type.dtype not in (DType.I16, ctx.target.byte_levels) or x.type.layout.block != block or out.layout.block not in (0, block):
         return None
     if w.data is None or bias is not None and bias.data is None:
         return None
     view = window(node, x.type, node.output.type, w.type.dims[2:])
-    weights = w.data.astype(np.int16).reshape(*w.data.shape[:2], *(a.kernel for a in view.axes))
-    return Convolution(x, out, weights, None if bias is None else bias.data, node.attrs.get("group", 1), view)
+    zero = node.constant(3)
+    if zero is not None and not view.d.is_inside or x.type.dtype is not DType.I16 and w.data.dtype != np.int8:
+        return None
+    weights = w.data.astype(np.int16 if x.type.dtype is DType.I16 else np.int8)
+    weights = weights.reshape(*w.data.shape[:2], *(a.kernel for a in view.axes))
+    bias_data, offset = None if bias is None else bias.data, 0 if zero is None else int(zero)
+    return Convolution(x, out, weights, bias_data, node.attrs.get("group", 1), view, offset)
 
 
 Lower: TypeAlias = Callable[[Lowering, Convolution], None]
@@ -68,14 +85,24 @@ Lower: TypeAlias = Callable[[Lowering, Convolution], None]
 def _schedules(ctx: Lowering, conv: Convolution) -> list[Schedule[Lower]]:
     """The direct form, and F(4×4, 3×3) where that is exact."""
     target, vector = ctx.target, ctx.lanes(conv.sums)
-    rate = EFFICIENCY * vector * target.fma_per_cycle * products_together(target, conv.dtype)
-    found: list[Schedule[Lower]] = [Schedule("direct", conv.macs / rate, lower_direct)]
+    cycles = conv.macs / _rate(target, conv.dtype) + conv.weights.nbytes / FAR
+    found: list[Schedule[Lower]] = [Schedule("direct", cycles, lower_direct)]
     if fits(ctx, conv, ctx.node.attrs.get("largest", 1 << 15)):
         tiles = conv.batch * -(-conv.window.h.out // 4) * -(-conv.window.w.out // 4)
         vectors = 36 * tiles * (-(-conv.channels_in // vector) + -(-conv.channels_out // vector))
         products = 36 * tiles * conv.channels_in * conv.channels_out
-        found.append(Schedule("F4", products / rate + TRANSFORM * vectors, lower_winograd_integer))
+        weights = 72 * conv.channels_in * conv.channels_out
+        cycles = products / _rate(target, DType.I16) + weights / FAR + TRANSFORM * target.vector_bits / 256 * vectors
+        found.append(Schedule("F4", cycles, lower_winograd_integer))
     return found
+
+
+def _rate(target: Target, dtype: DType) -> float:
+    """Products of elements in a cycle."""
+    together = target.lanes(DType.I32) * products_together(target, dtype)
+    if target.has_dot_prod and together > target.lanes(DType.I32):
+        return DOT_EFFICIENCY * target.dots_per_cycle * together
+    return EFFICIENCY * target.fma_per_cycle * together
 
 
 def _even(ctx: Lowering, conv: Convolution) -> Convolution:
@@ -83,8 +110,7 @@ def _even(ctx: Lowering, conv: Convolution) -> Convolution:
     missing = -conv.channels_in % products_together(ctx.target, conv.dtype)
     if not missing:
         return conv
-    weights = np.pad(conv.weights, [(0, 0), (0, missing), *[(0, 0)] * 3])
-    return Convolution(conv.x, conv.y, weights, conv.bias, conv.groups, conv.window)
+    return replace(conv, weights=np.pad(conv.weights, [(0, 0), (0, missing), *[(0, 0)] * 3]))
 
 
 def _planar(ctx: Lowering) -> None:
@@ -97,4 +123,4 @@ def _planar(ctx: Lowering) -> None:
             value = value + broadcast(k.load(k.tensor(bias), site.coords[1]), site.lanes)
         k.write(ctx.output, site, ctx.epilogue(k, site, cast(value, DType.F32)))
 
-    integer_convolution(ctx, (x, None), (w, None), finish)
+    integer_convolution(ctx, (x, ctx.node.input(3)), (w, None), finish)

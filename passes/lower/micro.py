@@ -22,8 +22,11 @@ def splats_lanes(target: Target) -> bool:
 
 
 def products_together(target: Target, dtype: DType) -> int:
-    """Neighbouring products along k that one instruction adds: pairs of i16 on x86, into i32."""
-    return 2 if dtype is DType.I16 and target.arch == "x86_64" else 1
+    """Neighbouring products along k that one instruction adds into i32: pairs of i16 on x86, fours of bytes where the
+    target has dot products of them and i8."""
+    if dtype is DType.I16:
+        return 2 if target.arch == "x86_64" else 1
+    return 4 if dtype is target.byte_levels else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +183,7 @@ class _Inner:
         vectors = []
         for v in range(w.vectors):
             value = k.load(w.buffer, w.at + i * w.step + (j * w.step + v * width), width)
-            vectors.append(k.let(cast(value, dtype), "w"))
+            vectors.append(k.let(cast(value, dtype) if dtype is DType.I16 else value, "w"))
         for r, (base, constant) in enumerate(self.x.at):
             x = k.load(self.x.buffer, base + i * self.x.step + (constant + j), group)
             factor = k.let(shuffle(x, None, tuple(range(group)) * w.lanes), "x")

@@ -25,8 +25,8 @@ TILE_OVERHEAD = 8
 """Cycles to begin and end a tile beyond what each of its results takes."""
 
 PRODUCT = 4
-"""Registers that products of integers need beside accumulators and weights: an input, products before they are added,
-and weights that LLVM loads early."""
+"""Registers that products of integers need beside accumulators and weights where no instruction adds to them: an input,
+products before they are added, and weights that LLVM loads early."""
 
 MAX_BORDER_TILES = 12
 """Border tiles of a row that get code of their own; rows with more fall back to single pixels."""
@@ -105,9 +105,9 @@ def step_cycles(target: Target, pixels: int, vectors: int, lined: Lined | None =
     return bound(target, pixels, vectors) + 0.25
 
 
-def bound(target: Target, rows: int, vectors: int) -> float:
-    """Cycles below which no step of a sum can be: multiply-adds, loads (two a cycle) or latency."""
-    return max(rows * vectors / target.fma_per_cycle, (rows + vectors) / 2, float(LATENCY))
+def bound(target: Target, rows: int, vectors: int, rate: int = 0) -> float:
+    """Cycles below which no step of a sum can be: multiply-adds (`rate` a cycle), loads (two a cycle) or latency."""
+    return max(rows * vectors / (rate or target.fma_per_cycle), (rows + vectors) / 2, float(LATENCY))
 
 
 def fits(target: Target, pixels: int, vectors: int, lined: Lined | None) -> bool:
@@ -137,14 +137,19 @@ def tiles(
         Tile(p, v)
         for v in range(1, min(vectors, 6) + 1)
         for p in range(1, min(pixels, target.registers) + 1)
-        if fits(target, p, v, lined) and (dtype is not DType.I32 or p * v + v + PRODUCT <= target.registers)
+        if fits(target, p, v, lined)
+        and (dtype is not DType.I32 or target.has_dot_prod or p * v + v + PRODUCT <= target.registers)
     ]
     turn = TILE_OVERHEAD / depth if lined else 0.0
+    adds = dtype is DType.I32 and target.has_dot_prod
+
+    def step(p: int, v: int) -> float:
+        return bound(target, p, v, target.dots_per_cycle) + 0.25 if adds else step_cycles(target, p, v, lined)
 
     def cycles(t: Tile) -> float:
         parts = [(t.vectors, vectors // t.vectors), (vectors % t.vectors, 1)]
         row = split(pixels, t.pixels)
-        return sum(n * sum(m * (step_cycles(target, p, v, lined) + turn) for m, p in row) for v, n in parts if v)
+        return sum(n * sum(m * (step(p, v) + turn) for m, p in row) for v, n in parts if v)
 
     timed = [(t, cycles(t)) for t in found]
     timed.sort(key=lambda tc: (round(tc[1], 3), len(split(pixels, tc[0].pixels)), -tc[0].pixels * tc[0].vectors))

@@ -69,6 +69,15 @@ class Phases:
 
     together = 1
 
+    @property
+    def dtype(self) -> DType:
+        """Type of V."""
+        return self.plan.conv.dtype
+
+    def _pixel(self, at: Expr) -> Expr:
+        """A vector of channels of the input."""
+        return self.k.load(self.k.tensor(self.reading.source, "x"), at, self.plan.lanes)
+
     def __init__(self, ctx: Lowering, plan: Plan, weights: Value, bias: Value | None, v: Value, m: Value) -> None:
         self.ctx, self.plan, self.k = ctx, plan, ConvKernel(ctx)
         self.weights, self.bias, self.v_value, self.m_value = weights, bias, v, m
@@ -147,11 +156,11 @@ class Phases:
 
     def _transform_input(self, at: Expr, places: tuple[list[int], list[int]], target: Expr) -> None:
         """The tile whose rows and columns lie at `places` from `at` on; several may be the same."""
-        k, plan, n, lanes = self.k, self.plan, self.plan.n, self.plan.lanes
-        x, matrix = k.tensor(self.reading.source, "x"), self.matrices[0]
+        k, plan, n, matrix = self.k, self.plan, self.plan.n, self.matrices[0]
+        k.tensor(self.reading.source, "x")
         columns: dict[int, list[Expr]] = {}
         for j in dict.fromkeys(places[1]):
-            loaded = {i: k.let(k.load(x, at + (i + j), lanes), "d") for i in dict.fromkeys(places[0])}
+            loaded = {i: k.let(self._pixel(at + (i + j)), "d") for i in dict.fromkeys(places[0])}
             columns[j] = apply(k, matrix, [loaded[i] for i in places[0]])
         targets = self._places(target, plan.stride_v)
         for i in range(n):
@@ -161,7 +170,7 @@ class Phases:
     def _transform_border(self, source: Expr, line: Expr, top: Expr, left: Expr, target: Expr) -> None:
         """The same beyond the image, from `line` on: columns one by one, then rows."""
         k, plan, n, lanes = self.k, self.plan, self.plan.n, self.plan.lanes
-        half, matrix = k.alloc("half", plan.conv.dtype, n * n * lanes), self.matrices[0]
+        half, matrix = k.alloc("half", self.dtype, n * n * lanes), self.matrices[0]
         if self.reading.rows.mode == "zero":
             self._columns_inside(line, top, left, half)
         else:
@@ -176,20 +185,21 @@ class Phases:
         """Columns with zeros around the image: those inside it by the rows that they have."""
         k, plan, n, lanes = self.k, self.plan, self.plan.n, self.plan.lanes
         h, w = self.reading.rows, self.reading.columns
-        x, matrix = k.tensor(self.reading.source, "x"), self.matrices[0]
+        k.tensor(self.reading.source, "x")
+        matrix = self.matrices[0]
         i0, i1 = k.let(maximum(-top, 0), "i"), k.let(minimum(h.size - top, n), "i")
         j0 = k.let(minimum(maximum(-left, 0), n), "j")
         j1 = k.let(maximum(minimum(w.size - left, n), 0), "j")
         for begin, end in ((const(0), j0), (j1, const(n))):
             for i in k.loop("j", end * n, begin * n):
-                k.store(half, i * lanes, const(0, plan.conv.dtype, lanes))
+                k.store(half, i * lanes, const(0, self.dtype, lanes))
         for first, last in self._row_ranges():
             for _ in k.when(binary("eq", i0, first) & binary("eq", i1, last)):
                 for j in k.loop("j", j1, j0):
                     rows = range(first, max(first, last))
                     column = k.let(lines + pixel(k, w, left + j) * lanes, "x")
-                    values = [k.let(k.load(x, column + h.offset(i) * (w.pixels * lanes), lanes), "d") for i in rows]
-                    found = apply(k, matrix[:, rows], values) if rows else [const(0, plan.conv.dtype, lanes)] * n
+                    values = [k.let(self._pixel(column + h.offset(i) * (w.pixels * lanes)), "d") for i in rows]
+                    found = apply(k, matrix[:, rows], values) if rows else [const(0, self.dtype, lanes)] * n
                     for row, value in enumerate(found):
                         k.store(half, j * (n * lanes) + row * lanes, value)
 
@@ -197,11 +207,12 @@ class Phases:
         """Columns of an image that goes on beyond its border."""
         k, n, lanes = self.k, self.plan.n, self.plan.lanes
         h, w = self.reading.rows, self.reading.columns
-        x, matrix = k.tensor(self.reading.source, "x"), input_matrix(self.plan.m)
+        k.tensor(self.reading.source, "x")
+        matrix = input_matrix(self.plan.m)
         lines = [k.let(source + pixel(k, h, top + i) * (w.pixels * lanes), "line") for i in range(n)]
         for j in k.loop("j", n):
             column = k.let(pixel(k, w, left + j) * lanes, "column")
-            values = [k.let(k.load(x, line + column, lanes), "d") for line in lines]
+            values = [k.let(self._pixel(line + column), "d") for line in lines]
             for i, value in enumerate(apply(k, matrix, values)):
                 k.store(half, j * (n * lanes) + i * lanes, value)
 

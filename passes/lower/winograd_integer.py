@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from ...ir.graph import Value
-from ...ir.loops import Expr, binary, const
+from ...ir.loops import Expr, binary, cast, const
 from ...ir.types import DType
 from .context import Lowering
 from .conv_kernel import Convolution, pad_operands, padded_bias
@@ -57,9 +57,9 @@ def lower_winograd_integer(ctx: Lowering, conv: Convolution) -> None:
     plan = make_plan(ctx, conv, 4)
     if not whole:
         plan = replace(plan, valid=conv.channels_out - (plan.blocks_out - 1) * lanes)
-    weights = ctx.pack("winograd", _pack(plan, products_together(ctx.target, conv.dtype)))
+    weights = ctx.pack("winograd", _pack(plan, products_together(ctx.target, DType.I16)))
     copies = 1 if plan.phased else ctx.threads
-    v = ctx.scratch("v", conv.dtype, plan.n**2 * plan.stride_v * copies)
+    v = ctx.scratch("v", DType.I16, plan.n**2 * plan.stride_v * copies)
     m = ctx.scratch("m", conv.sums, plan.n**2 * plan.stride_m * copies)
     write(ctx, plan, IntegerPhases, (weights, padded_bias(ctx, conv.bias, 1, lanes), v, m))
 
@@ -72,7 +72,15 @@ class IntegerPhases(Phases):
     def __init__(self, ctx: Lowering, plan: Plan, weights: Value, bias: Value | None, v: Value, m: Value) -> None:
         super().__init__(ctx, plan, weights, bias, v, m)
         self.matrices = self.MATRICES
-        self.together = products_together(ctx.target, plan.conv.dtype)
+        self.together = products_together(ctx.target, DType.I16)
+
+    @property
+    def dtype(self) -> DType:
+        return DType.I16
+
+    def _pixel(self, at: Expr) -> Expr:
+        value, zero = cast(super()._pixel(at), DType.I16), self.plan.conv.zero
+        return value - const(zero, DType.I16, value.lanes) if zero else value
 
     def _result(self, value: Expr, bias: Expr) -> Expr:
         inverse = const(NINTH - (1 << 32 if NINTH >= 1 << 31 else 0), DType.I32, value.lanes)

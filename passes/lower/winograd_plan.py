@@ -82,7 +82,7 @@ class Plan:
 
 def make_plan(ctx: Lowering, conv: Convolution, m: int) -> Plan:
     """Tiles of a task so that weights are read seldom and V and M stay small."""
-    lanes, n, size = ctx.lanes(conv.sums), m + 2, conv.dtype.nbytes
+    lanes, n, size = ctx.lanes(conv.sums), m + 2, max(conv.dtype.nbytes, 2)
     plan = Plan(conv, m, lanes, Tile(1, 1), 1, False, lanes)
     per_tile = n * n * (plan.blocks_in + plan.blocks_out) * lanes * size
     weights = n * n * plan.blocks_in * plan.blocks_out * lanes * lanes * size
