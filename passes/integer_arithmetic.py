@@ -2,10 +2,11 @@
 
 Before: Conv or Gemm of DequantizeLinear nodes, activations with one scale and constant weights; QLinearConv.
 After: `c2c.IntegerConv` of levels with the bias in its exact sums; then the scale, and where a QuantizeLinear follows
-Clip, Round and Cast to the next levels: no tensor of floats between convolutions. Levels are bytes of the type that the
-target's products take (`Target.byte_levels`), else i16 from which their zero point is taken away. Scales fold into one factor a channel, (x scale · w scale) / y scale in f32 as QLinearConv has it; sums of
-dequantised tensors are scaled by x scale / y scale. QuantizeLinear moves up through operators that only move or pick
-elements. Rounding is to the nearest even level, and no result depends on the target.
+Clip, Round and Cast to the next levels: no tensor of floats between convolutions. Levels are bytes of the type that
+products of the target take (`Target.byte_levels`), else i16 from which their zero point is taken away. Scales fold into
+one factor a channel, (x scale · w scale) / y scale in f32 as QLinearConv has it; sums of dequantised tensors are scaled
+by x scale / y scale. QuantizeLinear moves up through operators that only move or pick elements. Rounding is to the
+nearest even level, and no result depends on the target.
 Preserves: other operators, which read dequantised values. Needs: constants not folded yet.
 """
 
@@ -332,25 +333,26 @@ class _Rewriting:
             return Levels(self._quantized(node, scale, form, zero + shift), zero + shift)
         if node is not None and node.op in MOVING and len(node.outputs) == 1:
             count = len(node.inputs) if node.op in PARTS else 1
-            parts: list[Value | None] = [
-                self._levels(required(node, i), zero, node, form).value for i in range(count)
-            ]
+            parts: list[Value | None] = [self._levels(required(node, i), zero, node, form).value for i in range(count)]
             type_ = q.type.with_dtype(form)
             return Levels(self._emit(node.op, [*parts, *node.inputs[count:]], type_, node, **node.attrs), zero + shift)
         return Levels(self._shifted(q, shift, form, reader), zero + shift)
 
     def _shifted(self, levels: Value, shift: int, form: DType, reader: Node) -> Value:
         """levels + shift, which fits `form`."""
-        for dtype in (DType.I16, form) if shift else (form,):
-            if levels.type.dtype is not dtype:
-                levels = self._emit("Cast", [levels], levels.type.with_dtype(dtype), reader, to=element_type(dtype))
-            if shift and dtype is DType.I16:
-                levels = self._emit("Add", [levels, self._number(shift, np.int16)], levels.type, reader)
-        return levels
+        if shift:
+            levels = self._cast(levels, DType.I16, reader)
+            levels = self._emit("Add", [levels, self._number(shift, np.int16)], levels.type, reader)
+        return self._cast(levels, form, reader)
+
+    def _cast(self, value: Value, dtype: DType, reader: Node) -> Value:
+        if value.type.dtype is dtype:
+            return value
+        return self._emit("Cast", [value], value.type.with_dtype(dtype), reader, to=element_type(dtype))
 
     def _quantized(self, node: Node, scale: Scale, form: DType, zero: int) -> Value:
         """Round(x / scale) in the range of the levels less their zero point, then `zero` more."""
-        rw, x = self.rewriter, self._resolved(required(node))
+        x = self._resolved(required(node))
         low, high = _range(node.output.type.dtype)
         low, high = low - scale.offset, high - scale.offset
         x, low, high = self._bounded(x, scale.step, low, high)

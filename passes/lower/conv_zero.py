@@ -67,9 +67,7 @@ class MissingTaps:
                 self._add(k, found, range(len(firsts)), self.rows, at + r * self.outputs)
         return [k.let(k.load(found, v), "first") for v in range(len(firsts))]
 
-    def add_columns(
-        self, k: KernelBuilder, acc: Buffer, s: Segment, at: Expr, place: tuple[Expr, Expr]
-    ) -> None:
+    def add_columns(self, k: KernelBuilder, acc: Buffer, s: Segment, at: Expr, place: tuple[Expr, Expr]) -> None:
         """Give back the columns that pixels of a tile at output row and column `place` do not have."""
         h, w = place
         axis, begin_end = self.window.w, self.window.h.tap_range(h)

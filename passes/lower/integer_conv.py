@@ -65,7 +65,11 @@ def _read(ctx: Lowering) -> Convolution | None:
     x, w, bias = node.input(0), node.input(1), node.input(2)
     assert x is not None and w is not None
     block = ctx.lanes(DType.I32)
-    if x.type.dtype not in (DType.I16, ctx.target.byte_levels) or x.type.layout.block != block or out.layout.block not in (0, block):
+    if (
+        x.type.dtype not in (DType.I16, ctx.target.byte_levels)
+        or x.type.layout.block != block
+        or out.layout.block not in (0, block)
+    ):
         return None
     if w.data is None or bias is not None and bias.data is None:
         return None

@@ -17,6 +17,7 @@ import numpy as np
 
 from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, binary, cast, const, maximum, minimum
+from ...ir.types import DType
 from ..winograd_math import input_matrix, output_matrix
 from .context import Lowering, lowers, strides
 from .conv import lower_conv, read_convolution
@@ -183,7 +184,7 @@ class Phases:
 
     def _columns_inside(self, lines: Expr, top: Expr, left: Expr, half: Buffer) -> None:
         """Columns with zeros around the image: those inside it by the rows that they have."""
-        k, plan, n, lanes = self.k, self.plan, self.plan.n, self.plan.lanes
+        k, n, lanes = self.k, self.plan.n, self.plan.lanes
         h, w = self.reading.rows, self.reading.columns
         k.tensor(self.reading.source, "x")
         matrix = self.matrices[0]

@@ -26,7 +26,8 @@ def test_targets_give_the_same_bits(run_program: Runner, tmp_path: Path) -> None
     path.write_bytes(net.model([result], TensorProto.FLOAT).SerializeToString())
     x = np.random.default_rng(2).normal(size=net.shape).astype(np.float32)
     found = []
-    for name in ("x86-64", "x86-64-v3", "arm64-neon", "arm64-dotprod"):
+    bytes_too = ("x86-64-v4+avx512vnni", "x86-64-v3+avxvnni", "arm64-dotprod", "arm64-dotprod+i8mm")
+    for name in ("x86-64", "x86-64-v3", "x86-64-v4", "arm64-neon", *bytes_too):
         target = Target.parse(name)
         if target.arch == "x86_64" and not target.runs_here:
             continue

@@ -155,7 +155,8 @@ def test_targets_agree(tmp_path: Any) -> None:
     x = np.random.default_rng(2).normal(size=net.shape).astype(np.float32)
     path = tmp_path / "m.onnx"
     path.write_bytes(model.SerializeToString())
-    found = [run(model, x, target=t)[0] for t in ("x86-64", "x86-64-v3") if Target.parse(t).runs_here]
+    targets = ("x86-64", "x86-64-v3", "x86-64-v4", "x86-64-v4+avx512vnni")
+    found = [run(model, x, target=t)[0] for t in targets if Target.parse(t).runs_here]
     assert all(np.array_equal(f, found[0]) for f in found)
     for target in ("arm64-neon", "arm64-dotprod", "x86-64-v4+avx512vnni"):
         assert compile_file(path, CompileOptions(Target.parse(target), name="m")).program.steps

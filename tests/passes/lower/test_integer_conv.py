@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
 from c2c.codegen.target import Target
 from c2c.compiler.api import from_compiled
 from c2c.compiler.driver import compile_file
 from c2c.compiler.options import CompileOptions
+from c2c.ir.types import DType
 from c2c.passes.lower import integer_conv, winograd_integer
-from c2c.tests.passes.test_integer_arithmetic import Net
+from c2c.tests.passes.test_integer_arithmetic import Net, run
 
 
 @pytest.mark.parametrize(("form", "transform"), [("F4", -1e9), ("direct", 1e9)])
@@ -39,6 +41,50 @@ def test_forms_are_exact(
     (want,) = ReferenceEvaluator(model).run(None, {"x": x})
     (got,) = from_compiled(compiled).run({"x": x}).values()
     np.testing.assert_array_equal(got, want)
+
+
+CASES = [
+    # channels, maps, kernel, group, height, width, strides, pads, dilation
+    (32, 48, 1, 1, 13, 11, (1, 1), (0, 0, 0, 0), 1),
+    (3, 40, 7, 1, 13, 11, (2, 2), (3, 3, 3, 3), 1),
+    (24, 40, 3, 1, 2, 3, (1, 1), (1, 1, 1, 1), 1),
+    (24, 40, 3, 1, 15, 12, (1, 1), (2, 2, 2, 2), 2),
+    (32, 32, 3, 4, 9, 33, (2, 1), (1, 0, 1, 1), 1),
+    (37, 37, 3, 37, 15, 33, (1, 1), (1, 1, 1, 1), 1),
+    (37, 37, 3, 37, 9, 19, (2, 2), (1, 1, 1, 1), 1),
+    (16, 16, 5, 16, 7, 15, (1, 1), (2, 2, 2, 2), 1),
+    (16, 16, 7, 16, 9, 20, (2, 2), (0, 2, 3, 1), 1),
+    (32, 32, 3, 32, 5, 3, (1, 1), (1, 1, 1, 1), 1),
+]
+
+
+@pytest.mark.parametrize("target", ["x86-64-v4+avx512vnni", "x86-64-v3"])
+@pytest.mark.parametrize("levels", [np.uint8, np.int8])
+def test_zero_points_and_borders(target: str, levels: type) -> None:
+    """Bytes, where the target multiplies them, give back what taps beyond the image have taken."""
+    if not Target.parse(target).runs_here:
+        pytest.skip(f"{target} does not run on this machine")
+    for channels, maps, kernel, group, height, width, strides, pads, dilation in CASES:
+        net = Net(channels, height, width, levels)
+        more = {"strides": strides, "pads": pads, "dilations": [dilation] * 2}
+        y, _ = net.quantized_conv("x", net.scale(77), maps, kernel, group, **more)
+        model = net.model([y], TensorProto.UINT8 if levels is np.uint8 else TensorProto.INT8)
+        x = np.random.default_rng(4).integers(0, 256, net.shape).astype(np.uint8).view(levels)
+        (want,) = ReferenceEvaluator(model).run(None, {"x": x})
+        (got,) = run(model, x, target=target)
+        np.testing.assert_array_equal(got, want, str((channels, maps, kernel, group, height, width)))
+
+
+def test_bytes_are_multiplied_as_they_are(tmp_path: Path) -> None:
+    net = Net(16, 9, 9)
+    y, scale = net.quantized_conv("x", net.scale(77), 32, 3)
+    z, _ = net.quantized_conv(y, scale, 32, 3, 32)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(net.model([z]).SerializeToString())
+    compiled = compile_file(path, CompileOptions(Target.parse("x86-64-v4+avx512vnni"), name="m"))
+    assert [n for n in {c.kernel.name for c in compiled.calls} if "depthwise" in n]
+    types = {b.dtype for c in compiled.calls for b in c.kernel.params}
+    assert DType.I16 not in types and {DType.U8, DType.I8} <= types
 
 
 def test_matrices_give_576_times_the_convolution() -> None:
