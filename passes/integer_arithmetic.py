@@ -13,8 +13,10 @@ Preserves: other operators, which read dequantised values. Needs: constants not 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ..ir.graph import Graph, Node, Value
 from ..ir.reference import element_type, evaluate_node
@@ -312,7 +314,7 @@ class _Rewriting:
 
     # ---- levels
 
-    def _number(self, value: float, dtype: type) -> Value:
+    def _number(self, value: float | np.floating[Any], dtype: DTypeLike) -> Value:
         return self.rewriter.constant("number", np.asarray(value, dtype))
 
     def _levels(self, q: Value, zero: int, reader: Node, form: DType | None = None) -> Levels:

@@ -50,9 +50,9 @@ class MissingTaps:
         sums = conv.zero * conv.weights.astype(np.int64).sum((1, 2))
         taps = np.zeros((*sums.shape[1:], conv.groups, outputs), np.int64)
         taps[..., :filters] = sums.reshape(conv.groups, filters, *sums.shape[1:]).transpose(2, 3, 0, 1)
-        rows, total = taps.sum(1), conv.groups * outputs
-        packed = (ctx.pack(n, _wrapped(t).reshape(-1)) for n, t in (("missing_taps", taps), ("missing_rows", rows)))
-        return MissingTaps(conv.window, *packed, total, lanes)
+        by_tap = ctx.pack("missing_taps", _wrapped(taps).reshape(-1))
+        by_row = ctx.pack("missing_rows", _wrapped(taps.sum(1)).reshape(-1))
+        return MissingTaps(conv.window, by_tap, by_row, conv.groups * outputs, lanes)
 
     def with_rows(self, k: KernelBuilder, firsts: list[Expr], at: Expr, h: Expr) -> list[Expr]:
         """First values of sums for the channels from `at` on, with the rows that output row `h` does not have."""
@@ -82,8 +82,8 @@ class MissingTaps:
                 continue
             for p in range(s.pixels):
                 here = axis.taps(s.start + p)
-                for t in (t for t in range(axis.kernel) if t not in here):
-                    self._add(k, acc, range(p * vectors, (p + 1) * vectors), self.taps, row + t * self.outputs)
+                for tap in (t for t in range(axis.kernel) if t not in here):
+                    self._add(k, acc, range(p * vectors, (p + 1) * vectors), self.taps, row + tap * self.outputs)
 
     def _add(self, k: KernelBuilder, acc: Buffer, places: range, table: Value, at: Expr) -> None:
         for v, i in enumerate(places):
