@@ -22,7 +22,7 @@ from .pattern import int_list, required, scalar
 from .reading import OPERATORS, reading_of
 
 MAX_OPERANDS = 12
-"""Tensors that one group may read: each is a pointer in a register."""
+"""Tensors that one group may read: each is a pointer in a register. Constant numbers are none."""
 
 _HEADS = (Kind.ANCHOR, Kind.REDUCTION, Kind.ELEMENTWISE)
 _WHOLE_RESULT = frozenset({"ArgMax", "ArgMin"})
@@ -68,7 +68,7 @@ def grow(rw: GraphRewriter, head: Node, taken: set[Node], rank: dict[Node, int])
         if follower is None:
             break
         group += [*_dequantized(rw, head, last, follower, taken), follower]
-        if len(_operands(group)) > MAX_OPERANDS:
+        if sum(not v.is_constant or v.type.size > 1 for v in _operands(group)) > MAX_OPERANDS:
             break
         if _is_closed(rw, group):
             best = len(group)

@@ -341,7 +341,7 @@ class _Rewriting:
         return Levels(self._shifted(q, shift, form, reader), zero + shift)
 
     def _shifted(self, levels: Value, shift: int, form: DType, reader: Node) -> Value:
-        """levels + shift, which fits `form`."""
+        """Whole numbers + shift, which fits `form`."""
         if shift:
             levels = self._cast(levels, DType.I16, reader)
             levels = self._emit("Add", [levels, self._number(shift, np.int16)], levels.type, reader)
@@ -361,10 +361,7 @@ class _Rewriting:
         ends: list[Value | None] = [self._number(e, np.float32) for e in (low, high)]
         clipped = self._emit("Clip", [self._divided(x, scale.step, node), *ends], x.type, node)
         rounded = self._emit("Round", [clipped], x.type, node)
-        shifted = rounded
-        if zero:
-            shifted = self._emit("Add", [rounded, self._number(zero, np.float32)], x.type, node)
-        levels = self._emit("Cast", [shifted], x.type.with_dtype(form), node, to=element_type(form))
+        levels = self._shifted(rounded, zero, form, node)
         self.floats[levels] = rounded
         if x in self.place:
             self.place[levels] = self.place[x]
