@@ -66,11 +66,11 @@ class TensorReader:
 
     def _bytes(self, tensor: TensorProto, expected: int) -> memoryview | bytes | None:
         """The raw bytes, None where the elements stand in typed fields."""
+        entries = {e.key: e.value for e in tensor.external_data}
+        text(*entries, *entries.values())
+        if entries.get("location") == MARK:  # whatever the file says of data_location after it
+            return self._cut(tensor, entries)
         if tensor.data_location == TensorProto.EXTERNAL:
-            entries = {e.key: e.value for e in tensor.external_data}
-            text(*entries, *entries.values())
-            if entries.get("location") == MARK:
-                return self._cut(tensor, entries)
             return self._external(entries, expected)
         return tensor.raw_data if tensor.HasField("raw_data") else None
 

@@ -63,7 +63,7 @@ OPS: dict[str, OpDef] = {
         "Softmax LogSoftmax Hardmax LayerNormalization RMSNormalization InstanceNormalization LpNormalization LRN "
         "MeanVarianceNormalization",
     ),
-    **_rows(Kind.ANCHOR, "Conv ConvTranspose Gemm MatMul c2c.WinogradConv c2c.IntegerConv c2c.Attention"),
+    **_rows(Kind.ANCHOR, "Conv ConvTranspose Gemm MatMul c2c.WinogradConv c2c.IntegerConv c2c.Attention MatMulInteger"),
     **_rows(
         Kind.OPAQUE,
         "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial ImageDecoder",

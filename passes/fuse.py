@@ -29,7 +29,7 @@ _WHOLE_RESULT = frozenset({"ArgMax", "ArgMin"})
 """Reductions whose loops carry more than the result's value: no tail."""
 
 
-_NARROWED = frozenset({"c2c.IntegerConv"})
+_NARROWED = frozenset({"c2c.IntegerConv", "MatMulInteger"})
 """Anchors whose results may be stored in a narrower type."""
 
 

@@ -5,10 +5,8 @@ Operands lose their zero points first (to i16), so that borders are zero and the
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, prod
-from typing import TypeAlias
 
 import numpy as np
 
@@ -16,14 +14,13 @@ from ...ir.graph import Value
 from ...ir.loops import Expr, broadcast, cast, const, maximum, minimum, ramp, reduce, select, shuffle, unary
 from ...ir.types import DType, TensorType
 from .context import KernelBuilder, Lowering, Site, lowers, strides
+from .integer_product import Finish as Sums
+from .integer_product import multiply_rows
 from .matmul import batch_strides, multiply, write
 from .packing import bordered, spans
 from .product import Matrix, Product, whole_and_rest
 from .tasks import PARALLEL_MACS, pieces, tasks
 from .window import Window, window
-
-Sums: TypeAlias = Callable[[KernelBuilder, Site, Expr], None]
-"""Stores a vector of 32-bit sums at its site."""
 
 
 @lowers("MatMulInteger")
@@ -127,6 +124,9 @@ def _integer_product(
     ctx: Lowering, left: tuple[Value, Value | None], right: tuple[Value, Value | None], finish: Sums
 ) -> None:
     """numpy.matmul of two operands and their zero points (scalar, one a row of A, one a column of B)."""
+    weights = _weights(*right)
+    if weights is not None and left[0].type.rank > 1 and (left[1] is None or left[1].type.size == 1):
+        return multiply_rows(ctx, *left, weights, finish)
     rows, columns = left[0].type.rank > 1, right[0].type.rank > 1
     a = _centred(ctx, "a", *left, axis=max(left[0].type.rank - 2, 0))
     b = _centred(ctx, "b", *right, axis=right[0].type.rank - 1)
@@ -241,6 +241,14 @@ def _conv_tile(c: _Convolution, k: KernelBuilder, at: tuple[Expr, ...], rows: in
 
 
 # --- zero points and scales
+
+
+def _weights(value: Value, zero: Value | None) -> np.ndarray | None:
+    """A constant matrix without its zero points, one or one a column."""
+    if value.data is None or value.type.rank != 2 or 0 in value.type.dims or zero is not None and zero.data is None:
+        return None
+    shift = np.zeros((), np.int16) if zero is None or zero.data is None else zero.data.astype(np.int16)
+    return None if shift.ndim > 1 and shift.size > 1 else value.data.astype(np.int16) - shift.reshape(-1)
 
 
 def _centred(ctx: Lowering, hint: str, value: Value, zero: Value | None, axis: int) -> Value:

@@ -185,6 +185,17 @@ def test_constants_of_every_type(dtype: str, raw: bool) -> None:
     np.testing.assert_array_equal(data, array)
 
 
+def test_constants_that_say_they_lie_in_the_file() -> None:
+    """Written by quantisers, after the elements."""
+    array = np.arange(600, dtype=F32)
+    tensor = numpy_helper.from_array(array, "w")
+    tensor.data_location = TensorProto.DEFAULT
+    graph = helper.make_graph([node("Identity", ["w"], ["y"])], "g", [], [onnx.ValueInfoProto(name="y")], [tensor])
+    data = import_model(helper.make_model(graph).SerializeToString()).outputs[0].data
+    assert data is not None
+    np.testing.assert_array_equal(data, array)
+
+
 # ---- external data ----
 
 

@@ -69,7 +69,7 @@ def test_zero_points_and_borders(target: str, levels: type) -> None:
         more = {"strides": strides, "pads": pads, "dilations": [dilation] * 2}
         y, _ = net.quantized_conv("x", net.scale(77), maps, kernel, group, **more)
         model = net.model([y], TensorProto.UINT8 if levels is np.uint8 else TensorProto.INT8)
-        x = np.random.default_rng(4).integers(0, 256, net.shape).astype(np.uint8).view(levels)
+        x: np.ndarray = np.random.default_rng(4).integers(0, 256, net.shape).astype(np.uint8).view(levels)
         (want,) = ReferenceEvaluator(model).run(None, {"x": x})
         (got,) = run(model, x, target=target)
         np.testing.assert_array_equal(got, want, str((channels, maps, kernel, group, height, width)))

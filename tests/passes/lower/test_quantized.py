@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from c2c.codegen.target import Target
 from c2c.tests.passes.lower.harness import Array, Case, run_ops
 
 RNG_SEED = 9
@@ -47,6 +48,24 @@ def i8(value: int) -> Array:
 
 def f32(value: float) -> Array:
     return np.array(value, np.float32)
+
+
+@pytest.mark.parametrize("target", ["x86-64-v4+avx512vnni", "x86-64-v3", "x86-64"])
+def test_products_with_constant_weights(target: str) -> None:
+    """Rows of either type, with and without a rest of k and n; a zero point that is known and one that is not."""
+    if not Target.parse(target).runs_here:
+        pytest.skip(f"{target} does not run on this machine")
+    n = Numbers()
+    for left, number in ((n.u8, u8), (n.i8, i8)):
+        for m, k, columns in ((1, 33, 7), (5, 64, 40), (30, 7, 100), (17, 31, 33)):
+            x, narrow = left(m, k), np.clip(n.u8(k, columns), 60, 190)
+            zeros = n.rng.integers(100, 140, columns).astype(np.uint8)
+            check([
+                Case("MatMulInteger", [x, n.i8(k, columns), number(12), i8(0)], {}, frozenset({1, 2, 3})),
+                Case("MatMulInteger", [x, n.i8(k, columns), number(12), i8(3)], {}, frozenset({1, 3})),
+                Case("MatMulInteger", [x, narrow, number(12), zeros], {}, frozenset({1, 3})),
+            ], target=target)  # fmt: skip
+        check([Case("MatMulInteger", [left(2, 3, 5, 12), n.i8(12, 20), number(7)], {}, frozenset({1}))], target=target)
 
 
 @pytest.mark.parametrize("target", ["native", "x86-64"])
