@@ -11,6 +11,7 @@ import numpy as np
 import zstandard
 
 from .frames import decompress
+from .range_code import decode
 from .streams import INDEX_BITS, UNITS, Stream, What, Where, Words, rotate
 from .table import FILE_HEAD, MAGIC, VERSION, Group, Place, Table, read_table
 
@@ -90,6 +91,9 @@ def _take(streams: _Streams, kind: int, size: int) -> np.ndarray[Any, Any]:
 def _part(p: Place, streams: _Streams, image: np.ndarray[Any, Any]) -> None:
     target = image[p.offset : p.offset + p.count * p.width].view(f"<u{p.width}")
     levels = _levels(p, streams)
+    if p.what == What.RANGE:
+        target[:] = levels[_range_coded(p, streams)]
+        return
     if p.where == Where.DENSE:
         target[:] = _values(p, streams, levels, Stream.DENSE_INDEX)
         return
@@ -123,6 +127,13 @@ def _values(p: Place, streams: _Streams, levels: Words, first: int) -> Words:
     planes = [_take(streams, Stream.PLANE + p.width + j, m) for j in range(p.width)]
     words = np.ascontiguousarray(np.stack(planes, -1)).reshape(-1).view(f"<u{p.width}")
     return rotate(words, -1) if what is What.ROTATED else words
+
+
+def _range_coded(p: Place, streams: _Streams) -> np.ndarray[Any, Any]:
+    buffer, at = streams.get(Stream.RANGE, (np.zeros(0, np.uint8), 0))
+    indices, size = decode(buffer[at:].tobytes(), p.count, p.levels)
+    _take(streams, Stream.RANGE, size)
+    return indices
 
 
 def _escaped(p: Place, streams: _Streams, kind: int, filler: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

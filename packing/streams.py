@@ -14,6 +14,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from .frames import histogram, learned_bytes
+from .range_code import encode
+
 Words: TypeAlias = np.ndarray[Any, Any]
 """Elements as unsigned integers of their width, one axis."""
 
@@ -21,6 +24,9 @@ MOST_LEVELS = 256
 NIBBLE_LEVELS = 16
 SPARSE = 0.15
 """Part of elements with one value from which positions of the others are tried."""
+RANGE_CODED = 1 << 16
+"""Elements up to which indices are range coded: of few, zstd's code tables are several percent; of many, they are less
+than the time that bit by bit takes is worth."""
 SAMPLE = 4096
 """Elements by which data of many different values is told without sorting it."""
 
@@ -44,6 +50,7 @@ class What(IntEnum):
     INDEX8 = 3  # an index into the levels, one a byte
     INDEX4 = 4  # two in a byte, the first in the lower half
     INDEX2 = 5  # four in a byte
+    RANGE = 6  # indices into the levels, the fill too, by `range_code`
 
 
 UNITS = {Where.GAPS: 255, Where.SHORT_GAPS: 32}
@@ -55,11 +62,21 @@ class Stream:
     """Numbers of the kinds of streams; those of one kind share a frame where constants are small.
 
     RAW and LEVEL: + log2 of an element's bytes. DENSE_INDEX, KEPT_INDEX: + 0, 1, 2 for 8, 4, 2 bits. PLANE: + an
-    element's bytes (2, 4 or 8) + number of the byte.
+    element's bytes (2, 4 or 8) + number of the byte. RANGE: range coded, which no other coder makes smaller.
     """
 
-    RAW, LEVEL, HALF_LEVEL, DENSE_INDEX, KEPT_INDEX, NIBBLES, GAPS, BITMAP, PLANE = 0, 4, 8, 9, 12, 15, 16, 17, 16
-    COUNT = 32
+    RAW, LEVEL, HALF_LEVEL, DENSE_INDEX, KEPT_INDEX, NIBBLES, GAPS, BITMAP, PLANE, RANGE = (
+        0,
+        4,
+        8,
+        9,
+        12,
+        15,
+        16,
+        17,
+        16,
+        32,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +130,20 @@ def encodings(words: Words, is_float: bool) -> Iterator[Part]:
         for where, positions in _positions(kept, n):
             for what, streams in _values(words[kept], is_float):
                 yield Part(where, what, width, n, kept.size, 1, zero[1], (zero[0], positions, *streams))
+
+
+def range_coded(words: Words, is_float: bool, most: float = np.inf) -> Part | None:
+    """The range coded form; None where the elements have one value only, or too many of them, or are too many, or where
+    it is expected to take more than `most` bytes."""
+    found = structure(words) if words.size <= RANGE_CODED else None
+    if found is None or found[0].size < 2:
+        return None
+    levels, indices = found
+    book, half = _levels(levels, is_float)
+    if learned_bytes(histogram(indices.tobytes())) + len(book[1]) > most:
+        return None
+    stream = (Stream.RANGE, encode(indices, levels.size))
+    return Part(Where.DENSE, What.RANGE, words.itemsize, words.size, words.size, levels.size, half, (book, stream))
 
 
 def _coded(words: Words, is_float: bool, levels: Words, indices: np.ndarray[Any, Any]) -> Iterator[Part]:

@@ -2,7 +2,7 @@
 
     head      HEAD words: see `HEAD`
     groups    4 words each, one more at the end: offset in the file (two words, the low one first), first frame, part
-    frames    3 words each: bytes in the file; bytes decoded | kind of stream << 27; CRC-32 of its bytes in the file
+    frames    3 words each: bytes in the file; bytes decoded | kind of stream << 26; CRC-32 of its bytes in the file
     parts     4 words each: offset in the image / 64; elements; elements kept;
               where | what << 4 | log2 of an element's bytes << 8 | levels are f16 << 11 | levels << 16
 
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-VERSION = 1
+VERSION = 2
 MAGIC = b"\x89C2W\r\n\x1a\n"
 FILE_HEAD = 48
 """Bytes before the first frame: magic (8), version (4), groups (4), identity (16), size (8), CRC-32 of the frames (4),
@@ -29,7 +29,7 @@ HEAD = 18
 (2), decoded bytes of the largest group (2), its bytes in the file at most, groups, frames, parts, reserved (0)."""
 
 ALIGN = 64
-KIND_SHIFT = 27
+KIND_SHIFT = 26
 MOST_DECODED = (1 << KIND_SHIFT) - 1
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..ir.types import DType
 from . import frames
-from .streams import MOST_LEVELS, Part, Words, encodings, seems_coded
+from .streams import MOST_LEVELS, Part, Stream, Words, encodings, range_coded, seems_coded
 from .table import ALIGN, FILE_HEAD, MAGIC, VERSION, Frame, Group, Place, Table
 
 CHUNK = 1 << 20
@@ -108,7 +108,7 @@ def pack(constants: Sequence[Constant], image_bytes: int = 0) -> PackedWeights:
                 own[i] = own.get(i) or list(_chunks(i, c))
                 groups += [[chunk] for chunk in own[i]]
         for members in _batches(laid, small):
-            found |= {i: list(encodings(laid[i].words, laid[i].dtype.is_float)) for i in members if i not in found}
+            found |= {i: _forms(laid[i]) for i in members if i not in found}
             parts = _together([found[i] for i in members])
             groups.append([_Chunk(i, laid[i].offset, p) for i, p in zip(members, parts, strict=True)])
         made = [_frames_of(g) for g in groups]
@@ -146,6 +146,12 @@ def _batches(constants: Sequence[Constant], small: Sequence[int]) -> Iterator[li
         yield batch
 
 
+def _forms(c: Constant) -> list[Part]:
+    """What a constant that shares frames may become."""
+    coded = range_coded(c.words, c.dtype.is_float)
+    return [*encodings(c.words, c.dtype.is_float), *([coded] if coded else [])]
+
+
 def _chunks(owner: int, c: Constant) -> Iterator[_Chunk]:
     words = c.words
     for at in range(0, words.size, CHUNK):
@@ -162,7 +168,9 @@ def _smallest(words: Words, is_float: bool) -> Part:
 
     rough = sorted(((size(p, frames.LEVELS[:-1]), i) for i, p in enumerate(parts)))
     finalists = [parts[i] for _, i in rough[:FINALISTS]]
-    return min(finalists, key=lambda p: size(p, frames.LEVELS))
+    best = min(finalists, key=lambda p: size(p, frames.LEVELS))
+    coded = range_coded(words, is_float, size(best, frames.LEVELS))
+    return best if coded is None else min(coded, best, key=lambda p: size(p, frames.LEVELS))
 
 
 def _together(candidates: list[list[Part]]) -> list[Part]:
@@ -174,7 +182,10 @@ def _together(candidates: list[list[Part]]) -> list[Part]:
 
     def added(form: dict[int, np.ndarray[Any, Any]]) -> float:
         held = {k: total.get(k, np.zeros(256, np.int64)) for k in form}
-        return sum(frames.learned_bytes(held[k] + c) - frames.learned_bytes(held[k]) for k, c in form.items())
+        return sum(
+            float(c.sum()) if k == Stream.RANGE else frames.learned_bytes(held[k] + c) - frames.learned_bytes(held[k])
+            for k, c in form.items()
+        )
 
     for _ in range(ROUNDS):
         for i, forms in enumerate(counts):

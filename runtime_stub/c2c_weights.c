@@ -7,17 +7,17 @@
 #include <string.h>
 #include <zstd.h>
 
-enum { FILE_HEAD = 48, ALIGNMENT = 64, KINDS = 32, MOST_LEVELS = 256, BLOCK = 1 << 16 };
+enum { FILE_HEAD = 48, ALIGNMENT = 64, KINDS = 64, KIND_SHIFT = 26, MOST_LEVELS = 256, BLOCK = 1 << 16 };
 
 /* Words of the table's head. */
-enum { VERSION = 1, T_VERSION = 0, T_IDENTITY = 2, T_FILE = 6, T_CRC = 8, T_IMAGE = 9, T_DECODED = 11, T_PACKED = 13,
+enum { VERSION = 2, T_VERSION = 0, T_IDENTITY = 2, T_FILE = 6, T_CRC = 8, T_IMAGE = 9, T_DECODED = 11, T_PACKED = 13,
        T_GROUPS = 14, T_FRAMES = 15, T_PARTS = 16, T_HEAD = 18, GROUP = 4, FRAME = 3, PART = 4 };
 
 /* Kinds of streams; forms of positions and of values. */
 enum { RAW = 0, LEVEL = 4, HALF_LEVEL = 8, DENSE_INDEX = 9, KEPT_INDEX = 12, NIBBLES = 15, GAPS = 16, BITMAP = 17,
-       PLANE = 16 };
+       PLANE = 16, RANGE = 32 };
 enum { W_DENSE, W_GAPS, W_SHORT_GAPS, W_BITMAP, W_NIBBLES };
-enum { V_RAW, V_PLANES, V_ROTATED, V_INDEX8, V_INDEX4, V_INDEX2 };
+enum { V_RAW, V_PLANES, V_ROTATED, V_INDEX8, V_INDEX4, V_INDEX2, V_RANGE };
 
 typedef struct stream {
     const uint8_t *at, *end;
@@ -336,6 +336,86 @@ static int by_bitmap(c2c_weights *w, const part *p, uint8_t *to)
     return k == p->kept;
 }
 
+/* --- adaptive range coding of indices; packing/range_code.py says how */
+
+enum { UNIT = 22, CODED = 16, MEMORY = 1022, LEAST = 1 << 12, FLAGS = 3, PLACES = FLAGS + 256 };
+
+typedef struct range_reader {
+    stream *from;
+    uint32_t code, range;
+    uint32_t chance[PLACES];
+    uint16_t seen[PLACES];
+} range_reader;
+
+static int start_range(range_reader *r, stream *from)
+{
+    int i;
+    if (from->end - from->at < 4)
+        return 0;
+    r->from = from;
+    for (r->code = 0, i = 0; i < 4; i++)
+        r->code = r->code << 8 | *from->at++;
+    r->range = UINT32_MAX;
+    for (i = 0; i < PLACES; i++) {
+        r->chance[i] = 1u << (UNIT - 1);
+        r->seen[i] = 0;
+    }
+    return 1;
+}
+
+/* A bit, 2 where the stream ends early. */
+static unsigned range_bit(range_reader *r, unsigned place)
+{
+    uint32_t chance = r->chance[place], bound = (r->range >> CODED) * (chance >> (UNIT - CODED));
+    uint32_t step = r->seen[place] + 2u;
+    unsigned bit = r->code >= bound;
+    if (bit) {
+        r->code -= bound;
+        r->range -= bound;
+        chance -= chance / step;
+        r->chance[place] = chance < LEAST ? (uint32_t)LEAST : chance;
+    } else {
+        r->range = bound;
+        chance += ((1u << UNIT) - chance) / step;
+        r->chance[place] = chance > (1u << UNIT) - LEAST ? (1u << UNIT) - LEAST : chance;
+    }
+    if (r->seen[place] < MEMORY)
+        r->seen[place]++;
+    for (; r->range < 1u << 24; r->range <<= 8) {
+        if (r->from->at == r->from->end)
+            return 2;
+        r->code = r->code << 8 | *r->from->at++;
+    }
+    return bit;
+}
+
+static int by_range(c2c_weights *w, const part *p, uint8_t *to)
+{
+    range_reader r;
+    size_t k;
+    unsigned bits = 0, before = 0;
+    while (p->levels > 2 && (p->levels - 2) >> bits)
+        bits++;
+    if (bits > 8 || !start_range(&r, &w->streams[RANGE]))
+        return 0;
+    for (k = 0; k < p->count; k++) {
+        unsigned i, bit, index = 0, kept = range_bit(&r, (before & 1) + (before >> 1));
+        if (kept == 2)
+            return 0;
+        before = (before << 1 | kept) & 3;
+        if (kept) {
+            for (index = 1, i = 0; i < bits; i++) {
+                if ((bit = range_bit(&r, FLAGS + index)) == 2)
+                    return 0;
+                index = index << 1 | bit;
+            }
+            index = index - (1u << bits) + 1;
+        }
+        put(to, k, p->width, p->level[index & 255]);
+    }
+    return 1;
+}
+
 static int decode_part(c2c_weights *w, const uint32_t *row, uint8_t *image)
 {
     part p;
@@ -351,6 +431,8 @@ static int decode_part(c2c_weights *w, const uint32_t *row, uint8_t *image)
     p.levels = row[3] >> 16;
     if (!read_levels(w, &p, row[3] >> 11 & 1))
         return 0;
+    if (p.what == V_RANGE)
+        return by_range(w, &p, to);
     if (p.where != W_NIBBLES && !read_values(w, &p, p.kept))
         return 0;
     if (p.where == W_DENSE) {
@@ -392,7 +474,7 @@ static int decode_group(c2c_weights *w, uint32_t number, uint8_t *image)
         w->streams[i].at = w->streams[i].end = NULL;
     for (i = group[2]; i < next[2]; i++) {
         const uint32_t *f = frames + (size_t)i * FRAME;
-        size_t n = f[1] & ((1u << 27) - 1);
+        size_t n = f[1] & ((1u << KIND_SHIFT) - 1);
         uint8_t *to = plain ? image + (size_t)row[0] * ALIGNMENT : w->decoded + used;
 #ifndef C2C_WEIGHTS_FUZZ
         if (crc_of(w->crc, 0, from + at, f[0]) != f[2])
@@ -400,8 +482,8 @@ static int decode_group(c2c_weights *w, uint32_t number, uint8_t *image)
 #endif
         if (!inflate(w, from + at, f[0], to, n))
             return C2C_WEIGHTS_E_CORRUPT;
-        w->streams[f[1] >> 27].at = to;
-        w->streams[f[1] >> 27].end = to + n;
+        w->streams[f[1] >> KIND_SHIFT].at = to;
+        w->streams[f[1] >> KIND_SHIFT].end = to + n;
         at += f[0];
         used += (n + 7) / 8 * 8;
     }

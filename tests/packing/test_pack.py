@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from c2c.ir.types import DType
-from c2c.packing import Constant, pack, unpack
+from c2c.packing import Constant, pack, range_code, unpack
+from c2c.packing.frames import entropy
 from c2c.packing.reader import unpack_group
-from c2c.packing.streams import Part, What, Where, encodings
+from c2c.packing.streams import Part, What, Where, encodings, range_coded
 from c2c.packing.table import FILE_HEAD, read_table
 from c2c.tests.packing.weights import coded, every_sort, image_of
 
@@ -20,7 +21,7 @@ def test_every_bit_comes_back() -> None:
     assert unpack(made.bytes, made.table).ctypes.data % 64 == 0
     forms = {f for r in made.report for f in r.form.split("+") if f}
     assert {f.split("/")[0] for f in forms} >= {"dense", "short_gaps", "bitmap", "nibbles"}, forms
-    assert {f.split("/")[1] for f in forms} >= {"rotated", "index8", "index4", "index2"}, forms
+    assert {f.split("/")[1] for f in forms} >= {"rotated", "index8", "index4", "index2", "range"}, forms
 
 
 @pytest.mark.parametrize("where", Where)
@@ -30,7 +31,8 @@ def test_every_form_comes_back(where: Where, what: What, monkeypatch: pytest.Mon
     from c2c.packing import writer
 
     def chosen(words: np.ndarray, is_float: bool) -> Part:
-        parts = list(encodings(words, is_float))
+        coded = range_coded(words, is_float) if what is What.RANGE else None
+        parts = [*encodings(words, is_float), *([coded] if coded else [])]
         return next((p for p in parts if (p.where, p.what) == (where, what)), parts[0])
 
     monkeypatch.setattr(writer, "_smallest", chosen)
@@ -38,7 +40,7 @@ def test_every_form_comes_back(where: Where, what: What, monkeypatch: pytest.Mon
     constants = every_sort(3)
     made = pack(constants)
     found = any(f"{where.name}/{what.name}".lower() in r.form for r in made.report)
-    exists = where != Where.NIBBLES or what is What.INDEX4
+    exists = where == Where.DENSE if what is What.RANGE else where != Where.NIBBLES or what is What.INDEX4
     assert found == exists
     assert unpack(made.bytes, made.table).tobytes() == image_of(constants)
 
@@ -57,14 +59,40 @@ def test_near_shannon_bound(laplace: bool, sparsity: float, bits: int) -> None:
     assert row.shannon and 8 * len(made.bytes) / w.size / row.shannon < 1.02, "the whole file, against 3 %"
 
 
-@pytest.mark.parametrize("sparsity", [0, 0.8, 0.9])
-def test_layers_of_37000_weights_are_within_3_percent(sparsity: float) -> None:
-    """Layers of a network that are coded alike share their code tables."""
-    rng = np.random.default_rng(5)
-    layers = [Constant(f"w{i}", DType.F32, coded(rng, 37_000, sparsity, 4)) for i in range(4)]
-    made = pack(layers)
-    bound = sum((r.shannon or 0) * r.elements / 8 for r in made.report)
-    assert sum(r.packed for r in made.report) < 1.03 * bound
+@pytest.mark.parametrize("laplace", [False, True], ids=["gauss", "laplace"])
+@pytest.mark.parametrize("sparsity", [0, 0.5, 0.8, 0.9, 0.95])
+@pytest.mark.parametrize("bits", [4, 5])
+def test_a_layer_of_37000_weights_is_near_shannon_bound(laplace: bool, sparsity: float, bits: int) -> None:
+    """Alone, its levels counted; they are as `compression` makes them, so that they lie in f16."""
+    w = coded(np.random.default_rng(5), 37_000, sparsity, bits, laplace)
+    (row,) = pack([Constant("w", DType.F32, w.astype(np.float16).astype(np.float32))]).report
+    assert row.shannon and 8 * row.packed / w.size / row.shannon < 1.03
+    levels = 2 * row.levels
+    assert 8 * (row.packed - levels) / w.size / row.shannon < 1.012
+
+
+def test_range_coding_follows_density() -> None:
+    """Rows of different density: what is learnt on the way is below the bound of independent symbols."""
+    rng = np.random.default_rng(0)
+    density = np.repeat([0.02, 0.5, 0.1, 0.7], 10_000)
+    indices = np.where(rng.random(density.size) < density, rng.integers(1, 9, density.size), 0)
+    data = range_code.encode(indices, 9)
+    back, taken = range_code.decode(data + b"more", indices.size, 9)
+    assert np.array_equal(back, indices) and taken == len(data)
+    assert len(data) < 0.9 * entropy(np.bincount(indices)) * indices.size / 8
+
+
+@pytest.mark.parametrize("levels", [2, 3, 256])
+def test_range_coding_of_runs_and_noise(levels: int) -> None:
+    """Chances at their ends, and carries through many bytes."""
+    rng = np.random.default_rng(levels)
+    runs = np.repeat(rng.integers(0, levels, 40), rng.integers(1, 900, 40))
+    for indices in (runs, rng.integers(0, levels, 9000), np.zeros(1, np.int64), np.full(9000, levels - 1)):
+        data = range_code.encode(indices, levels)
+        back, taken = range_code.decode(data, indices.size, levels)
+        assert np.array_equal(back, indices) and taken == len(data)
+        with pytest.raises(IndexError):
+            range_code.decode(data[:-1], indices.size, levels)
 
 
 def test_a_large_layer_is_read_alone() -> None:

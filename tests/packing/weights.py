@@ -64,6 +64,7 @@ def every_sort(seed: int = 0) -> list[Constant]:
         "codes 5": coded(rng, 140_001, 0.95, 5, laplace=True),
         "codes dense": coded(rng, 135_001, 0, 4),
         "zero point": np.where(rng.random(6000) < 0.9, 128, rng.integers(0, 256, 6000)).astype(np.uint8),
+        "ternary long": rng.choice(np.array([-0.3, 0, 0.3], np.float32), 132_001),
         "long": np.where(rng.random((1 << 20) + 77) < 0.8, 0, 1).astype(np.uint8),
     }  # fmt: skip
     return [Constant(name, DType.of(a.dtype), a) for name, a in arrays.items()]

@@ -10,7 +10,7 @@ import pytest
 
 from c2c.ir.types import DType
 from c2c.packing import Constant, PackedWeights, pack, writer
-from c2c.packing.streams import Part, What, Where, encodings
+from c2c.packing.streams import Part, What, Where, encodings, range_coded
 from c2c.packing.table import FILE_HEAD, read_table
 from c2c.tests.packing.weights import every_sort, image_of
 
@@ -95,7 +95,8 @@ def prefer(where: Where, what: What, monkeypatch: pytest.MonkeyPatch) -> None:
     """Choose this form wherever it exists."""
 
     def chosen(words: np.ndarray, is_float: bool) -> Part:
-        parts = list(encodings(words, is_float))
+        coded = range_coded(words, is_float) if what is What.RANGE else None
+        parts = [*encodings(words, is_float), *([coded] if coded else [])]
         return next((p for p in parts if (p.where, p.what) == (where, what)), parts[0])
 
     monkeypatch.setattr(writer, "_smallest", chosen)
@@ -170,7 +171,7 @@ def test_each_error_has_its_code(tmp_path: Path, checked: Path) -> None:
         SHORT: [right[:-1], right[:FILE_HEAD], right[:5], b""],
         LONG: [right + b"\0"],
         FORMAT: [b"\0" * 100, right[1:]],
-        VERSION: [right[:8] + b"\2" + right[9:]],
+        VERSION: [right[:8] + b"\1" + right[9:]],
         MODEL: [pack(every_sort(9)).bytes],
         CHECKSUM: [right[:44] + bytes(4) + right[48:], right[:-1] + bytes([right[-1] ^ 1])],
     }
