@@ -119,6 +119,7 @@ def compile(
     winograd_error: float = 1e-4,
     winograd_weights: str = "auto",
     precision: str = "f32",
+    weight_type: str = "f32",
     optimize_for: str = "speed",
     tuning: Path | str | None = None,
 ) -> CompiledModel:
@@ -127,7 +128,8 @@ def compile(
     model: a path, the file's bytes, or a ModelProto. dims pins named dimensions, shapes whole inputs, values makes
     inputs constants. threads: the most threads a run uses. winograd_weights: "compile", "load" or "auto", when they are
     transformed. precision: "f32", or "f16" for arithmetic in half precision between the model's own inputs and outputs,
-    on targets that have it. optimize_for: "speed", or "memory" where a smaller arena is worth some time. tuning: a file
+    on targets that have it. weight_type: "f32", or "f16", "bf16": weights rounded to it and widened in registers.
+    optimize_for: "speed", or "memory" where a smaller arena is worth some time. tuning: a file
     of `c2c tune`. A target that this machine cannot run can be saved, not run.
     Raises C2CError: one clear error with node, operator, shapes and remedy.
     """
@@ -144,6 +146,7 @@ def compile(
         winograd_error=winograd_error,
         winograd_weights=winograd_weights,
         precision=precision,
+        weight_type=weight_type,
         optimize_for=optimize_for,
         tuning=Tuning() if tuning is None else read_tuning(Path(tuning), parsed),
     )

@@ -52,6 +52,7 @@ def options_of(a: argparse.Namespace) -> CompileOptions:
     return CompileOptions(
         target, model_identifier(a.name) if a.name else api.model_name(a.model), a.threads, a.level,
         winograd_error=a.winograd_error, winograd_weights=winograd, precision=a.precision,
+        weight_type=a.weight_type,
         optimize_for=a.optimize_for, tuning=tuning, debug=debug, **pinned(a),
     )  # fmt: skip
 

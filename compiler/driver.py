@@ -133,6 +133,7 @@ def optimise(graph: Graph, options: CompileOptions, observer: PassObserver) -> l
     context = PassContext(
         options.target, options.threads, observer.allow, winograd_error=options.winograd_error,
         winograd_weights=options.winograd_weights, precision=DType(options.precision),
+        weight_type=DType(options.weight_type),
         optimize_for=options.optimize_for, tuning=options.tuning,
     )  # fmt: skip
     run_pipeline(graph, names, context, observer)

@@ -16,6 +16,7 @@ from ..passes.select_winograd import WEIGHTS
 from .pipeline import LEVELS
 
 PRECISIONS = ("f32", "f16")
+WEIGHT_TYPES = ("f32", "f16", "bf16")
 
 AIMS = ("speed", "memory")
 """What `--optimize-for` takes."""
@@ -44,7 +45,8 @@ class CompileOptions:
     winograd_weights: whether Winograd layers' weights are transformed by the compiler ("compile") or by the app, once
     ("load"); "auto" decides by size (`select_winograd.LOAD_BYTES`).
     precision: "f32", or "f16": convolutions and what lies between them compute in f16 (`narrow-floats`).
-    optimize_for: "speed", or "memory" where a smaller arena is worth some time.
+    weight_type: "f32", or "f16", "bf16": constant matrices are rounded to it and widened in registers
+    (`narrow-weights`). optimize_for: "speed", or "memory" where a smaller arena is worth some time.
     tuning: schedules measured before (`tuning.py`); the cost model chooses for problems that it does not name.
     keep_constants: leave constants' data in the optimised graph, to print it; otherwise it is dropped once packed.
     """
@@ -59,6 +61,7 @@ class CompileOptions:
     winograd_error: float = 1e-4
     winograd_weights: str = "auto"
     precision: str = "f32"
+    weight_type: str = "f32"
     optimize_for: str = "speed"
     tuning: Tuning = field(default_factory=Tuning)
     taps: bool = False
@@ -86,6 +89,11 @@ class CompileOptions:
                 f"target {self.target} has no arithmetic in f16",
                 "a target with it, such as arm64-neon+fp16",
             ),
+            (
+                self.weight_type not in WEIGHT_TYPES,
+                f"there is no type of weights {self.weight_type!r}",
+                f"one of {WEIGHT_TYPES}",
+            ),
             (self.optimize_for not in AIMS, f"nothing optimises for {self.optimize_for!r}", f"one of {list(AIMS)}"),
             (limit is not None and limit < 0, f"a limit of {limit} rewrites makes no sense", "0 or more"),
         ):
@@ -107,6 +115,7 @@ class CompileOptions:
             "winograd_error": self.winograd_error,
             "winograd_weights": self.winograd_weights,
             "precision": self.precision,
+            "weight_type": self.weight_type,
             "optimize_for": self.optimize_for,
             "tuning": self.tuning.digest,
         }

@@ -5,8 +5,8 @@ from __future__ import annotations
 _CLEAN = ("fold-constants", "canonicalize", "eliminate-common-subexpressions")
 
 LEVELS: dict[int, tuple[str, ...]] = {
-    0: ("eliminate-dead-code", "own-outputs"),
-    1: ("integer-arithmetic", *_CLEAN, "fold-batch-norm", "fuse", "place-concats", "own-outputs"),
+    0: ("narrow-weights", "eliminate-dead-code", "own-outputs"),
+    1: ("integer-arithmetic", *_CLEAN, "fold-batch-norm", "narrow-weights", "fuse", "place-concats", "own-outputs"),
     2: (
         "integer-arithmetic",
         *_CLEAN,
@@ -15,6 +15,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "fuse-attention",
         "fold-batch-norm",
         *_CLEAN,
+        "narrow-weights",
         "select-winograd",
         "narrow-floats",
         "pack-strides",

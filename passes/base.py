@@ -33,6 +33,7 @@ class PassContext:
     winograd_error: largest expected rms error of a Winograd convolution, relative to the rms of its result.
     winograd_weights: when they are transformed, of `select_winograd.WEIGHTS`.
     precision: type of the arithmetic on float32 tensors where it may be narrowed (`narrow-floats`).
+    weight_type: what constant matrices of float32 are rounded to (`narrow-weights`): f32, f16 or bf16.
     optimize_for: "speed", or "memory" where a smaller arena is worth some time.
     tuning, choices: what `lower.schedule.choose` follows, and where it records.
     """
@@ -44,6 +45,7 @@ class PassContext:
     winograd_error: float = 1e-5
     winograd_weights: str = "auto"
     precision: DType = DType.F32
+    weight_type: DType = DType.F32
     optimize_for: str = "speed"
     tuning: Tuning = field(default_factory=Tuning)
     choices: list[Choice] = field(default_factory=list)
