@@ -55,6 +55,11 @@ class Layer:
         return shape[-1] if self.kind == "embedding" else shape[1]
 
     @property
+    def channel_axis(self) -> int:
+        """The weights' axis of output channels, of a convolution or a matrix."""
+        return 0 if self.kind == "conv" or self.transposed else 1
+
+    @property
     def transposed(self) -> bool:
         """Whether a Gemm's matrix lies as [outputs, inputs]."""
         return bool(self.node.attrs.get("transB", 0))

@@ -52,7 +52,7 @@ def fold_batch_norm(model: ModelProto) -> int:
         producers[conv.output[0]] = conv
         folded += 1
     if folded:
-        _drop_unused(model)
+        drop_unused(model)
     return folded
 
 
@@ -139,7 +139,7 @@ def write_coded(model: ModelProto, coded: Mapping[Layer, Coded]) -> ModelProto:
             nodes += _epilogue(result, node, *mine[0])
     del graph.node[:]
     graph.node.extend(nodes)
-    _drop_unused(result)
+    drop_unused(result)
     return result
 
 
@@ -185,11 +185,11 @@ def _constant(model: ModelProto, name: str, data: np.ndarray) -> str:
     return name
 
 
-def _drop_unused(model: ModelProto) -> None:
+def drop_unused(model: ModelProto) -> None:
     """Initialisers and nodes without a reader."""
     graph = model.graph
     while True:
-        read = {i for n in graph.node for i in n.input} | {o.name for o in graph.output} | _captured(model)
+        read = {i for n in graph.node for i in n.input} | {o.name for o in graph.output} | captured(model)
         dead = [n for n in graph.node if not any(o in read for o in n.output)]
         if not dead:
             break
@@ -202,7 +202,7 @@ def _drop_unused(model: ModelProto) -> None:
         graph.value_info.remove(v)
 
 
-def _captured(model: ModelProto) -> set[str]:
+def captured(model: ModelProto) -> set[str]:
     """Names that branches and loop bodies read from the graph around them."""
     found: set[str] = set()
     pending = [a.g for n in model.graph.node for a in n.attribute if a.HasField("g")]

@@ -7,7 +7,7 @@ Memory: the tensors that are still to be read, of all samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,6 +37,10 @@ Visit = Callable[[Layer, np.ndarray, np.ndarray], Weights | None]
 """Takes a layer and its inputs [samples, …] in the dense and in the compressed network; returns what the compressed
 one is to compute with, None for the dense weights."""
 
+Between = Callable[[Value, np.ndarray, np.ndarray], np.ndarray | None]
+"""Takes a tensor [samples, …] of the cuts in the dense and in the compressed network; returns what the compressed one
+goes on with, None for what it is."""
+
 
 @dataclass(eq=False, slots=True)
 class Step:
@@ -51,12 +55,14 @@ class Step:
 
 
 class Runner:
-    """graph: with static shapes. Samples are fed one by one, with the shapes that the graph was imported with."""
+    """graph: with static shapes. Samples are fed one by one, with the shapes that the graph was imported with. cuts:
+    further tensors that lie between steps."""
 
-    def __init__(self, graph: Graph, layers: list[Layer]) -> None:
+    def __init__(self, graph: Graph, layers: list[Layer], cuts: Collection[Value] = ()) -> None:
         self.graph = graph
         self.layers = layers
-        self.steps = _steps(graph, layers)
+        self.cuts = frozenset(cuts)
+        self.steps = _steps(graph, layers, self.cuts)
         last: dict[Value, int] = {}
         for i, step in enumerate(self.steps):
             for v in step.reads:
@@ -65,11 +71,17 @@ class Runner:
         self._options = CompileOptions(Target.parse("native"), name="segment", winograd_error=0.0)
 
     def run(
-        self, feeds: Mapping[str, np.ndarray], visit: Visit | None = None, *, both: bool = True
+        self,
+        feeds: Mapping[str, np.ndarray],
+        visit: Visit | None = None,
+        *,
+        between: Between | None = None,
+        both: bool = True,
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Outputs [samples, …] of the dense and of the compressed network; with `both` False only the dense runs."""
         dense: Tensors = {v: feeds[v.name] for v in self.graph.inputs}
         small: Tensors = dict(dense)
+        self._between(self.graph.inputs, dense, small, between)
         for i, step in enumerate(self.steps):
             weights = self._visited(step, dense, small, visit)
             self._step(step, dense, None)
@@ -78,6 +90,7 @@ class Runner:
                 small.update({v: dense[v] for v in step.gives})
             else:
                 self._step(step, small, weights)
+            self._between(step.gives, dense, small, between)
             for v in self._free[i]:
                 dense.pop(v, None)
                 small.pop(v, None)
@@ -85,11 +98,20 @@ class Runner:
             _result(v, small, feeds) for v in self.graph.outputs
         ]
 
-    def replay(self, start: int, tensors: Tensors) -> list[np.ndarray]:
-        """Outputs of the dense network from step `start` on; tensors: what is live before it."""
+    def _between(self, values: Sequence[Value], dense: Tensors, small: Tensors, between: Between | None) -> None:
+        for v in values if between is not None else ():
+            if v in self.cuts and v in dense:
+                assert between is not None
+                found = between(v, dense[v], small[v])
+                small[v] = small[v] if found is None else found
+
+    def replay(
+        self, start: int, tensors: Tensors, weights: Mapping[Layer, Weights] | None = None
+    ) -> list[np.ndarray]:
+        """Outputs of the dense network from step `start` on, that step with `weights`; tensors: what is live before."""
         live = dict(tensors)
-        for step in self.steps[start:]:
-            self._step(step, live, None)
+        for i, step in enumerate(self.steps[start:]):
+            self._step(step, live, weights if i == 0 else None)
         return [_result(v, live, {}) for v in self.graph.outputs]
 
     def live_before(self, feeds: Mapping[str, np.ndarray]) -> list[Tensors]:
@@ -103,6 +125,11 @@ class Runner:
                 tensors.pop(v, None)
         kept.append(tensors)
         return kept
+
+    def forget(self) -> None:
+        """The layers' dense weights have changed."""
+        for step in self.steps:
+            step.dense = None
 
     def _visited(self, step: Step, dense: Tensors, small: Tensors, visit: Visit | None) -> dict[Layer, Weights]:
         found: dict[Layer, Weights] = {}
@@ -229,8 +256,8 @@ def _result(v: Value, tensors: Tensors, feeds: Mapping[str, np.ndarray]) -> np.n
     return tensors[v]
 
 
-def _steps(graph: Graph, layers: list[Layer]) -> list[Step]:
-    """The graph's nodes in order, cut before and after each layer."""
+def _steps(graph: Graph, layers: list[Layer], cuts: frozenset[Value]) -> list[Step]:
+    """The graph's nodes in order, cut before and after each layer and after what makes one of `cuts`."""
     by_node: dict[Node, list[Layer]] = {}
     for layer in layers:
         by_node.setdefault(layer.node, []).append(layer)
@@ -247,6 +274,9 @@ def _steps(graph: Graph, layers: list[Layer]) -> list[Step]:
             steps.append(Step([node], by_node[node]))
         else:
             pending.append(node)
+            if not cuts.isdisjoint(node.outputs):
+                steps.append(Step(pending))
+                pending = []
     if pending:
         steps.append(Step(pending))
     _connect(graph, steps)

@@ -1,0 +1,1 @@
+"""Post-training quantisation to 8 bits and below."""
