@@ -10,12 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["C2CError", "CompiledModel", "compile", "compress", "load"]
+__all__ = ["C2CError", "CompiledModel", "compile", "compress", "load", "quantize"]
 
 if TYPE_CHECKING:
     from .compiler.api import CompiledModel, compile, load
     from .compression.onnx_compress import compress
     from .ir.errors import C2CError
+    from .quantization.onnx_quantize import quantize
 
 
 def __getattr__(name: str) -> Any:
@@ -28,6 +29,10 @@ def __getattr__(name: str) -> Any:
         from .compression.onnx_compress import compress
 
         return compress
+    if name == "quantize":
+        from .quantization.onnx_quantize import quantize
+
+        return quantize
     if name in __all__:
         from .compiler import api
 

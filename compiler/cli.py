@@ -28,6 +28,7 @@ examples:
   c2c verify model.onnx --target arm64-neon             compare with the ONNX reference, node by node
   c2c tune model.onnx -o model.tune.json                measure schedules, for c2c compile --tuning
   c2c compress model.onnx --data samples.npz --max-loss 0.5% -o small/
+  c2c quantize model.onnx --data samples.npz --max-loss 0.5% -o small/
   c2c bench model.onnx --threads 2                      time for each node, beside what the machine could do
   c2c dump model.onnx --print-after fuse                the IR after a pass
 documentation: docs/ (command-line.md lists every option)
@@ -84,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     _opt(verbs.add_parser("opt", help="run passes on graph IR text"))
     _tune(verbs.add_parser("tune", help="measure schedules in the network on this machine, write a tuning file"))
     _compress(verbs.add_parser("compress", help="make a model's weights smaller, within a budget of bytes or loss"))
+    _quantize(verbs.add_parser("quantize", help="8-bit integers for weights and activations, within a loss"))
     _bench(verbs.add_parser("bench", help="time a model, node by node beside the roofline, or this machine"))
     return top
 
@@ -175,19 +177,50 @@ def _compress(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--pattern", default="unstructured", metavar="P", help="of the zeros: unstructured, 4x1 or 2:4")
     p.add_argument("--levels", type=int, default=256, metavar="N", help="the most values in a code book (default 256)")
+    _judging(p, calibration=512)
+    p.set_defaults(command=commands.compress_command)
+
+
+def _judging(p: argparse.ArgumentParser, calibration: int) -> None:
+    """What compress and quantize have in common: samples, what counts as a loss, and where the result goes."""
     p.add_argument(
         "--measure", default="auto", metavar="M",
         help="what counts as the same answer: top1, threshold (above one half), cosine (default: by the output)",
     )  # fmt: skip
     p.add_argument("--judge", type=Path, metavar="FILE.npz", help="samples that only judge (default: some of --data)")
     p.add_argument("--judged", metavar="OUTPUT", help="the output that is judged (default: the first of floats)")
-    p.add_argument("--calibration", type=int, default=512, metavar="N", help="the most samples fitted to (default 512)")
+    p.add_argument(
+        "--calibration", type=int, default=calibration, metavar="N",
+        help=f"the most samples fitted to (default {calibration})",
+    )  # fmt: skip
     p.add_argument("--held-out", type=int, default=512, metavar="N", help="the most samples judged by (default 512)")
     p.add_argument("--seed", type=int, default=0, help="of the order of samples (default 0)")
     p.add_argument("--resume", action="store_true", help="go on with what a stopped run left in the output folder")
     p.add_argument("-o", "--output", type=Path, default=Path("small"), metavar="DIR", help="folder (default small/)")
     p.add_argument("--json", action="store_true", help="print the report as JSON")
-    p.set_defaults(command=commands.compress_command)
+
+
+def _quantize(p: argparse.ArgumentParser) -> None:
+    p.add_argument("model", type=Path, help="model.onnx")
+    p.add_argument("--data", type=Path, metavar="FILE.npz", help="unlabelled samples, an array an input")
+    p.add_argument(
+        "--form", default="auto", metavar="F",
+        help="static: ranges observed on samples; dynamic: taken at run time; weights: of weights only "
+        "(default: static with samples or convolutions, else dynamic)",
+    )  # fmt: skip
+    p.add_argument(
+        "--method", default="mse", metavar="M", help="from values to ranges: minmax, percentile, mse, entropy"
+    )
+    p.add_argument("--rounding", default="reconstruct", metavar="R", help="of weights: reconstruct or nearest")
+    p.add_argument(
+        "--no-equalize", dest="equalize", action="store_false", help="leave the ranges of channels as they are"
+    )
+    p.add_argument("--max-loss", default="0.5%", metavar="SHARE", help="of answers that may differ (default 0.5%%)")
+    p.add_argument("--bits", type=int, default=8, metavar="N", help="of the form weights: 8 or 4")
+    p.add_argument("--block", type=int, metavar="N", help="inputs that share a scale, in the form weights (4 bits: 32)")
+    _judging(p, calibration=128)
+    p.add_argument("--time", action="store_true", help="time both models on this machine")
+    p.set_defaults(command=commands.quantize_command)
 
 
 def _run(p: argparse.ArgumentParser) -> None:

@@ -270,6 +270,23 @@ def compress_command(a: argparse.Namespace) -> int:
     return 0
 
 
+def quantize_command(a: argparse.Namespace) -> int:
+    from ..quantization.onnx_quantize import quantize
+    from ..quantization.report import print_report
+
+    with progress() as show:
+        _, report = quantize(
+            a.model, a.data, a.output, form=a.form, method=a.method, rounding=a.rounding, equalize=a.equalize,
+            max_loss=_share(a.max_loss), bits=a.bits, block=a.block, measure=a.measure, judge=a.judge, judged=a.judged,
+            calibration=a.calibration, held_out=a.held_out, seed=a.seed, resume=a.resume, time=a.time, progress=show,
+        )  # fmt: skip
+    if a.json:
+        print(json.dumps(report.to_json()))
+    else:
+        print_report(report)
+    return 0
+
+
 def _size(text: str) -> int:
     """Bytes of '900KB', '1.5MB' or '4096'."""
     units = {"": 1, "B": 1, "K": 1000, "KB": 1000, "M": 1000**2, "MB": 1000**2, "KIB": 1024, "MIB": 1024**2}

@@ -14,6 +14,9 @@ from ..ir.reference import MAX_ELEMENTS, dtype_of
 from ..ir.types import DType
 from .onnx_wire import MARK, map_file, text
 
+_HALVES = {TensorProto.INT4: DType.I8, TensorProto.UINT4: DType.U8}
+"""Element types of 4 bits, two to a byte, and the type that they are read as."""
+
 
 @dataclass(eq=False, slots=True)
 class TensorReader:
@@ -28,19 +31,21 @@ class TensorReader:
         where = f"tensor '{tensor.name}'"
         text(tensor.name)
         try:
-            dtype = dtype_of(tensor.data_type)
+            halves = _HALVES.get(tensor.data_type)
+            dtype = halves or dtype_of(tensor.data_type)
             shape = tuple(tensor.dims)
             if any(d < 0 for d in shape) or math.prod(shape) > MAX_ELEMENTS or max(shape, default=0) > MAX_ELEMENTS:
                 raise ShapeError(f"a constant of shape {list(shape)} is not possible")
-            raw = self._bytes(tensor, math.prod(shape) * dtype.nbytes)
+            size = math.prod(shape) * dtype.nbytes if halves is None else (math.prod(shape) + 1) // 2
+            raw = self._bytes(tensor, size)
             if raw is None:
                 return _from_fields(tensor, dtype, shape)
             if dtype is DType.STRING:
                 raise OnnxImportError("a string tensor cannot hold raw bytes")
-            if len(raw) != math.prod(shape) * dtype.nbytes:
-                raise OnnxImportError(
-                    f"{dtype}{list(shape)} takes {math.prod(shape) * dtype.nbytes} bytes, the file holds {len(raw)}"
-                )
+            if len(raw) != size:
+                raise OnnxImportError(f"{dtype}{list(shape)} takes {size} bytes, the file holds {len(raw)}")
+            if halves is not None:
+                return _widened(np.frombuffer(raw, np.uint8), dtype, shape)
             return np.frombuffer(raw, dtype.numpy).reshape(shape)
         except C2CError as e:
             raise type(e)(e.what, where=where, remedy=e.remedy) from e
@@ -102,6 +107,14 @@ class TensorReader:
         if offset < 0 or length < 0 or offset + length > len(data):
             raise OnnxImportError(f"bytes {offset} to {offset + length} lie outside '{location}' ({len(data)} bytes)")
         return data[offset : offset + length]
+
+
+def _widened(pairs: np.ndarray, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers of 4 bits as bytes; the first of a pair is in the lower half."""
+    numbers = np.stack([pairs & 15, pairs >> 4], -1).reshape(-1)[: math.prod(shape)]
+    if dtype is DType.I8:
+        return ((numbers ^ 8).astype(np.int8) - 8).reshape(shape)
+    return numbers.reshape(shape)
 
 
 def _from_fields(tensor: TensorProto, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:

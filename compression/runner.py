@@ -105,9 +105,7 @@ class Runner:
                 found = between(v, dense[v], small[v])
                 small[v] = small[v] if found is None else found
 
-    def replay(
-        self, start: int, tensors: Tensors, weights: Mapping[Layer, Weights] | None = None
-    ) -> list[np.ndarray]:
+    def replay(self, start: int, tensors: Tensors, weights: Mapping[Layer, Weights] | None = None) -> list[np.ndarray]:
         """Outputs of the dense network from step `start` on, that step with `weights`; tensors: what is live before."""
         live = dict(tensors)
         for i, step in enumerate(self.steps[start:]):

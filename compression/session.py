@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from .reconstruct import Coded, Form, compress_layer, compress_plain, step_for
 from .runner import Runner, Weights
 from .samples import Samples
 from .size import Size, packed_bytes, packed_size
-from .state import State
+from .state import State, fingerprint
 from .statistics import Moments, moments
 
 Progress = Callable[[str], None]
@@ -141,13 +140,9 @@ class Session:
     def key(self) -> str:
         """What a run must have in common with the one that it resumes: everything that decides a layer's weights, this
         version's code too. A budget is none of it: runs for different ones share the passes that both make."""
-        digest = hashlib.sha256(self.model.SerializeToString(deterministic=True))
-        for name, a in sorted(self.samples.arrays.items()):
-            digest.update(name.encode() + repr((a.dtype, a.shape)).encode() + np.ascontiguousarray(a).tobytes())
-        digest.update(repr((self.samples.calibration, self.form, self.seed, self.output)).encode())
-        for source in sorted(Path(__file__).parent.glob("*.py")):
-            digest.update(source.name.encode() + source.read_bytes())
-        return digest.hexdigest()
+        options = (self.samples.calibration, self.form, self.seed, self.output)
+        model = self.model.SerializeToString(deterministic=True)
+        return fingerprint(model, self.samples.arrays, options, [Path(__file__).parent])
 
     def _feeds(self, part: slice) -> dict[str, np.ndarray]:
         return {name: a[part] for name, a in self.samples.arrays.items()}
@@ -180,11 +175,12 @@ def start(
     layers = onnx_model.writable(model, find_layers(graph))
     if not layers:
         raise C2CError("the model has no constant matrix that could be compressed")
-    index = _output_index(graph, output)
+    index = output_index(graph, output)
     return Session(model, graph, layers, Runner(graph, layers), samples, form, measure, index, seed, progress)
 
 
-def _output_index(graph: Graph, name: str | None) -> int:
+def output_index(graph: Graph, name: str | None) -> int:
+    """Of the output that is judged: the one named, or the first of floats; raises C2CError."""
     floats = [i for i, v in enumerate(graph.outputs) if v.type.dtype.is_float]
     if name is None and floats:
         return floats[0]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import zipfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +55,17 @@ class State:
     def clear(self) -> None:
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def fingerprint(model: bytes, arrays: Mapping[str, np.ndarray], options: object, code: Iterable[Path]) -> str:
+    """Of a model's bytes, samples, options (by their repr) and the modules in the folders `code`."""
+    digest = hashlib.sha256(model)
+    for name, a in sorted(arrays.items()):
+        digest.update(name.encode() + repr((a.dtype, a.shape)).encode() + np.ascontiguousarray(a).tobytes())
+    digest.update(repr(options).encode())
+    for source in sorted(p for folder in code for p in folder.glob("*.py")):
+        digest.update(source.name.encode() + source.read_bytes())
+    return digest.hexdigest()
 
 
 def resumed(folder: Path, key: str, resume: bool) -> State:

@@ -1,7 +1,7 @@
 """Whole numbers of a layer's rows, chosen for the error of its *results*.
 
-As `compression.descent`, for uniform grids and all groups at a time. target: weights [groups, d, rows], so that a column
-of all rows lies together; scale: [groups, 1 or d, rows]; levels are -most to most.
+As `compression.descent`, for uniform grids and all groups at a time. target: weights [groups, d, rows], so that a
+column of all rows lies together; scale: [groups, 1 or d, rows]; levels are -most to most.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ def fed_forward(target: np.ndarray, gram: np.ndarray, scale: np.ndarray, most: i
     order = np.argsort(-np.einsum("gii->gi", gram), 1, kind="stable")
     by_power = np.take_along_axis(np.take_along_axis(gram, order[:, :, None], 1), order[:, None, :], 2)
     upper = inverse_factor(by_power).astype(target.dtype)
-    w, s = (
-        np.take_along_axis(np.broadcast_to(a, target.shape), order[:, :, None], 1).copy() for a in (target, scale)
-    )
+    w, s = (np.take_along_axis(np.broadcast_to(a, target.shape), order[:, :, None], 1).copy() for a in (target, scale))
     levels = np.empty_like(w)
     for start in range(0, d, _BLOCK):
         stop = min(start + _BLOCK, d)

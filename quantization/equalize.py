@@ -1,10 +1,10 @@
-"""Cross-layer equalisation: channels of a tensor brought to like ranges, the factors taken up by the weights around it.
+"""Cross-layer equalisation: channels of a tensor brought to like ranges, the weights around it taking up the factors.
 
-A tensor has one scale, so that a channel of small values gets few levels. Where layers make a tensor and layers read it,
-x[c] · s[c] is made by rows times s and read by columns divided by s, exactly (Nagel et al. 2019). Tensors that sums,
-pooling and Relu join take the same factors. Under a Clip a channel may grow only as far as it was never cut off.
-How far channels are brought together (s = range^-strength) is what the noise of levels and of weights is least at, since
-columns that differ more cost the weights precision (as SmoothQuant balances the two, Xiao et al. 2022).
+A tensor has one scale, so that a channel of small values gets few levels. Where layers make a tensor and layers read
+it, x[c] · s[c] is made by rows times s and read by columns divided by s, exactly (Nagel et al. 2019). Tensors that
+sums, pooling and Relu join take the same factors. Under a Clip a channel may grow only as far as it was never cut off.
+How far channels are brought together (s = range^-strength) is what the noise of levels and of weights is least at,
+since columns that differ more cost the weights precision (as SmoothQuant balances the two, Xiao et al. 2022).
 """
 
 from __future__ import annotations
@@ -189,7 +189,9 @@ def _source(node: Node) -> Value:
 
 def _keeps_channels(a: Value, b: Value) -> bool:
     """Whether [1, C, 1, …] becomes [1, C, …]."""
-    return a.type.is_static and b.type.is_static and a.type.dims[:2] == b.type.dims[:2] and a.type.size == a.type.dims[1]
+    return (
+        a.type.is_static and b.type.is_static and a.type.dims[:2] == b.type.dims[:2] and a.type.size == a.type.dims[1]
+    )
 
 
 def _upper(node: Node) -> float | None:

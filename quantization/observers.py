@@ -1,7 +1,8 @@
 """From what a tensor was seen to hold to the range that its levels span.
 
-minmax: all of it. percentile: all but a share at each end. mse: the range of least squared error, of what is cut off and
-of what is rounded. entropy: the one whose levels' distribution is nearest to the values' (Kullback-Leibler, Migacz 2017).
+minmax: all of it. percentile: all but a share at each end. mse: the range of least squared error, of what is cut off
+and of what is rounded. entropy: the one whose levels' distribution is nearest to the values' (Kullback-Leibler, Migacz
+2017).
 """
 
 from __future__ import annotations
@@ -35,10 +36,7 @@ class Observation:
 
 def observe(tensor: np.ndarray, seed: int) -> Observation:
     flat = tensor.reshape(-1)
-    if flat.size > KEPT:
-        some = flat[np.random.default_rng(seed).integers(0, flat.size, KEPT)]
-    else:
-        some = flat
+    some = flat if flat.size <= KEPT else flat[np.random.default_rng(seed).integers(0, flat.size, KEPT)]
     return Observation(float(flat.min(initial=0.0)), float(flat.max(initial=0.0)), np.sort(some).astype(np.float32))
 
 

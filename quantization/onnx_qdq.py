@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -167,6 +168,7 @@ class _Writer:
 
     def _weights(self, node: NodeProto, layer: Layer, w: QuantizedWeights) -> str:
         levels, scale, axis = w.levels, w.scale, layer.channel_axis
+        attrs: dict[str, Any]
         if w.form.block:
             across = np.ascontiguousarray(scale if axis == 0 else scale.T)
             attrs = {"axis": 1 - axis, "block_size": w.form.block}
@@ -176,7 +178,7 @@ class _Writer:
             return self._dequantized(node, layer.name, (levels.astype(ml_dtypes.int4), across), **attrs)
         return self._dequantized(node, layer.name, (levels, across, np.zeros(across.shape, np.int8)), **attrs)
 
-    def _dequantized(self, node: NodeProto, name: str, parts: Sequence[np.ndarray], **attrs: int) -> str:
+    def _dequantized(self, node: NodeProto, name: str, parts: Sequence[np.ndarray], **attrs: Any) -> str:
         """Levels, scale and, for other than 4 bits, a zero point as a tensor of floats for `node`."""
         names = [self._constant(f"{name}.{k}", a) for k, a in zip(("levels", "scale", "zero"), parts, strict=False)]
         result = self._name(f"{name}.dequantized")

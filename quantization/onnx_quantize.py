@@ -108,7 +108,7 @@ def _fitted(session: Session, form: str, judging: _Judging) -> tuple[ModelProto,
     equalized = session.equalize() if session.options.equalize else 0
     session.observe()
     kept, costs, tried = search(session, judge, judging.most)
-    times = tuple(judge.milliseconds(judge.model, judge.compiled(kept.model))) if judging.time else None
+    times = judge.milliseconds(judge.compiled(kept.model)) if judging.time else None
     s, found = session.samples, kept.fit
     rows = [
         layer_row(v, found.weights.get(v), found.inputs.get(v), found.sqnr.get(read_by(v)), costs.get(v))
@@ -160,7 +160,7 @@ def _without_ranges(
     found = judge.agreement(compiled)
     if found.loss > judging.most:
         raise C2CError(f"the loss is {found.loss:.2%}: {found}", remedy="allow more with --max-loss, or another form")
-    times = tuple(judge.milliseconds(judge.model, compiled)) if judging.time else None
+    times = judge.milliseconds(compiled) if judging.time else None
     return small, replace(
         report, agreement=str(found), loss=round(found.loss, 6), held_out=samples.count - samples.calibration,
         milliseconds=times,

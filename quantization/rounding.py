@@ -92,7 +92,8 @@ def fit(layer: Layer, m: Moments, form: WeightForm, rounding: str) -> QuantizedW
 
 
 def fits_moments(layer: Layer) -> bool:
-    return layer.rows(layer.dense).shape[2] <= _WIDEST
+    """Whether second moments of what the layer reads may be taken."""
+    return bool(layer.rows(layer.dense).shape[2] <= _WIDEST)
 
 
 def _damped(m: Moments) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from onnx import ModelProto
@@ -16,7 +17,7 @@ from ..compression.acceptance import relative_error
 from ..compression.layers import Layer, find_layers
 from ..compression.runner import Runner, Weights
 from ..compression.samples import Samples
-from ..compression.state import State
+from ..compression.state import State, fingerprint
 from ..compression.statistics import moments
 from ..ir.errors import C2CError
 from ..ir.graph import Graph, Value
@@ -69,15 +70,24 @@ class Session:
     layers: list[Layer]
     samples: Samples
     options: Options
-    state: State
     progress: Progress
     integer: frozenset[Layer]
     """Layers that may read levels; the others keep reading floats, with levels for weights only."""
+    state: State = field(default_factory=lambda: State(None))
     seen: dict[Value, Observation] = field(default_factory=dict)
     runner: Runner = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.runner = Runner(self.graph, self.layers, [v for p in self.places(self.integer) for v in p.values])
+    def read_levels(self, integer: frozenset[Layer]) -> None:
+        """Settle which layers may read levels; before anything is run."""
+        self.integer = integer
+        self.runner = Runner(self.graph, self.layers, [v for p in self.places(integer) for v in p.values])
+
+    def key(self, form: str) -> str:
+        """What a run must have in common with the one that it resumes; a budget is none of it."""
+        here = Path(__file__).parent
+        model = self.model.SerializeToString(deterministic=True)
+        options = (self.samples.calibration, self.options, form)
+        return fingerprint(model, self.samples.arrays, options, [here, here.parent / "compression"])
 
     def places(self, layers: Collection[Layer]) -> list[Place]:
         """Of what `layers` read, in an order that does not depend on theirs."""
@@ -142,7 +152,7 @@ class Session:
         return found
 
     def fit(self, floats: Collection[Layer] = ()) -> Fit:
-        """Fit every layer but `floats`, each to what it reads in the quantised network and to the dense one's results."""
+        """Fit every layer but `floats`, each to what it reads in the quantised network and to the dense results."""
         levels = [layer for layer in self.layers if layer in self.integer and layer not in floats]
         grids = self.grids(levels)
         weights: dict[Layer, QuantizedWeights] = {}
@@ -170,7 +180,7 @@ class Session:
             return Weights(found.tensor(layer), found.bias if found.bias is not None else _own_bias(layer))
 
         self.runner.run(self._feeds(), visit, between=between)
-        inputs = {layer: grids[_read(layer)] for layer in levels}
+        inputs = {layer: grids[read_by(layer)] for layer in levels}
         return Fit(weights, inputs, grids, noise)
 
     def _fitted(self, layer: Layer, dense: np.ndarray, small: np.ndarray) -> QuantizedWeights:
@@ -193,7 +203,7 @@ class Session:
                 self.progress(f"sensitivity of {layer.name}")
                 tensors = dict(before[i])
                 if layer in found.inputs:
-                    tensors[_read(layer)] = found.inputs[layer].rounded(tensors[_read(layer)])
+                    tensors[read_by(layer)] = found.inputs[layer].rounded(tensors[read_by(layer)])
                 w = found.weights[layer]
                 mine = Weights(w.tensor(layer), w.bias if w.bias is not None else _own_bias(layer))
                 result = self.runner.replay(i, tensors, {layer: mine})[output]
@@ -205,19 +215,30 @@ class Session:
         return {name: a[:count] for name, a in self.samples.arrays.items()}
 
 
-def start(model: ModelProto, samples: Samples, options: Options, state: State, progress: Progress) -> Session:
-    """Import with the samples' shapes and find the layers; all of them may read levels until told otherwise."""
+def start(model: ModelProto, samples: Samples, options: Options, progress: Progress) -> Session:
+    """Import with the samples' shapes and find the layers; any whose input has a name in the file may read levels."""
     progress("import")
-    graph = load_graph(model.SerializeToString(), CompileOptions(Target.parse("native"), shapes=samples.shapes()))
-    layers = [v for v in onnx_model.writable(model, find_layers(graph, 1)) if v.kind in ("conv", "matmul")]
+    graph = load(model, samples.shapes())
+    layers = find_quantizable(model, graph)
     if not layers:
         raise C2CError("the model has no convolution or product by constant weights that could be quantised")
     named = {i.name for i in model.graph.input} | {o for n in model.graph.node for o in n.output}
-    integer = frozenset(v for v in layers if _read(v).name in named)
-    return Session(model, graph, layers, samples, options, state, progress, integer)
+    integer = frozenset(v for v in layers if read_by(v).name in named)
+    return Session(model, graph, layers, samples, options, progress, integer)
 
 
-def _read(layer: Layer) -> Value:
+def load(model: ModelProto, shapes: Mapping[str, tuple[int, ...]] | None) -> Graph:
+    """The model as a graph, with these shapes of its inputs."""
+    return load_graph(model.SerializeToString(), CompileOptions(Target.parse("native"), shapes=dict(shapes or {})))
+
+
+def find_quantizable(model: ModelProto, graph: Graph) -> list[Layer]:
+    """Convolutions and products by constant weights that stand in the file as they stand in the graph."""
+    return [v for v in onnx_model.writable(model, find_layers(graph, 1)) if v.kind in ("conv", "matmul")]
+
+
+def read_by(layer: Layer) -> Value:
+    """What a layer multiplies with its weights."""
     value = layer.node.inputs[0]
     assert value is not None
     return value

@@ -23,11 +23,22 @@ ROOMS = {
         "runtime_stub",
         "compression.onnx_compress",
         "compression.report",
+        "quantization.onnx_quantize",
+        "quantization.report",
     },
     "compression": {"ir", "codegen.target", "compiler.api", "compiler.driver", "compiler.options", "packing"},
+    "quantization": {
+        "ir",
+        "codegen.target",
+        "compiler.api",
+        "compiler.diagnostics",
+        "compiler.driver",
+        "compiler.options",
+        "compression",
+    },
 }
 LIBRARIES = {
-    "onnx": {"compiler/", "compression/onnx_", "compression/session.py", "ir/reference"},
+    "onnx": {"compiler/", "compression/onnx_", "compression/session.py", "quantization/", "ir/reference"},
     "llvmlite": {
         "codegen/llvm_",
         "codegen/target.py",

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("compiler", "compression", "ir", "passes", "codegen", "packing", "runtime_stub")
+ROOMS = ("compiler", "compression", "ir", "passes", "codegen", "packing", "quantization", "runtime_stub")
 
 
 def test_every_package_is_listed() -> None:
