@@ -1,4 +1,4 @@
-"""Chains of convolutions beside the same layers one by one, in the network, one thread: time of each and the arena.
+"""Chains of convolutions and poolings beside the same layers one by one, in the network, one thread: times and arena.
 
 usage: python benchmarks/pairs.py MODEL.onnx... [--lengths 3,3,1] [--seconds 4] [--target native]
 
@@ -23,11 +23,11 @@ from c2c.compiler.inputs import random_inputs
 from c2c.compiler.options import CompileOptions
 from c2c.compiler.pipeline import pipeline
 from c2c.ir.graph import Graph, Node
+from c2c.ir.ops import STAGES
 from c2c.passes.base import Pass, PassContext, find_pass, run_pipeline
 from c2c.passes.chain_convolutions import ChainConvolutions
 from c2c.passes.lower import Call, lower_graph
-from c2c.passes.lower.conv_chain_cost import schedules
-from c2c.passes.lower.conv_kernel import Convolution
+from c2c.passes.lower.conv_chain_cost import Layer, schedules
 from c2c.passes.views import find_views, placed_values
 
 
@@ -37,15 +37,15 @@ class Given(ChainConvolutions):
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths = itertools.cycle(lengths)
 
-    def divide(self, convs: Sequence[Convolution], context: PassContext) -> list[range]:
+    def divide(self, layers: Sequence[Layer], context: PassContext) -> list[range]:
         found, at = [], 0
-        while at < len(convs):
-            found.append(range(at, min(len(convs), at + next(self.lengths))))
+        while at < len(layers):
+            found.append(range(at, min(len(layers), at + next(self.lengths))))
             at = found[-1].stop
         return found
 
-    def strip(self, convs: Sequence[Convolution], context: PassContext, nodes: Sequence[Node]) -> int | None:
-        found = schedules(context.target, context.threads, convs)
+    def strip(self, layers: Sequence[Layer], context: PassContext, nodes: Sequence[Node]) -> int | None:
+        found = schedules(context.target, context.threads, layers)
         return min(found[1:], key=lambda s: s.cycles).plan if found[1:] else 1
 
 
@@ -88,14 +88,17 @@ def rows(single: Form, chained: Form) -> Iterator[tuple[str, float, float, int]]
             continue
         body = call.node.attrs["body"]
         mine = [n for n in before if n in call.node.origin]
-        convs = [n for n in body.nodes if n.op == "Conv"]
-        text = " ".join(
-            f"{'dw' if n.attrs.get('group', 1) > 1 else ''}{n.inputs[1].type.dims[-1]}x{n.output.type.dims[1]}"
-            for n in convs
-        )
-        between = sum(n.inputs[0].type.nbytes for n in convs[1:])
-        size = convs[0].inputs[0].type.dims[-1]
-        yield f"{size}² {text}", sum(before[n] for n in mine), after[call.node.origin[-1]], between
+        layers = [n for n in body.nodes if n.op in STAGES]
+        between = sum(n.inputs[0].type.nbytes for n in layers[1:])
+        size = layers[0].inputs[0].type.dims[-1]
+        text = f"{size}² {' '.join(map(_text, layers))}"
+        yield text, sum(before[n] for n in mine), after[call.node.origin[-1]], between
+
+
+def _text(node: Node) -> str:
+    if node.op != "Conv":
+        return node.op
+    return f"{'dw' if node.attrs.get('group', 1) > 1 else ''}{node.inputs[1].type.dims[-1]}x{node.output.type.dims[1]}"
 
 
 def compare(path: Path, target: str, lengths: Sequence[int], seconds: float) -> None:

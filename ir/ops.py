@@ -76,6 +76,9 @@ OPS: dict[str, OpDef] = {
 GROUPS = frozenset({"c2c.Fused", "c2c.ConvChain"})
 """Operators whose attribute `body` is a graph over the node's inputs that says what they compute."""
 
+STAGES = ("Conv", "MaxPool", "AveragePool", "LpPool")
+"""Operators that a stage of c2c.ConvChain begins with."""
+
 
 def op(name: str) -> OpDef:
     """The row of an operator."""

@@ -17,7 +17,7 @@ from typing import Any
 from .errors import C2CError, UnknownShapeError, VerifyError
 from .graph import Graph, Node, Value
 from .operands import check_operands
-from .ops import GROUPS, Kind, op
+from .ops import GROUPS, STAGES, Kind, op
 from .reference import infer_node, most_inputs, schema_of
 from .types import PLAIN
 
@@ -154,8 +154,8 @@ def _check_group(node: Node) -> None:
     Before an anchor there may be operators that only move data, each read by the next node alone. An elementwise node
     may read earlier results as well, and operands from outside by a DequantizeLinear before it. The last result is the
     only output; types agree with those outside. In a
-    `c2c.ConvChain` the first node is a Conv, and a later Conv may begin another stage: it reads the result before it
-    as its data, and nodes after it read no result before that one.
+    `c2c.ConvChain` the first node is a Conv or a pooling, and a later one may begin another stage: it reads the result
+    before it as its data, and nodes after it read no result before that one.
     """
     body = node.attrs.get("body")
     if not isinstance(body, Graph) or not body.nodes:
@@ -167,8 +167,8 @@ def _check_group(node: Node) -> None:
         if outer.type != inner.type:
             raise VerifyError(f"'{outer.name}' is {outer.type}, inside the group {inner.type}", where=node.where)
     _check_assignment(body)
-    if node.op == CHAIN and body.nodes[0].op != "Conv":
-        raise VerifyError(f"a chain begins with {body.nodes[0].op}, not with Conv", where=node.where)
+    if node.op == CHAIN and body.nodes[0].op not in STAGES:
+        raise VerifyError(f"a chain begins with {body.nodes[0].op}, not with a window", where=node.where)
     if node.op == CHAIN and (type(strip := node.attrs.get("strip")) is not int or strip < 1):
         raise VerifyError(f"a chain in strips of {strip!r} rows", where=node.where)
     before: Node | None = None
@@ -178,7 +178,7 @@ def _check_group(node: Node) -> None:
         _check_node(inner_node)
         if before is not None and _is_operand(inner_node, body):
             continue
-        if before is not None and node.op == CHAIN and inner_node.op == "Conv":
+        if before is not None and node.op == CHAIN and inner_node.op in STAGES:
             _check_stage(before, inner_node, body, node)
         elif before is not None:
             _check_tail(before, inner_node, body, node)

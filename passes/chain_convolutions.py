@@ -1,9 +1,9 @@
-"""Convolutions in a row computed strip by strip, so that the tensors between them need no memory of their own.
+"""Convolutions and poolings in a row computed strip by strip: the tensors between them need no memory of their own.
 
 Before: y = conv(x), z = conv(y), each with its elementwise tail, y read by z only. After: z = c2c.ConvChain(x) {both}.
-Inverted bottlenecks (expand, depthwise, project) and pairs of depthwise and pointwise layers; what is chained is chosen
-by expected time and by the bytes that leave the arena. Preserves: tensors that others read. Needs: layouts chosen,
-groups fused.
+Inverted bottlenecks (expand, depthwise, project), pairs of depthwise and pointwise layers, first layers and the pooling
+behind them; what is chained is chosen by expected time and by the bytes that leave the arena. Preserves: tensors that
+others read. Needs: layouts chosen, groups fused.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from ..ir.graph import Graph, Node, Value
 from .base import GraphRewriter, Pass, PassContext, register_pass
 from .lower.conv_chain import Stage, read_stage
-from .lower.conv_chain_cost import cut, schedules
-from .lower.conv_kernel import Convolution
+from .lower.conv_chain_cost import Layer, cut, schedules
 from .lower.schedule import choose
 
 
@@ -25,36 +24,30 @@ class ChainConvolutions(Pass):
     def run(self, graph: Graph, context: PassContext) -> bool:
         rewriter = context.rewriter(graph)
         for run in _runs(rewriter, context):
-            for part in self.divide([stage.conv for _, stage in run], context):
+            for part in self.divide([stage.layer for _, stage in run], context):
                 nodes = [run[i][0] for i in part]
                 if len(nodes) == 1:
                     continue
-                strip = self.strip([run[i][1].conv for i in part], context, nodes)
+                strip = self.strip([run[i][1].layer for i in part], context, nodes)
                 if strip is not None and rewriter.allow(self.name, nodes[0]):
                     join(rewriter, nodes, strip)
         return rewriter.finish()
 
-    def divide(self, convs: Sequence[Convolution], context: PassContext) -> list[range]:
-        """Chains and single layers, as parts of a row of convolutions."""
-        return cut(context.target, context.threads, convs, context.optimize_for == "memory")
+    def divide(self, layers: Sequence[Layer], context: PassContext) -> list[range]:
+        """Chains and single layers, as parts of a row of layers."""
+        return cut(context.target, context.threads, layers, context.optimize_for == "memory")
 
-    def strip(self, convs: Sequence[Convolution], context: PassContext, nodes: Sequence[Node]) -> int | None:
+    def strip(self, layers: Sequence[Layer], context: PassContext, nodes: Sequence[Node]) -> int | None:
         """Rows of a strip; None where the layers stay apart."""
         memory = context.optimize_for == "memory"
-        problem = f"{' '.join(_text(c) for c in convs)} threads {context.threads}{' memory' if memory else ''}"
-        return choose(context, "conv-chain", problem, schedules(context.target, context.threads, convs, memory), *nodes)
-
-
-def _text(conv: Convolution) -> str:
-    """A convolution's shape."""
-    _, h, w = conv.window.axes
-    channels = f"{conv.channels_in * conv.groups}->{conv.channels_out * conv.groups}"
-    kind = "dw" if conv.groups > 1 else ""
-    return f"{kind}{h.kernel}x{w.kernel}/{h.stride} {conv.batch}x{h.out}x{w.out} {channels}"
+        problem = f"{' '.join(map(str, layers))} threads {context.threads}{' memory' if memory else ''}"
+        return choose(
+            context, "conv-chain", problem, schedules(context.target, context.threads, layers, memory), *nodes
+        )
 
 
 def _runs(rewriter: GraphRewriter, context: PassContext) -> list[list[tuple[Node, Stage]]]:
-    """The longest rows of convolutions each of which alone reads the one before, as its data."""
+    """The longest rows of layers each of which alone reads the one before, as its data."""
     runs: list[list[tuple[Node, Stage]]] = []
     open_: dict[Value, list[tuple[Node, Stage]]] = {}
     lanes = context.target.lanes()
@@ -62,7 +55,7 @@ def _runs(rewriter: GraphRewriter, context: PassContext) -> list[list[tuple[Node
         stage = read_stage(node, context.target, context.threads)
         if stage is None:
             continue
-        run = open_.pop(stage.conv.x, [])
+        run = open_.pop(stage.layer.x, [])
         if not run:
             runs.append(run)
         run.append((node, stage))

@@ -1,8 +1,8 @@
-"""c2c.ConvChain: convolutions computed strip by strip, so that what lies between them stays in the cache.
+"""c2c.ConvChain: convolutions and poolings computed strip by strip, so that what lies between stays in the cache.
 
 One kernel: for each task (some rows of the last stage), for each strip of a few rows, each stage in turn makes the rows
-that are new (`conv_chain_plan`). The writers of single convolutions write the stages; between them lie rings of rows,
-one set a worker. Sums have the order of the single convolutions', so results are equal to theirs to the last bit.
+that are new (`conv_chain_plan`). The writers of single layers write the stages; between them lie rings of rows, one set
+a worker. Sums have the order of the single layers', so results are equal to theirs to the last bit.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ...codegen.target import Target
 from ...ir.graph import Node, Value
 from ...ir.loops import Buffer, Expr, binary, maximum, minimum, select
+from ...ir.ops import STAGES
 from ...ir.types import DType, TensorType
 from .context import INDEX, Lowering, Site, lowers, unfold
 from .conv import read_convolution
@@ -21,6 +22,7 @@ from .conv_direct import DirectWriter
 from .conv_kernel import ConvKernel, Convolution, Image, pad_operands, unravel
 from .conv_plan import row_plan
 from .depthwise import DepthwiseWriter, is_depthwise
+from .pool import POOLS, BlockedPool, Pooling, read_pooling
 from .sparse import likely_pays
 from .tasks import tasks
 from .window import Axis
@@ -28,11 +30,10 @@ from .window import Axis
 
 @dataclass(eq=False, slots=True)
 class Stage:
-    """A convolution with its tail; its context is that of a node of its own."""
+    """A convolution or a pooling with its tail; its context is that of a node of its own."""
 
     ctx: Lowering
-    conv: Convolution
-    depthwise: bool
+    layer: Convolution | Pooling
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +86,11 @@ class ChainKernel(ConvKernel):
 def lower_chain(ctx: Lowering) -> None:
     """All stages in one kernel."""
     stages = read_stages(ctx)
-    axes, batch = [s.conv.window.h for s in stages], stages[0].conv.batch
+    axes, batch = [s.layer.window.h for s in stages], stages[0].layer.batch
     plan = plan_rows(axes, ctx.threads, ctx.node.attrs["strip"])
     total = axes[-1].out
     k = ChainKernel(ctx)
-    for t in tasks(k, sum(s.conv.macs for s in stages), batch * plan.tasks):
+    for t in tasks(k, sum(s.layer.macs for s in stages), batch * plan.tasks):
         n, task = unravel(k, t, (batch, plan.tasks))
         _add_rings(k, ctx, stages, plan)
         rows = [max(1, made * plan.strip // total) for made in plan.made]
@@ -108,9 +109,9 @@ def lower_chain(ctx: Lowering) -> None:
 
 def _add_rings(k: ChainKernel, ctx: Lowering, stages: Sequence[Stage], plan: ChainPlan) -> None:
     """A ring for every stage but the last, one for each worker."""
-    several = ctx.threads > 1 and stages[0].conv.batch * plan.tasks > 1
+    several = ctx.threads > 1 and stages[0].layer.batch * plan.tasks > 1
     for stage, rows in zip(stages, plan.kept, strict=False):
-        type_ = stage.conv.y
+        type_ = stage.layer.y
         kept = TensorType(DType.F32, (1, type_.dims[1], rows, type_.dims[3]), type_.layout)
         elements = kept.nbytes // DType.F32.nbytes
         data = ctx.scratch("rows", DType.F32, elements * (ctx.threads if several else 1))
@@ -121,7 +122,7 @@ def _add_rings(k: ChainKernel, ctx: Lowering, stages: Sequence[Stage], plan: Cha
 def read_stages(ctx: Lowering) -> list[Stage]:
     """The stages of a chain."""
     nodes = unfold(ctx.node)
-    starts = [i for i, n in enumerate(nodes) if n.op == "Conv"]
+    starts = [i for i, n in enumerate(nodes) if n.op in STAGES]
     stages = []
     for begin, end in zip(starts, [*starts[1:], len(nodes)], strict=True):
         result = nodes[end - 1].output if end < len(nodes) else ctx.node.output
@@ -135,28 +136,33 @@ def read_stages(ctx: Lowering) -> list[Stage]:
 def read_stage(node: Node, target: Target, threads: int) -> Stage | None:
     """A node, or a fused group, as a stage of a chain; None where it cannot be one."""
     anchor, *tail = unfold(node) if node.op == "c2c.Fused" else [node]
-    if anchor.op != "Conv" or any(t.type.dtype is not DType.F32 for t in (anchor.output, node.output)):
+    if anchor.op not in STAGES or any(t.type.dtype is not DType.F32 for t in (anchor.output, node.output)):
         return None
     return _stage(Lowering(anchor, target, threads, tail=tuple(tail), result=node.output, group=node))
 
 
 def _stage(ctx: Lowering) -> Stage | None:
+    if ctx.node.op in POOLS:
+        pooling = read_pooling(ctx)
+        blocked = pooling is not None and pooling.x.type.layout.block == pooling.y.layout.block == ctx.lanes()
+        return Stage(ctx, pooling) if pooling is not None and blocked and pooling.window.rank == 2 else None
     conv = read_convolution(ctx)
     if conv is None or conv.window.rank != 2:
         return None
     if conv.window.is_pointwise and likely_pays(conv.weights):
         return None  # faster by lists, which want all pixels of a tile
-    depthwise = is_depthwise(ctx, conv)
-    return Stage(ctx, conv, depthwise) if depthwise or conv.groups == 1 else None
+    return Stage(ctx, conv) if conv.groups == 1 or is_depthwise(ctx, conv) else None
 
 
-def _writer(k: ChainKernel, stage: Stage, rows: int) -> DirectWriter | DepthwiseWriter:
-    ctx, conv = stage.ctx, stage.conv
+def _writer(k: ChainKernel, stage: Stage, rows: int) -> DirectWriter | DepthwiseWriter | BlockedPool:
+    ctx, layer = stage.ctx, stage.layer
     k.ctx = ctx
     whole = pad_operands(ctx, ctx.lanes())
-    if stage.depthwise:
-        return DepthwiseWriter(ctx, conv, whole, k)
-    return DirectWriter(ctx, row_plan(ctx, conv, whole, rows), k)
+    if isinstance(layer, Pooling):
+        return BlockedPool(ctx, layer, whole, k)
+    if is_depthwise(ctx, layer):
+        return DepthwiseWriter(ctx, layer, whole, k)
+    return DirectWriter(ctx, row_plan(ctx, layer, whole, rows), k)
 
 
 def _ranges(k: ChainKernel, axes: Sequence[Axis], begin: Expr, first: Expr, last: Expr) -> list[tuple[Expr, Expr]]:

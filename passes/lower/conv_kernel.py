@@ -57,6 +57,20 @@ class Convolution:
     def macs(self) -> int:
         return self.batch * self.window.pixels * self.weights.size
 
+    @property
+    def weight_bytes(self) -> int:
+        return self.weights.nbytes
+
+    @property
+    def reads_planes(self) -> bool:
+        """Whether each channel of the result reads one channel."""
+        return self.channels_in == 1
+
+    def __str__(self) -> str:
+        """Kernel, shape of the result and channels; it decides how the layer is chained."""
+        channels = f"{self.channels_in * self.groups}->{self.channels_out * self.groups}"
+        return f"{'dw' if self.groups > 1 else ''}{self.window.kernel} {self.batch}x{self.window.image} {channels}"
+
 
 @dataclass(frozen=True, slots=True)
 class Image:

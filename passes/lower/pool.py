@@ -5,13 +5,15 @@ Blocked tensors: lanes are channels, a tile is a run of pixels. Plain tensors: l
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 
-from ...ir.loops import Buffer, Expr, broadcast, cast, const, ramp, select
-from ...ir.types import DType
+from ...ir.graph import Value
+from ...ir.loops import Buffer, Expr, broadcast, cast, const, ramp
+from ...ir.types import TensorType
 from .context import INDEX, KernelBuilder, Lowering, Site, lowers, offset, strides
-from .conv_kernel import ConvKernel, finish, pad_operands, unravel
+from .conv_kernel import ConvKernel, Image, finish, pad_operands, unravel
+from .pool_indices import lower_pool_with_indices
 from .pool_reduction import ACCUMULATORS, reduction_of
 from .row_schedules import row_schedules, steps
 from .schedule import choose
@@ -23,33 +25,75 @@ TILE = 8
 """Pixels of a tile: enough results in flight to hide the latency of one."""
 
 
-@lowers("MaxPool", "AveragePool", "LpPool")
-def lower_pool(ctx: Lowering) -> None:
-    """Pooling over a sliding window; MaxPool's second output is the index of the maximum in the flat input."""
+POOLS = ("MaxPool", "AveragePool", "LpPool")
+
+
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """y[n, c] = the reduction of x[n, c] over a sliding window; y: type of the result."""
+
+    op: str
+    x: Value
+    y: TensorType
+    window: Window
+
+    @property
+    def batch(self) -> int:
+        return self.x.type.dims[0]
+
+    @property
+    def macs(self) -> int:
+        """Elements that are reduced."""
+        return self.batch * self.y.dims[1] * self.window.pixels * self.window.taps
+
+    @property
+    def weight_bytes(self) -> int:
+        return 0
+
+    @property
+    def reads_planes(self) -> bool:
+        return True
+
+    def __str__(self) -> str:
+        """Kernel, shape of the result and channels; it decides how the layer is chained."""
+        return f"{self.op}{self.window.kernel} {self.batch}x{self.window.image} {self.y.dims[1]}"
+
+
+def read_pooling(ctx: Lowering) -> Pooling | None:
+    """A pooling with one result; None where indices are wanted as well."""
     node = ctx.node
     x = node.inputs[0]
     assert x is not None
-    view = window(node, x.type, node.output.type, tuple(node.attrs["kernel_shape"]))
     if len(node.outputs) > 1:
-        return _max_pool_with_indices(ctx, view)
-    block = x.type.layout.block
-    writer = _Blocked if block and ctx.output.type.layout.block == block else _Planar
-    writer(ctx, view).write()
+        return None
+    y = node.output.type
+    return Pooling(node.op, x, y, window(node, x.type, y, tuple(node.attrs["kernel_shape"])))
+
+
+@lowers(*POOLS)
+def lower_pool(ctx: Lowering) -> None:
+    """Pooling over a sliding window; MaxPool's second output is the index of the maximum in the flat input."""
+    pooling = read_pooling(ctx)
+    if pooling is None:
+        return lower_pool_with_indices(ctx)
+    block = pooling.x.type.layout.block
+    if block and ctx.output.type.layout.block == block:
+        BlockedPool(ctx, pooling, pad_operands(ctx, block), ConvKernel(ctx)).write()
+    else:
+        _Planar(ctx, pooling, ctx.kernel()).write()
 
 
 class _Pool:
     """What both forms of a window share."""
 
-    def __init__(self, ctx: Lowering, view: Window, k: KernelBuilder) -> None:
-        x = ctx.node.inputs[0]
-        assert x is not None
-        self.ctx, self.window, self.k, self.x = ctx, view, k, x
-        self.dtype = x.type.dtype
+    def __init__(self, ctx: Lowering, pooling: Pooling, k: KernelBuilder) -> None:
+        self.ctx, self.window, self.k, self.x = ctx, pooling.window, k, pooling.x
+        self.dtype = self.x.type.dtype
         self.acc = ACCUMULATORS.get(self.dtype, self.dtype)
         self.reduction = reduction_of(ctx.node.op, self.dtype, ctx.node.attrs.get("p", 2))
-        self.source = k.tensor(x, "x")
+        self.source = k.tensor(self.x, "x")
         include = ctx.node.attrs.get("count_include_pad", 0)
-        self.counted = [a.padded() if include else a for a in view.axes]
+        self.counted = [a.padded() if include else a for a in self.window.axes]
 
     def rows(self, d: Expr, h: Expr) -> tuple[tuple[Expr, Expr], tuple[Expr, Expr]]:
         """Ranges of the depth and height taps, named."""
@@ -67,31 +111,46 @@ class _Pool:
         return cast(self.reduction.end(value), self.dtype)
 
 
-class _Blocked(_Pool):
-    """Lanes are channels."""
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row of the result: image, block of channels, depth, height; the input image and the plane's element offset."""
 
-    def __init__(self, ctx: Lowering, view: Window) -> None:
-        super().__init__(ctx, view, ConvKernel(ctx))
-        self.lanes = self.x.type.layout.block
+    n: Expr
+    block: Expr
+    d: Expr
+    h: Expr
+    image: Image
+    x: Expr
+
+
+class BlockedPool(_Pool):
+    """Lanes are channels. Writes a kernel, or rows of its result as a part of the kernel `k`."""
+
+    def __init__(self, ctx: Lowering, pooling: Pooling, whole_vectors: bool, k: ConvKernel) -> None:
+        super().__init__(ctx, pooling, k)
+        self.conv_kernel, self.lanes = k, self.x.type.layout.block
         channels = self.x.type.dims[1]
         self.blocks = -(-channels // self.lanes)
-        self.valid = self.lanes if pad_operands(ctx, self.lanes) else channels - (self.blocks - 1) * self.lanes
+        self.valid = self.lanes if whole_vectors else channels - (self.blocks - 1) * self.lanes
+        self.segments = segments(self.window.w, TILE)
+        self.rows_in = k.image(self.x, INDEX, self.window.h.size).rows
+        self.plane = self.window.d.size * self.rows_in * self.window.w.size * self.lanes
 
     def write(self) -> None:
         k, view = self.k, self.window
         dims = (self.x.type.dims[0], self.blocks, view.d.out, view.h.out)
         work = prod(dims) * view.w.out * view.taps * self.lanes
-        row = segments(view.w, self._pixels(prod(dims)))
+        self.segments = segments(view.w, self._pixels(prod(dims)))
         for t in tasks(k, work, prod(dims)):
             n, block, d, h = unravel(k, t, dims)
-            for last in (False, True) if self.valid < self.lanes else (True,):
-                cond = block >= self.blocks - 1 if last else block < self.blocks - 1
-                for _ in guarded(k, cond, self.valid < self.lanes):
-                    for s in row:
-                        for i in k.loop("tile", s.count):
-                            valid = self.valid if last else self.lanes
-                            self._tile((n, block, d, h), s, k.let(i * s.pixels + s.start, "w"), valid)
+            self._row(n, block, d, h)
         k.done("pool")
+
+    def write_rows(self, n: Expr, begin: Expr, end: Expr) -> None:
+        """Rows [begin, end) of the result of image `n`."""
+        for block in self.k.loop("block", self.blocks):
+            for h in self.k.loop("row", end, begin):
+                self._row(n, block, INDEX, h)
 
     def _pixels(self, rows: int) -> int:
         """Pixels of a tile."""
@@ -103,26 +162,38 @@ class _Blocked(_Pool):
         )
         return choose(ctx, "pool", problem, [replace(s, cycles=s.cycles * rows) for s in found])
 
-    def _tile(self, at: tuple[Expr, ...], s: Segment, w: Expr, valid: int) -> None:
-        n, block, d, h = at
+    def _row(self, n: Expr, block: Expr, d: Expr, h: Expr) -> None:
+        k, height = self.k, self.window.h
+        whole = self.conv_kernel.image(self.x, n, self.rows_in)
+        x = k.let(whole.first + block * self.plane, "x")
+        self.conv_kernel.enter_row(self.ctx.output, h)
+        row = _Row(n, block, d, h, whole.enter(k, h * height.stride - height.pad), x)
+        for last in (False, True) if self.valid < self.lanes else (True,):
+            cond = block >= self.blocks - 1 if last else block < self.blocks - 1
+            for _ in guarded(k, cond, self.valid < self.lanes):
+                for s in self.segments:
+                    for i in k.loop("tile", s.count):
+                        valid = self.valid if last else self.lanes
+                        self._tile(row, s, k.let(i * s.pixels + s.start, "w"), valid)
+
+    def _tile(self, at: _Row, s: Segment, w: Expr, valid: int) -> None:
         k, lanes, (ad, ah, aw) = self.k, self.lanes, self.window.axes
         acc = k.registers("acc", self.acc, s.pixels, lanes)
         for p in range(s.pixels):
             k.store(acc, p, const(self.reduction.begin, self.acc, lanes))
-        (d0, d1), (h0, h1) = self.rows(d, h)
+        (d0, d1), (h0, h1) = self.rows(at.d, at.h)
         row = aw.size * lanes
-        steps = strides(self.x.type)
-        place = n * steps[0] + block * steps[1] + (d * ad.stride - ad.pad) * (ah.size * row)
-        origin = k.let(place + (h * ah.stride - ah.pad) * row + (w * aw.stride - aw.pad) * lanes, "x")
+        place = at.x + (at.d * ad.stride - ad.pad) * (ah.size * row) + at.image.base(at.h * ah.stride - ah.pad, row)
+        origin = k.let(place + (w * aw.stride - aw.pad) * lanes, "x")
         for q in k.loop("q", d1, d0):
             for r in k.loop("r", h1, h0):
-                x = k.let(origin + q * (ad.dilation * ah.size * row) + r * (ah.dilation * row), "x")
+                line = at.image.step(r * ah.dilation, row)
+                x = k.let(origin + q * (ad.dilation * ah.size * row) + line, "x")
                 self._taps(s, w, x, acc)
         for p in range(s.pixels):
             o = w + p
-            width = self._width(s, o, p)
-            value = self.finished(k.load(acc, p), d, h, width)
-            finish(k, (n, block * lanes, *self.window.spatial(d, h, o)), valid, value)
+            value = self.finished(k.load(acc, p), at.d, at.h, self._width(s, o, p))
+            finish(k, (at.n, at.block * lanes, *self.window.spatial(at.d, at.h, o)), valid, value)
 
     def _width(self, s: Segment, o: Expr, p: int) -> Expr:
         axis = self.counted[2]
@@ -144,8 +215,8 @@ class _Blocked(_Pool):
 class _Planar(_Pool):
     """Lanes along the width; with mixed layouts, one element at a time."""
 
-    def __init__(self, ctx: Lowering, view: Window) -> None:
-        super().__init__(ctx, view, ctx.kernel())
+    def __init__(self, ctx: Lowering, pooling: Pooling, k: KernelBuilder) -> None:
+        super().__init__(ctx, pooling, k)
         operands = [v for n in ctx.tail for v in n.inputs if v is not None]
         blocked = any(v.type.layout.block for v in (self.x, ctx.output, *operands))
         self.lanes = 1 if blocked else ctx.lanes(self.acc)
@@ -185,50 +256,3 @@ class _Planar(_Pool):
         value = self.finished(k.load(acc, 0), d, h, end - begin)
         site = Site((n, c, *self.window.spatial(d, h, w)), -1, lanes)
         k.write(self.ctx.output, site, self.ctx.epilogue(k, site, value))
-
-
-def _max_pool_with_indices(ctx: Lowering, view: Window) -> None:
-    """Both outputs of MaxPool, one element at a time."""
-    k, x, node = ctx.kernel(), ctx.node.inputs[0], ctx.node
-    assert x is not None
-    source, dtype = k.tensor(x, "x"), x.type.dtype
-    lowest = reduction_of("MaxPool", dtype, 0).begin
-    dims = (*x.type.dims[:2], view.d.out, view.h.out)
-    for t in tasks(k, prod(dims) * view.w.out * view.taps, prod(dims)):
-        n, c, d, h = unravel(k, t, dims)
-        for w in k.loop("w", view.w.out):
-            best = k.alloc("best", dtype, 1)
-            where = k.alloc("where", DType.I64, 1)
-            k.store(best, 0, const(lowest, dtype))
-            k.store(where, 0, const(0))
-            spans = [a.tap_range(o) for a, o in zip(view.axes, (d, h, w), strict=True)]
-            for q in k.loop("q", spans[0][1], spans[0][0]):
-                for r in k.loop("r", spans[1][1], spans[1][0]):
-                    for s in k.loop("s", spans[2][1], spans[2][0]):
-                        at = [
-                            k.let(o * a.stride - a.pad + tap * a.dilation, "at")
-                            for a, o, tap in zip(view.axes, (d, h, w), (q, r, s), strict=True)
-                        ]
-                        spatial = view.spatial(at[0], at[1], at[2])
-                        value = k.let(k.load(source, offset(x.type, (n, c, *spatial))), "v")
-                        index = k.let(_flat_index(ctx, view, n, c, at), "index")
-                        better = k.let(value > k.load(best, 0), "better")
-                        k.store(where, 0, select(better, index, k.load(where, 0)))
-                        k.store(best, 0, select(better, value, k.load(best, 0)))
-            coords = (n, c, *view.spatial(d, h, w))
-            for output, result in zip(node.outputs, (best, where), strict=True):
-                k.write(output, Site(coords), k.load(result, 0))
-    k.done("pool_indices", shaped=False)
-
-
-def _flat_index(ctx: Lowering, view: Window, n: Expr, c: Expr, at: list[Expr]) -> Expr:
-    """Index in the flat input; storage_order 1 counts the spatial axes column by column."""
-    x = ctx.node.inputs[0]
-    assert x is not None
-    total = (n * x.type.dims[1] + c) * view.pixels_in
-    order = list(zip(view.axes, at, strict=True))
-    step = 1
-    for axis, position in order if ctx.node.attrs.get("storage_order", 0) else order[::-1]:
-        total = total + position * step
-        step *= axis.size
-    return total

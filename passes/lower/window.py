@@ -107,6 +107,16 @@ class Window:
         assert self.is_pointwise
         return replace(self, d=Axis(), h=Axis(), w=Axis(self.pixels, self.pixels))
 
+    @property
+    def kernel(self) -> str:
+        """Kernel and stride, for instance 3x3/2."""
+        return f"{self.h.kernel}x{self.w.kernel}/{self.h.stride}"
+
+    @property
+    def image(self) -> str:
+        """Rows and columns of the result."""
+        return f"{self.h.out}x{self.w.out}"
+
     def __str__(self) -> str:
         """Kernel/stride*dilation size->out of the axes that are more than one position; it decides schedules."""
         axes = [a for a in self.axes if a.size > 1 or a.kernel > 1] or [self.w]

@@ -250,7 +250,7 @@ def _pool_inside(g: Graph) -> None:
     ("damage", "text"),
     [
         (_no_strip, "a chain in strips of 0 rows"),
-        (_begins_with_relu, "a chain begins with Relu, not with Conv"),
+        (_begins_with_relu, "a chain begins with Relu, not with a window"),
         (_reads_the_first_input, "does not read the stage before it as its data"),
         (_reads_an_earlier_stage, "is read after the next one"),
         (_pool_inside, "Softmax follows in a fused group, but is not elementwise"),

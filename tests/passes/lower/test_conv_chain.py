@@ -13,9 +13,8 @@ from c2c.ir.graph import Graph, Node
 from c2c.ir.verify import verify
 from c2c.passes.base import PassContext, run_pipeline
 from c2c.passes.chain_convolutions import ChainConvolutions
-from c2c.passes.lower.conv_chain_cost import cut, schedules
+from c2c.passes.lower.conv_chain_cost import Layer, cut, schedules
 from c2c.passes.lower.conv_chain_plan import plan_rows, strip_rows
-from c2c.passes.lower.conv_kernel import Convolution
 from c2c.passes.lower.window import Axis
 from c2c.tests.passes.build import Net, feeds_for
 from c2c.tests.passes.lower.harness import run_graph
@@ -29,10 +28,10 @@ class Whole(ChainConvolutions):
     def __init__(self, rows: int) -> None:
         self.rows = rows
 
-    def divide(self, convs: Sequence[Convolution], context: PassContext) -> list[range]:
-        return [range(len(convs))]
+    def divide(self, layers: Sequence[Layer], context: PassContext) -> list[range]:
+        return [range(len(layers))]
 
-    def strip(self, convs: Sequence[Convolution], context: PassContext, nodes: Sequence[Node]) -> int | None:
+    def strip(self, layers: Sequence[Layer], context: PassContext, nodes: Sequence[Node]) -> int | None:
         return self.rows
 
 
@@ -64,7 +63,17 @@ def deep() -> Graph:
     return net.done(net.op("Relu", net.conv(y, c, 1, strides=[2, 2])))
 
 
-@pytest.mark.parametrize("build", [bottleneck, strided, deep])
+def pooled() -> Graph:
+    """A first layer and the pooling behind it, a layer that reads the pooled rows, and an average over them."""
+    net = Net()
+    y = net.op("Relu", net.conv(net.input(2, 3, 29, 23), 2 * LANES + 5, strides=[2, 2]))
+    y = net.op("MaxPool", y, kernel_shape=[3, 3], strides=[2, 2], pads=[0, 1, 1, 0])
+    y = net.op("Relu", net.conv(y, 3 * LANES, 1))
+    y = net.op("AveragePool", y, kernel_shape=[2, 3], strides=[1, 2], pads=[1, 1, 0, 1], dilations=[2, 1])
+    return net.done(net.op("HardSwish", y))
+
+
+@pytest.mark.parametrize("build", [bottleneck, strided, deep, pooled])
 @pytest.mark.parametrize(("rows", "threads"), [(1, 1), (2, 1), (3, 2), (1, 3), (50, 1), (4, 50)])
 def test_results_are_those_of_the_layers(build: Callable[[], Graph], rows: int, threads: int) -> None:
     graph = build()
@@ -111,17 +120,17 @@ def test_rings_hold_the_rows_that_are_read(first: int, tasks: int, strip: int) -
     assert tuple(made) == plan.made and plan.made[-1] == total
 
 
-def wide(target: Target, size: int, vectors: int) -> list[Convolution]:
+def wide(target: Target, size: int, vectors: int) -> list[Layer]:
     """A bottleneck of `vectors` vectors of channels inside."""
     net, channels, outside = Net(), vectors * target.lanes(), 2 * target.lanes()
     y = net.conv(net.input(1, outside, size, size), channels, 1)
     y = net.conv(net.conv(y, channels, 3, group=channels), outside, 1)
     graph = net.done(net.op("Relu", y))
-    context, found = PassContext(target), list[Convolution]()
+    context, found = PassContext(target), list[Layer]()
 
     class Seen(ChainConvolutions):
-        def divide(self, convs: Sequence[Convolution], context: PassContext) -> list[range]:
-            found.extend(convs)
+        def divide(self, layers: Sequence[Layer], context: PassContext) -> list[range]:
+            found.extend(layers)
             return []
 
     run_pipeline(graph, ["choose-layout", "fuse", Seen()], context)
