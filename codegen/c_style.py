@@ -30,6 +30,7 @@ from ..ir.loops import (
     Kernel,
     Let,
     Load,
+    Lookup,
     Prefetch,
     Ramp,
     Reduce,
@@ -332,6 +333,12 @@ class CStyle:
             total = infix("add", total, cast_to("uint32_t", infix("mul", *factors)))
         return cast_to("int32_t", total)
 
+    def _lookup(self, e: Lookup, at: str) -> Code:
+        table = self.temporary(e.table) if not isinstance(e.table, Var) else e.table
+        unsigned = f"uint{e.index.dtype.bits}_t"
+        place = infix("and", cast_to(unsigned, self.value(e.index, at)), Code(str(table.lanes - 1)))
+        return Code(f"{self.names[table.name]}[{place.text}]")
+
     def _cast(self, e: Cast, at: str) -> Code:
         return self.operators.cast(e.dtype, e.a.dtype, self.value(e.a, at))
 
@@ -387,7 +394,8 @@ class CStyle:
         return Code(f"{name}[0]")
 
     _writers: ClassVar[dict[type, Callable[..., Code]]] = {
-        Const: _const, Var: _var, Load: _load, Binary: _binary, Unary: _unary, Fma: _fma, Dot: _dot, Cast: _cast,
+        Const: _const, Var: _var, Load: _load, Binary: _binary, Unary: _unary, Fma: _fma, Dot: _dot,
+        Lookup: _lookup, Cast: _cast,
         Bitcast: _bitcast, Select: _select, Broadcast: _broadcast, Ramp: _ramp, Call: _call, Shuffle: _shuffle,
         Reduce: _reduce,
     }  # fmt: skip

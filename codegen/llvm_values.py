@@ -19,6 +19,7 @@ from ..ir.loops import (
     Expr,
     Fma,
     Load,
+    Lookup,
     Ramp,
     Reduce,
     Select,
@@ -30,6 +31,7 @@ from ..ir.loops import (
 from ..ir.types import DType
 from .llvm_convert import HALVES, convert, from_f32, to_f32
 from .llvm_dot import dot
+from .llvm_lookup import lookup
 from .llvm_rounding import rounded, rounded_to_i32
 from .llvm_streams import Stream, registers_loaded
 from .llvm_types import constant, memory_type, value_type, vector
@@ -283,6 +285,9 @@ class Values:
     def _dot(self, e: Dot) -> str:
         return dot(self.w, self.target, e, *(self.value(x) for x in (e.a, e.b, e.c)))
 
+    def _lookup(self, e: Lookup) -> str:
+        return lookup(self.w, self.target, e, self.value(e.table), self.value(e.index))
+
     def _unary(self, e: Unary) -> str:
         a, type_ = self.value(e.a), value_type(e.dtype, e.lanes)
         if e.op == "not":
@@ -441,7 +446,7 @@ class Values:
     TABLE: ClassVar[dict[type[Any], Callable[[Values, Any], str]]] = {
         Const: _const, Var: _var, Load: _load, Binary: _binary, Unary: _unary, Fma: _fma, Cast: _cast,
         Bitcast: _bitcast, Select: _select, Broadcast: _broadcast, Ramp: _ramp, Shuffle: _shuffle, Reduce: _reduce,
-        Call: _call, Dot: _dot,
+        Call: _call, Dot: _dot, Lookup: _lookup,
     }  # fmt: skip
 
 

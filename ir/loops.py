@@ -171,6 +171,14 @@ class Dot(Expr):
 
 
 @dataclass(frozen=True, slots=True)
+class Lookup(Expr):
+    """table[index[i] mod table.lanes]; an index is an integer as wide as an element of the table, taken as unsigned."""
+
+    table: Expr
+    index: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class Cast(Expr):
     """Conversion of value; to bool: != 0."""
 
@@ -456,6 +464,11 @@ def fma(a: Operand, b: Operand, c: Expr) -> Expr:
 def dot(a: Expr, b: Expr, c: Expr) -> Expr:
     """Groups of neighbouring products of small integers, added to c."""
     return Dot(DType.I32, c.lanes, a, b, c)
+
+
+def lookup(table: Expr, index: Expr) -> Expr:
+    """Elements of a table in registers (2^n of them), by integers of their width, of which n bits count."""
+    return Lookup(table.dtype, index.lanes, table, index)
 
 
 def cast(a: Expr, dtype: DType) -> Expr:

@@ -31,6 +31,7 @@ from .loops import (
     Kernel,
     Let,
     Load,
+    Lookup,
     Prefetch,
     Program,
     Ramp,
@@ -152,6 +153,8 @@ def combine(e: Expr, x: list[Array]) -> Array:
         case Dot():
             products = (x[0].astype(np.int64) * x[1].astype(np.int64)).reshape(e.lanes, -1).sum(1)
             return np.asarray(products + x[2], np.int64).astype(np.int32)
+        case Lookup():
+            return np.take(x[0], x[1].astype(np.int64) & (e.table.lanes - 1))
         case Cast():
             return x[0] != 0 if e.dtype is DType.BOOL else x[0].astype(e.dtype.numpy)
         case Bitcast():

@@ -38,6 +38,7 @@ from .loops import (
     Kernel,
     Let,
     Load,
+    Lookup,
     Port,
     Prefetch,
     Program,
@@ -412,6 +413,8 @@ class _Parser:
             return Fma(args[2].dtype, args[2].lanes, *args)
         if name == "dot":
             return Dot(DType.I32, args[2].lanes, *args)
+        if name == "lookup":
+            return Lookup(dtype, args[1].lanes, *args)
         if name == "select":
             return Select(args[1].dtype, args[1].lanes, *args)
         if name in UNARY:
@@ -446,8 +449,8 @@ class _Parser:
 
 
 _ARITY = {
-    "fma": 3, "dot": 3, "select": 3, **dict.fromkeys(UNARY, 1), **dict.fromkeys(CALLS, 1), "pow": 2, "fmod": 2,
-    **{op: 2 for op in BINARY if op not in INFIX},
+    "fma": 3, "dot": 3, "lookup": 2, "select": 3, **dict.fromkeys(UNARY, 1), **dict.fromkeys(CALLS, 1), "pow": 2,
+    "fmod": 2, **{op: 2 for op in BINARY if op not in INFIX},
 }  # fmt: skip
 
 

@@ -164,6 +164,10 @@ class RandomKernel:
             return ir.reduce(str(self.rng.choice(["add", "min", "max"])), a)
         if self.chance(0.4):
             return ir.broadcast(self.expr(dtype, 1, depth - 1), lanes)
+        if dtype is not DType.BOOL and self.chance(0.3):
+            index = str(self.rng.choice(["i", "u"])) + str(dtype.bits)
+            table = self.expr(dtype, int(self.rng.choice([2, 8, 16])), depth - 1)
+            return ir.lookup(table, self.expr(DType(index), lanes, depth - 1))
         wide = int(self.rng.choice([2, 4, 8]))
         a = self.expr(dtype, wide, depth - 1)
         b = self.expr(dtype, wide, depth - 1) if self.chance(0.5) else None

@@ -28,6 +28,7 @@ from .loops import (
     Kernel,
     Let,
     Load,
+    Lookup,
     Port,
     Prefetch,
     Program,
@@ -174,6 +175,8 @@ def _expr(e: Expr, level: int) -> str:
             return f"fma{_args(e.a, e.b, e.c)}"
         case Dot():
             return f"dot{_args(e.a, e.b, e.c)}"
+        case Lookup():
+            return f"lookup{_args(e.table, e.index)}"
         case Select():
             return f"select{_args(e.cond, e.a, e.b)}"
         case Call():

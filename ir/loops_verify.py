@@ -36,6 +36,7 @@ from .loops import (
     Kernel,
     Let,
     Load,
+    Lookup,
     Prefetch,
     Program,
     Ramp,
@@ -335,6 +336,8 @@ def _node_problem(e: Expr) -> str:
             return "" if e.dtype.is_float and _same(e, e.a, e.b, e.c) else "operands differ or are no floats"
         case Dot():
             return _dot_problem(e)
+        case Lookup():
+            return _lookup_problem(e)
         case Cast():
             return "" if e.a.lanes == e.lanes else "lanes differ"
         case Bitcast():
@@ -378,6 +381,13 @@ def _dot_problem(e: Dot) -> str:
     whole = e.a.lanes == e.b.lanes and e.a.lanes % e.lanes == 0
     good = small and whole and e.dtype is e.c.dtype is DType.I32 and e.c.lanes == e.lanes
     return "" if good else f"of {e.a.dtype}x{e.a.lanes}, {e.b.dtype}x{e.b.lanes} and {e.c.dtype}x{e.c.lanes}"
+
+
+def _lookup_problem(e: Lookup) -> str:
+    entries, width = e.table.lanes, e.index.dtype.bits
+    good = entries > 1 and entries & (entries - 1) == 0 and e.index.dtype.is_int and width == e.table.dtype.bits
+    good = good and e.dtype is e.table.dtype and e.lanes == e.index.lanes and e.dtype is not DType.BOOL
+    return "" if good else f"in {e.table.dtype}x{entries} of {e.index.dtype}x{e.index.lanes}"
 
 
 def _shuffle_problem(e: Shuffle) -> str:
