@@ -343,7 +343,16 @@ class CStyle:
         return self.operators.cast(e.dtype, e.a.dtype, self.value(e.a, at))
 
     def _bitcast(self, e: Bitcast, at: str) -> Code:
+        if e.lanes != e.a.lanes:
+            return self._regrouped(e, at)
         return self.operators.bitcast(e.dtype, e.a.dtype, self.value(e.a, at))
+
+    def _regrouped(self, e: Bitcast, at: str) -> Code:
+        """Lane `at` of the same bits in another number of lanes."""
+        source, name = self.temporary(e.a), self.fresh("t")
+        self.line(f"{C_TYPES[e.dtype]} {name}[{e.lanes}];")
+        self.line(f"memcpy({name}, {'&' if e.a.lanes == 1 else ''}{self.names[source.name]}, sizeof {name});")
+        return Code(f"{name}[{at or '0'}]")
 
     def _select(self, e: Select, at: str) -> Code:
         cond, a, b = (self.value(x, at) for x in (e.cond, e.a, e.b))

@@ -331,7 +331,7 @@ class Values:
         return rounded_to_i32(self.w, self.target, self.value(a.a), e.lanes)
 
     def _bitcast(self, e: Bitcast) -> str:
-        a, source, to = self.value(e.a), value_type(e.a.dtype, e.lanes), value_type(e.dtype, e.lanes)
+        a, source, to = self.value(e.a), value_type(e.a.dtype, e.a.lanes), value_type(e.dtype, e.lanes)
         if source == to:
             return a
         if e.a.dtype is DType.BOOL:

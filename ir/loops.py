@@ -187,7 +187,7 @@ class Cast(Expr):
 
 @dataclass(frozen=True, slots=True)
 class Bitcast(Expr):
-    """Same bits, another element type of the same width."""
+    """Same bits as elements of another type: of the same width, or more or fewer lanes, the lowest bits first."""
 
     a: Expr
 
@@ -476,7 +476,8 @@ def cast(a: Expr, dtype: DType) -> Expr:
 
 
 def bitcast(a: Expr, dtype: DType) -> Expr:
-    return a if a.dtype is dtype else Bitcast(dtype, a.lanes, a)
+    """The same bits as elements of `dtype`, in as many lanes as they make."""
+    return a if a.dtype is dtype else Bitcast(dtype, a.lanes * a.dtype.bits // dtype.bits, a)
 
 
 def select(cond: Expr, a: Operand, b: Operand) -> Expr:

@@ -431,8 +431,11 @@ class _Parser:
         if len(args) != 1 and not (name == "shuffle" and len(args) == 2) or not parameters:
             self.refuse(f"wrong number of operands of {name}")
         a = args[0]
-        if name in ("cast", "bitcast"):
-            return (Cast if name == "cast" else Bitcast)(self.dtype(parameters[0]), a.lanes, a)
+        if name == "cast":
+            return Cast(self.dtype(parameters[0]), a.lanes, a)
+        if name == "bitcast":
+            to = self.dtype(parameters[0])
+            return Bitcast(to, max(1, a.lanes * a.dtype.bits // to.bits), a)
         if name == "reduce":
             return Reduce(a.dtype, 1, parameters[0], a)
         try:

@@ -168,6 +168,9 @@ class RandomKernel:
             index = str(self.rng.choice(["i", "u"])) + str(dtype.bits)
             table = self.expr(dtype, int(self.rng.choice([2, 8, 16])), depth - 1)
             return ir.lookup(table, self.expr(DType(index), lanes, depth - 1))
+        if dtype.is_int and lanes >= 8 and self.chance(0.2):
+            bits = max(int(self.rng.choice([8, 16, 32])), lanes * dtype.bits // 64)
+            return ir.bitcast(self.leaf(DType(f"u{bits}"), lanes * dtype.bits // bits), dtype)
         wide = int(self.rng.choice([2, 4, 8]))
         a = self.expr(dtype, wide, depth - 1)
         b = self.expr(dtype, wide, depth - 1) if self.chance(0.5) else None

@@ -341,7 +341,7 @@ def _node_problem(e: Expr) -> str:
         case Cast():
             return "" if e.a.lanes == e.lanes else "lanes differ"
         case Bitcast():
-            return "" if e.a.lanes == e.lanes and e.a.dtype.bits == e.dtype.bits else "widths differ"
+            return _bitcast_problem(e)
         case Select():
             good = e.cond.dtype is DType.BOOL and e.cond.lanes == e.lanes and _same(e, e.a, e.b)
             return "" if good else "needs a bool condition and two values, all of the same lanes"
@@ -374,6 +374,12 @@ def _binary_problem(e: Binary) -> str:
     if e.op in _INT_ONLY and (e.a.dtype.is_float or e.a.dtype is DType.BOOL and e.op in ("shl", "shr")):
         return f"{e.op} of {e.a.dtype}"
     return ""
+
+
+def _bitcast_problem(e: Bitcast) -> str:
+    if e.a.lanes * e.a.dtype.bits != e.lanes * e.dtype.bits:
+        return "widths differ"
+    return "lanes of bools differ" if e.a.lanes != e.lanes and DType.BOOL in (e.dtype, e.a.dtype) else ""
 
 
 def _dot_problem(e: Dot) -> str:

@@ -152,8 +152,6 @@ class _Writer:
         """The lists as parameters."""
         k, ctx, lists = self.k, self.ctx, self.lists
         parts = {"first": lists.first, "gaps": lists.gaps, "values": lists.values.reshape(-1)}
-        if lists.book is not None:
-            parts["book"] = lists.book
         if self.conv.bias is not None:
             padded = np.zeros(self.blocks * self.plan.height, self.conv.bias.dtype)
             padded[: self.conv.bias.size] = self.conv.bias
@@ -258,15 +256,12 @@ class _Writer:
     def _weights(self, parts: dict[str, Buffer], j: Expr) -> Iterator[Expr]:
         """The values of an entry, each in all lanes."""
         k, lanes, height = self.k, self.lanes, self.plan.height
-        if height == lanes and "book" not in parts and splats_lanes(self.ctx.target):
+        if height == lanes and splats_lanes(self.ctx.target):
             vector = k.let(k.load(parts["values"], j * height, height), "w")
             yield from (k.let(shuffle(vector, None, (h,) * lanes), "w") for h in range(height))
             return
         for h in range(height):
-            value = k.load(parts["values"], j * height + h)
-            if "book" in parts:
-                value = k.load(parts["book"], cast(value, DType.I64))
-            yield k.let(broadcast(value, lanes), "w")
+            yield k.let(broadcast(k.load(parts["values"], j * height + h), lanes), "w")
 
     def _store(self, acc: Buffer, place: _Place, block: Expr) -> None:
         """Vectors of pixels, through the tail."""

@@ -17,13 +17,13 @@ from math import prod
 import numpy as np
 
 from ...codegen.target import Target
-from ...ir.loops import Expr, cast, const, minimum, shuffle
+from ...ir.loops import Expr, const, minimum
 from ...ir.structure import exact_half
 from ...ir.types import DType
 from .context import KernelBuilder, Lowering
 from .micro import LINE_BYTES, Ahead, Weights, ahead, multiply, prefetches, rows_of, splats_lanes
 from .panels import Panels, pack_at_run_time, pack_panels, tail_vectors
-from .product import Product, is_index, offset_at, stacked, tree_sum, unravel
+from .product import Product, begin_sums, finish_lanes, is_index, offset_at, stacked, tree_sum, unravel
 from .schedule import Schedule, choose
 from .tasks import PARALLEL_MACS, guarded, pieces, tasks
 from .tile import LATENCY, Tile, bound
@@ -265,7 +265,11 @@ def _tile(
     for s in range(sets):
         for r in range(rows):
             for v in range(vectors):
-                k.store(acc, s * tile + r * vectors + v, _begin(k, p, strip, v) if s == 0 else const(0, p.acc, lanes))
+                k.store(
+                    acc,
+                    s * tile + r * vectors + v,
+                    begin_sums(k, p, strip.n0 + v * lanes, lanes) if s == 0 else const(0, p.acc, lanes),
+                )
     row = k.let(source + m * p.a.row, "row")
     x = rows_of(k.tensor(p.a.value), row, p.a.row, rows, step=p.a.col)
     weights = Weights(k.tensor(p.b.value), strip.base, strip.step, vectors, lanes)
@@ -274,21 +278,4 @@ def _tile(
         for v in range(vectors):
             i = r * vectors + v
             value = tree_sum([k.load(acc, s * tile + i) for s in range(sets)])
-            _finish(k, p, (*batch, m + r, strip.n0 + v * lanes), min(lanes, strip.valid - v * lanes), value)
-
-
-def _begin(k: KernelBuilder, p: Product, strip: Strip, vector: int) -> Expr:
-    if p.start is None:
-        return const(0, p.acc, strip.lanes)
-    return cast(k.load(k.tensor(p.start), strip.n0 + vector * strip.lanes, strip.lanes), p.acc)
-
-
-def _finish(k: KernelBuilder, p: Product, coords: tuple[Expr, ...], valid: int, value: Expr) -> None:
-    """Store the first `valid` lanes."""
-    if valid == value.lanes:
-        p.finish(k, coords, valid, value)
-        return
-    value = k.let(value, "y")
-    for first, width in pieces(valid):
-        part = shuffle(value, None, tuple(range(first, first + width)))
-        p.finish(k, (*coords[:-1], coords[-1] + first), width, part)
+            finish_lanes(k, p, (*batch, m + r, strip.n0 + v * lanes), min(lanes, strip.valid - v * lanes), value)

@@ -9,6 +9,7 @@ import numpy as np
 from ...ir.graph import Value
 from ...ir.loops import Expr, cast, const
 from ...ir.types import DType
+from .book_kernel import book_plan, multiply_by_book
 from .context import KernelBuilder, Lowering, Site, lowers, strides
 from .dot_kernel import multiply_by_dots, prefers_dots
 from .gemm_kernel import multiply_by_panels
@@ -91,6 +92,8 @@ def multiply(ctx: Lowering, p: Product, family: str) -> None:
         _empty(ctx, p, family)
     elif prefers_dots(ctx, p):
         multiply_by_dots(ctx, p, family)
+    elif (plan := book_plan(ctx, p)) is not None:
+        multiply_by_book(ctx, p, plan, family)
     else:
         multiply_by_panels(ctx, p, family)
 

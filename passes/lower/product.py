@@ -8,10 +8,10 @@ from math import prod
 from typing import TypeAlias
 
 from ...ir.graph import Value
-from ...ir.loops import Expr, fma
+from ...ir.loops import Expr, cast, const, fma, shuffle
 from ...ir.types import DType
 from .context import INDEX, KernelBuilder
-from .tasks import guarded
+from .tasks import guarded, pieces
 
 Finish: TypeAlias = Callable[[KernelBuilder, tuple[Expr, ...], int, Expr], None]
 """Stores a vector of results: (kernel, coordinates (*batch, m, n) of lane 0, lanes along n, value)."""
@@ -98,3 +98,21 @@ def stacked(p: Product, value: Value, size: int, used: list[int]) -> Matrix:
         steps.append(step if use else 0)
         step *= dim if use else 1
     return Matrix(value, tuple(reversed(steps)), 0, 0)
+
+
+def begin_sums(k: KernelBuilder, p: Product, column: Expr, lanes: int) -> Expr:
+    """What the sums of `lanes` columns begin from."""
+    if p.start is None:
+        return const(0, p.acc, lanes)
+    return cast(k.load(k.tensor(p.start), column, lanes), p.acc)
+
+
+def finish_lanes(k: KernelBuilder, p: Product, coords: tuple[Expr, ...], valid: int, value: Expr) -> None:
+    """Store the first `valid` lanes."""
+    if valid == value.lanes:
+        p.finish(k, coords, valid, value)
+        return
+    value = k.let(value, "y")
+    for first, width in pieces(valid):
+        part = shuffle(value, None, tuple(range(first, first + width)))
+        p.finish(k, (*coords[:-1], coords[-1] + first), width, part)

@@ -42,13 +42,12 @@ FINISH_CYCLES = {False: 2.0, True: 4.0}
 @dataclass(frozen=True, slots=True)
 class Lists:
     """first: [blocks + 1] int32, entry at which each block's list begins. gaps: [entries] uint8. values: [entries,
-    height], of the matrix's type; or, given a `book`, uint8 places in it."""
+    height], of the matrix's type."""
 
     height: int
     first: np.ndarray
     gaps: np.ndarray
     values: np.ndarray
-    book: np.ndarray | None
 
     @property
     def entries(self) -> int:
@@ -60,8 +59,8 @@ class Lists:
         return not (self.first % 2).any()
 
 
-def make_lists(matrix: np.ndarray, height: int, levels: np.ndarray | None = None, *, even: bool = False) -> Lists:
-    """The lists of a matrix; its values as places in `levels`, which hold all of them, where these are given.
+def make_lists(matrix: np.ndarray, height: int, *, even: bool = False) -> Lists:
+    """The lists of a matrix.
 
     even: of even lengths where a column of zeros can fill them up, as none of others may: 0 times infinity is NaN.
     """
@@ -89,11 +88,7 @@ def make_lists(matrix: np.ndarray, height: int, levels: np.ndarray | None = None
     first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     values = np.zeros((entries, height), matrix.dtype)
     values[place] = padded.reshape(blocks, height, columns)[block, :, column]
-    if levels is None:
-        return Lists(height, first, gaps, values, None)
-    book = levels if bool((levels == 0).any()) else np.append(levels, levels.dtype.type(0))
-    order = np.argsort(book, kind="stable")
-    return Lists(height, first, gaps, order[np.searchsorted(book[order], values)].astype(np.uint8), book)
+    return Lists(height, first, gaps, values)
 
 
 def entries(matrix: np.ndarray, height: int) -> int:

@@ -49,6 +49,7 @@ def value(type_: str, text: str) -> object:
         ("bool", "not(true:bool)", False),
         ("i8", "not(5:i8)", -6),
         ("i32", "bitcast<i32>(1.0:f32)", 0x3F800000),
+        ("i32", "bitcast<i32>(shuffle<0, 1, 0, 1>(bitcast<u8>(513:u32)))", 0x02010201),
         ("f16", "60000.0:f16 + 60000.0:f16", INF),
         ("f16", "2048.0:f16 + 1.0:f16", 2048.0),
         ("bf16", "256.0:bf16 + 3.0:bf16", 260.0),

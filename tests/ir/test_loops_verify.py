@@ -82,6 +82,8 @@ def test_right_kernels_pass(body: str) -> None:
         ("let a: i64 = fma(1, 2, 3)", "are no floats"),
         ("let a: f32x4 = broadcast<4>(x[0; 2])", "of f32x2"),
         ("let a: f64 = bitcast<f64>(x[0])", "widths differ"),
+        ("let a: f32 = lookup(x[0; 3], 1:i32)", "in f32x3 of i32x1"),
+        ("let a: f32 = lookup(x[0; 4], 1)", "in f32x4 of i64x1"),
         ("let a: f32 = shuffle<8>(x[0; 8])", r"lanes \[8\] of 8"),
         ("let a: f32 = reduce<mul>(x[0; 8])", "mul of f32x8"),
         ("let a: f32 = reduce<add>(x[0; 3])", "add of f32x3"),

@@ -34,13 +34,12 @@ def pruned(shape: tuple[int, ...], zeros: float, height: int = 1, seed: int = 0)
 
 def unpacked(lists: Any, rows: int, columns: int) -> np.ndarray:
     """The matrix that lists stand for."""
-    values = lists.values if lists.book is None else lists.book[lists.values]
-    found = np.zeros((len(lists.first) - 1, lists.height, columns), values.dtype)
+    found = np.zeros((len(lists.first) - 1, lists.height, columns), lists.values.dtype)
     for block in range(len(lists.first) - 1):
         at = 0
         for j in range(lists.first[block], lists.first[block + 1]):
             at += int(lists.gaps[j])
-            found[block, :, at] += values[j]
+            found[block, :, at] += lists.values[j]
     return found.reshape(-1, columns)[:rows]
 
 
@@ -73,17 +72,6 @@ def test_lists_hold_the_matrix(number: int, height: int) -> None:
     for j, block in zip(fill, blocks, strict=True):
         column = int(even.gaps[even.first[block] : j + 1].astype(int).sum())
         assert not matrix[block * height : (block + 1) * height, column].any(), "a filler on a column that counts"
-    if 0 < np.unique(matrix).size < 255:
-        coded = make_lists(matrix, height, np.unique(matrix[matrix != 0]))
-        np.testing.assert_array_equal(unpacked(coded, *matrix.shape), matrix)
-
-
-def test_lists_of_few_levels_name_them() -> None:
-    levels = np.linspace(-1, 1, 6, dtype=np.float32)
-    matrix = levels[np.random.default_rng(0).integers(0, 6, (12, 700))] * (pruned((12, 700), 0.9) != 0)
-    lists = make_lists(matrix, 4, levels)
-    assert lists.values.dtype == np.uint8 and lists.book is not None
-    np.testing.assert_array_equal(unpacked(lists, *matrix.shape), matrix)
 
 
 def case(x: tuple[int, ...], w: np.ndarray, bias: bool = True) -> Case:
