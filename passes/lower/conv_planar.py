@@ -10,18 +10,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from ...codegen.target import Target
 from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, broadcast, cast, const, fma, ramp
 from ...ir.types import DType
 from .context import INDEX, Lowering, Site, offset, strides
 from .conv_kernel import flattens, unravel
 from .micro import prefetches
+from .row_schedules import DOUBT
+from .schedule import Schedule, choose
 from .tasks import tasks
-from .tile import runs
+from .tile import TILE_OVERHEAD, Run, Tile, bound, runs
 from .window import Window
 
 LINE = 16
 """Elements of a cache line."""
+
+MAX_VECTORS = 8
+"""Vectors of pixels of a tile."""
 
 ACCUMULATORS = {DType.F16: DType.F32, DType.BF16: DType.F32}
 """Types whose sums are kept in a wider one."""
@@ -52,6 +58,28 @@ def lower_planar(ctx: Lowering, conv: PlanarConvolution) -> None:
     _Writer(ctx, conv).write()
 
 
+def schedules(target: Target, conv: PlanarConvolution, window: Window, lanes: int) -> list[Schedule[Tile]]:
+    """Output channels by vectors of pixels, the usual tile first: as many as fit the registers."""
+    at_once = [c for c in (4, 3, 2, 1) if conv.channels_out % c == 0]
+    rows = conv.x.type.dims[0] * conv.groups * conv.channels_out * window.d.out * window.h.out
+    depth = conv.channels_in * window.taps
+    found: dict[tuple[Run, ...], Schedule[Tile]] = {}
+    least = 0.0
+    for channels in at_once:
+        most = max(1, min(MAX_VECTORS, (target.registers - 1 - channels) // channels))
+        for vectors in range(most, 0, -1):
+            row = tuple(runs(window.w, lanes, vectors))
+            if (channels, row) in found:
+                continue
+            cycles = sum(
+                (r.end - r.begin) // r.step * (TILE_OVERHEAD + depth * bound(target, channels, r.vectors)) for r in row
+            )
+            total = cycles * rows / channels
+            found[channels, row] = Schedule(f"tile={channels}x{vectors}", max(total, least), Tile(channels, vectors))
+            least = least or total * (1 + DOUBT)
+    return list(found.values())
+
+
 class _Writer:
     def __init__(self, ctx: Lowering, conv: PlanarConvolution) -> None:
         self.ctx, self.conv, self.k = ctx, conv, ctx.kernel()
@@ -61,8 +89,14 @@ class _Writer:
         dtype = ctx.node.output.type.dtype
         self.acc = ACCUMULATORS.get(dtype, dtype)
         self.lanes = 1 if _is_blocked(ctx, conv) else ctx.lanes(self.acc)
-        self.channels = max(c for c in (1, 2, 3, 4) if conv.channels_out % c == 0)
-        self.vectors = max(1, min(8, (ctx.target.registers - 1 - self.channels) // self.channels))
+        tile = self._tile_of_least_cycles()
+        self.channels, self.vectors = tile.rows, tile.vectors
+
+    def _tile_of_least_cycles(self) -> Tile:
+        ctx, conv = self.ctx, self.conv
+        found = schedules(ctx.target, conv, self.window, self.lanes)
+        channels = f"{conv.x.type.dims[0]}x{conv.groups} of {conv.channels_in}->{conv.channels_out}"
+        return choose(ctx, "conv-planar", f"{self.window} {channels} {self.acc} lanes {self.lanes}", found)
 
     def write(self) -> None:
         k, conv, window = self.k, self.conv, self.window

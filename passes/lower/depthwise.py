@@ -7,18 +7,23 @@ beyond it by leaving out their products in the first and last tiles. Integers ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
 
+from ...codegen.target import Target
 from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, broadcast, cast, fma, minimum, shuffle
 from ...ir.types import DType
 from .context import INDEX, Lowering
 from .conv_kernel import ConvKernel, Convolution, Image, finish, pad_operands, padded_bias, start, unravel
+from .conv_schedules import problem
+from .row_schedules import row_schedules, steps
+from .schedule import Schedule, choose
 from .tasks import guarded, tasks
 from .tile import Segment, segments, tap_runs
+from .window import Axis
 
 MAX_UNROLLED = 7
 """Longest row of a filter whose weights are kept in registers."""
@@ -40,7 +45,32 @@ def is_exact(conv: Convolution, largest: int) -> bool:
 
 def lower_depthwise(ctx: Lowering, conv: Convolution) -> None:
     """Append the kernel of a depthwise convolution (see `is_depthwise`)."""
-    DepthwiseWriter(ctx, conv, pad_operands(ctx, ctx.lanes(conv.sums)), ConvKernel(ctx)).write()
+    whole = pad_operands(ctx, ctx.lanes(conv.sums))
+    pixels = choose(ctx, "depthwise", problem(ctx, conv, whole), schedules(ctx, conv))
+    DepthwiseWriter(ctx, conv, whole, ConvKernel(ctx), pixels).write()
+
+
+def schedules(ctx: Lowering, conv: Convolution) -> list[Schedule[int]]:
+    """Pixels of a tile, the usual number first."""
+    window, axis, target = conv.window, conv.window.w, ctx.target
+
+    def cycles(pixels: int) -> float:
+        loads = (pixels - 1) * axis.stride + axis.reach + 1 + axis.kernel
+        return window.taps // axis.kernel * steps(target, pixels, axis.kernel, loads, axis.kernel)
+
+    rows = conv.batch * window.d.out * window.h.out * -(-conv.groups * conv.channels_out // ctx.lanes(conv.sums))
+    found = row_schedules(axis, usual_pixels(target, axis), most_pixels(target, axis), cycles)
+    return [replace(s, cycles=s.cycles * rows) for s in found]
+
+
+def most_pixels(target: Target, axis: Axis) -> int:
+    """Pixels whose sums fit the registers beside a row of the filter and an input."""
+    return max(4, target.registers - 1 - (axis.kernel if axis.kernel <= MAX_UNROLLED else 1))
+
+
+def usual_pixels(target: Target, axis: Axis) -> int:
+    """Pixels of a tile where nothing was measured: their code stays small."""
+    return min(most_pixels(target, axis), 8 if target.registers <= 16 else 14)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +87,13 @@ class Place:
 
 
 class DepthwiseWriter:
-    """Writes a kernel, or rows of its result as a part of the kernel `k`."""
+    """Writes a kernel of tiles of `pixels`, or rows of its result as a part of the kernel `k`."""
 
-    def __init__(self, ctx: Lowering, conv: Convolution, whole_vectors: bool, k: ConvKernel) -> None:
+    def __init__(
+        self, ctx: Lowering, conv: Convolution, whole_vectors: bool, k: ConvKernel, pixels: int | None = None
+    ) -> None:
         self.ctx, self.conv, self.k, self.lanes = ctx, conv, k, ctx.lanes(conv.sums)
+        self.pixels = pixels or usual_pixels(ctx.target, conv.window.w)
         self.acc = DType.F32 if conv.dtype.is_int else conv.dtype
         channels = conv.groups * conv.channels_out
         self.blocks = -(-channels // self.lanes)
@@ -75,9 +108,7 @@ class DepthwiseWriter:
 
     def _divided(self) -> tuple[Segment, ...]:
         """A row as tiles."""
-        axis, registers = self.conv.window.w, self.ctx.target.registers
-        room = registers - 1 - (axis.kernel if self.unrolled else 1)
-        return segments(axis, max(4, min(room, 8 if registers <= 16 else 14)))
+        return segments(self.conv.window.w, self.pixels)
 
     def _packed(self) -> np.ndarray:
         return self._pack(self.conv.weights.astype(self.acc.numpy))

@@ -51,6 +51,7 @@ PLAIN = [
     operator("Gemm", (1, 70), (150, 70), (150,), transB=1),
     operator("Softmax", (9, 37)),
     operator("MaxPool", (1, 5, 13, 14), kernel_shape=[3, 3], strides=[2, 2]),
+    conv((1, 9, 7, 75), (4, 9, 3, 5), pads=[1, 2, 1, 1]),
 ]
 
 
