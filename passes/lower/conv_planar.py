@@ -63,7 +63,7 @@ def schedules(target: Target, conv: PlanarConvolution, window: Window, lanes: in
     at_once = [c for c in (4, 3, 2, 1) if conv.channels_out % c == 0]
     rows = conv.x.type.dims[0] * conv.groups * conv.channels_out * window.d.out * window.h.out
     depth = conv.channels_in * window.taps
-    found: dict[tuple[Run, ...], Schedule[Tile]] = {}
+    found: dict[tuple[int, tuple[Run, ...]], Schedule[Tile]] = {}
     least = 0.0
     for channels in at_once:
         most = max(1, min(MAX_VECTORS, (target.registers - 1 - channels) // channels))
