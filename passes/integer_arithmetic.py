@@ -19,12 +19,11 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..ir.graph import Graph, Node, Value
-from ..ir.reference import element_type, evaluate_node
+from ..ir.reference import element_type
 from ..ir.types import DType, TensorType
 from .base import GraphRewriter, Pass, PassContext, Rule, apply_rules, register_pass
 from .pattern import made_by, required, scalar
-
-LEVELS = (DType.U8, DType.I8)
+from .quantization import LEVELS, Scale, bias_of, dequantized, level_range, scale_of, shift_between, weights_of
 
 MOVING = ("MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Identity")
 """Operators whose results are elements of their operands: they commute with an increasing function of each."""
@@ -50,50 +49,6 @@ class IntegerArithmetic(Pass):
         return work.rewriter.finish() or changed
 
 
-# ---- quantised tensors
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """value = scale · (level - zero), one scale a tensor or one for each index of the axis."""
-
-    scale: np.ndarray
-    zero: np.ndarray
-    axis: int
-
-    @property
-    def is_single(self) -> bool:
-        return self.scale.size == 1 and self.zero.size == 1
-
-    @property
-    def step(self) -> np.float32:
-        return np.float32(self.scale.reshape(-1)[0])
-
-    @property
-    def offset(self) -> int:
-        return int(self.zero.reshape(-1)[0])
-
-
-def scale_of(node: Node | None) -> Scale | None:
-    """Constant scale and zero point of a QuantizeLinear or DequantizeLinear of f32, not of blocks."""
-    if node is None or node.attrs.get("block_size", 0):
-        return None
-    scale, zero = node.constant(1), node.input(2)
-    if scale is None or scale.dtype != np.float32 or not np.all(scale > 0) or zero is not None and zero.data is None:
-        return None
-    offset = np.zeros((), np.uint8) if zero is None or zero.data is None else zero.data
-    return Scale(scale, offset.astype(np.int32), node.attrs.get("axis", 1))
-
-
-def _dequantized(value: Value | None) -> tuple[Value, Scale] | None:
-    """Levels of 8 bits and the scale of a value that a DequantizeLinear makes of them."""
-    node = made_by(value, "DequantizeLinear")
-    scale = scale_of(node)
-    if node is None or scale is None or required(node).type.dtype not in LEVELS:
-        return None
-    return required(node), scale
-
-
 # ---- rules on QuantizeLinear
 
 
@@ -117,7 +72,7 @@ def _raised(rw: GraphRewriter, node: Node) -> Value | None:
 
 def _cancelled(rw: GraphRewriter, node: Node) -> Value | None:
     """QuantizeLinear(DequantizeLinear(x)) with equal scales and types is x."""
-    found, mine = _dequantized(node.input(0)), scale_of(node)
+    found, mine = dequantized(node.input(0)), scale_of(node)
     if found is None or mine is None or not (mine.is_single and found[1].is_single):
         return None
     same = (mine.step, mine.offset) == (found[1].step, found[1].offset)
@@ -199,7 +154,7 @@ class _Rewriting:
         if node.op == "Conv":
             self._convolution(node)
         elif node.op in ("Gemm", "MatMul"):
-            self._row(node)
+            self._product(node)
         elif node.op in ("GlobalAveragePool", "ReduceMean", "AveragePool"):
             self._mean(node)
 
@@ -211,22 +166,25 @@ class _Rewriting:
         return self.rewriter.resolve(value)
 
     def _convolution(self, node: Node) -> None:
-        found, weights = _dequantized(node.input(0)), _weights(node.input(1))
+        found, weights = dequantized(node.input(0)), weights_of(node.input(1))
         if found is None or weights is None or not found[1].is_single or not node.output.type.is_static:
             return
         (x, scale), (w, w_scale) = found, weights
-        bias = _bias(node, scale.step * w_scale)
+        bias = bias_of(node, scale.step * w_scale)
         if bias is None or not self.rewriter.allow("integer-arithmetic", node):
             return
         self._replace(node, x, scale, w, w_scale, bias, node.attrs)
 
-    def _row(self, node: Node) -> None:
-        """A product of one row and constant weights, as a convolution of one pixel."""
-        found, weights = _dequantized(node.input(0)), _weights(node.input(1), axis=None)
+    def _product(self, node: Node) -> None:
+        """A product with constant weights: of one row as a convolution of one pixel, of several as MatMulInteger."""
+        found, weights = dequantized(node.input(0)), weights_of(node.input(1), axis=None)
         attrs = node.attrs
-        if found is None or weights is None or not found[1].is_single or required(node).type.shape[:-1] != (1,):
+        if found is None or weights is None or not found[1].is_single or not node.output.type.is_static:
             return
         (x, scale), (w, w_scale) = found, weights
+        single = required(node).type.shape[:-1] == (1,)
+        if not single and (w.dtype != np.int8 or required(node).type.rank < 2 or node.output.type.size == 0):
+            return
         if w.ndim != 2 or attrs.get("transA", 0) or attrs.get("alpha", 1.0) != 1.0 or attrs.get("beta", 1.0) != 1.0:
             return
         along = 0 if attrs.get("transB", 0) else 1
@@ -234,10 +192,40 @@ class _Rewriting:
             return
         w = w if along == 0 else w.T
         w_scale = w_scale.reshape(-1)
-        bias = _bias(node, scale.step * w_scale)
+        bias = bias_of(node, scale.step * w_scale)
         if bias is None or not self.rewriter.allow("integer-arithmetic", node):
             return
-        self._replace(node, x, scale, w[:, :, None, None], w_scale, bias, {})
+        if single:
+            return self._replace(node, x, scale, w[:, :, None, None], w_scale, bias, {})
+        return self._replace_rows(node, (x, scale), w.T, w_scale, bias)
+
+    def _replace_rows(
+        self,
+        node: Node,
+        found: tuple[Value, Scale],
+        w: np.ndarray,
+        w_scale: np.ndarray,
+        bias: tuple[np.ndarray | None, np.ndarray | None],
+    ) -> None:
+        """x · w by MatMulInteger, w [K, N]."""
+        rw, (x, scale), type_ = self.rewriter, found, node.output.type
+        levels = self._levels(x, scale.offset, node, self.bytes or x.type.dtype)
+        inputs: list[Value | None] = [levels.value, rw.constant(f"{node.output.name}.weights", np.ascontiguousarray(w))]
+        if levels.zero:
+            inputs.append(self._number(levels.zero, levels.value.type.dtype.numpy))
+        sums = self._emit("MatMulInteger", inputs, type_.with_dtype(DType.I32), node)
+        if bias[0] is not None:
+            sums = self._emit("Add", [sums, rw.constant(f"{node.output.name}.bias", bias[0])], sums.type, node)
+        wide = self._cast(sums, DType.F32, node)
+        factor = scale.step * w_scale.astype(np.float32)
+        self._scaled(node, _Sums(wide, factor if factor.size > 1 else factor.reshape(()), bias[1]))
+
+    def _scaled(self, node: Node, found: _Sums) -> None:
+        """`found` in place of the node's result."""
+        result = self._scaled_sums(found, np.float32(1), node)
+        self.sums[result] = found
+        self.place[result] = len(self.place)
+        self.rewriter.replace(node.output, result)
 
     def _replace(
         self,
@@ -257,7 +245,7 @@ class _Rewriting:
             shape = rw.constant("shape", np.asarray([1, w.shape[1], 1, 1], np.int64))
             data = self._emit("Reshape", [data, shape], data.type.with_shape((1, w.shape[1], 1, 1)), node)
             type_ = type_.with_shape((1, w.shape[0], 1, 1))
-        low, high = _range(x.type.dtype)
+        low, high = level_range(x.type.dtype)
         attrs = {**attrs, "largest": max(high - scale.offset, scale.offset - low)}
         inputs: list[Value | None] = [data, rw.constant(f"{node.output.name}.weights", w)]
         if bias[0] is not None or levels.zero:
@@ -268,7 +256,6 @@ class _Rewriting:
         across = (1, -1, *(1,) * (rank - 2)) if w_scale.size > 1 else ()
         factor = (scale.step * w_scale.astype(np.float32)).reshape(across)
         found = _Sums(sums, factor, None if bias[1] is None else bias[1].reshape(1, -1, *(1,) * (rank - 2)))
-        result = self._scaled_sums(found, np.float32(1), node)
         if type_.shape != node.output.type.shape:
             shape = rw.constant("shape", np.asarray(node.output.type.dims, np.int64))
             found = _Sums(
@@ -276,10 +263,7 @@ class _Rewriting:
                 factor.reshape(1, -1) if factor.size > 1 else factor,
                 None if found.bias is None else found.bias.reshape(1, -1),
             )
-            result = self._scaled_sums(found, np.float32(1), node)
-        self.sums[result] = found
-        self.place[result] = len(self.place)
-        rw.replace(node.output, result)
+        self._scaled(node, found)
 
     def _scaled_sums(self, found: _Sums, step: np.float32, node: Node) -> Value:
         """sums · (scale / step) + bias / step."""
@@ -293,10 +277,10 @@ class _Rewriting:
 
     def _mean(self, node: Node) -> None:
         """The mean of levels, whose sum f32 holds exactly, before their scale."""
-        found = _dequantized(node.input(0))
+        found = dequantized(node.input(0))
         if found is None or not found[1].is_single or not node.output.type.is_static:
             return
-        (x, scale), (low, high) = found, _range(found[0].type.dtype)
+        (x, scale), (low, high) = found, level_range(found[0].type.dtype)
         if required(node).type.size * max(high - scale.offset, scale.offset - low) >= EXACT * x.type.dims[0]:
             return
         if not self.rewriter.allow("integer-arithmetic", node):
@@ -318,19 +302,23 @@ class _Rewriting:
         return self.rewriter.constant("number", np.asarray(value, dtype))
 
     def _levels(self, q: Value, zero: int, reader: Node, form: DType | None = None) -> Levels:
-        """Levels of 8 bits in a type: bytes (by default, where the target multiplies them), or less `zero` in i16."""
-        q, form = self.rewriter.resolve(q), form or self.bytes or DType.I16
+        """Levels of 8 bits in a type, by default one that is there: bytes, or less `zero` in i16 where the target does
+        not multiply bytes."""
+        q = self.rewriter.resolve(q)
+        own = self.bytes or DType.I16
+        if form is None:
+            form = next((f for f in (own, q.type.dtype) if (q, zero, f) in self.levels), own)
         if (q, zero, form) not in self.levels:
             self.levels[q, zero, form] = self._made_levels(q, zero, reader, form)
         return self.levels[q, zero, form]
 
     def _made_levels(self, q: Value, zero: int, reader: Node, form: DType) -> Levels:
-        if form is DType.I16 and self.bytes is not None:
-            narrow = self._levels(q, zero, reader)
+        if form is DType.I16 and (self.bytes is not None or (q, zero, q.type.dtype) in self.levels):
+            narrow = self._levels(q, zero, reader, self.bytes or q.type.dtype)
             return Levels(self._shifted(narrow.value, -narrow.zero, form, reader), 0)
         node = q.producer
         scale = scale_of(node) if node is not None and node.op == "QuantizeLinear" else None
-        shift = _shift(q.type.dtype, zero, form)
+        shift = shift_between(q.type.dtype, zero, form)
         if node is not None and scale is not None and scale.is_single and scale.offset == zero:
             return Levels(self._quantized(node, scale, form, zero + shift), zero + shift)
         if node is not None and node.op in MOVING and len(node.outputs) == 1:
@@ -355,7 +343,7 @@ class _Rewriting:
     def _quantized(self, node: Node, scale: Scale, form: DType, zero: int) -> Value:
         """Round(x / scale) in the range of the levels less their zero point, then `zero` more."""
         x = self._resolved(required(node))
-        low, high = _range(node.output.type.dtype)
+        low, high = level_range(node.output.type.dtype)
         low, high = low - scale.offset, high - scale.offset
         x, low, high = self._bounded(x, scale.step, low, high)
         ends: list[Value | None] = [self._number(e, np.float32) for e in (low, high)]
@@ -386,11 +374,11 @@ class _Rewriting:
         """x / step, the division folded into constants where there are some."""
         if x in self.sums:
             return self._scaled_sums(self.sums[x], step, node)
-        if (found := _dequantized(x)) is not None and found[1].is_single:
+        if (found := dequantized(x)) is not None and found[1].is_single:
             return self._rescaled(found, step, node, inside=False)
         add = made_by(x, "Add")
         if add is not None:
-            parts = [_dequantized(self._resolved(v)) for v in add.inputs if v is not None]
+            parts = [dequantized(self._resolved(v)) for v in add.inputs if v is not None]
             both = [p for p in parts if p is not None and p[1].is_single]
             if len(both) == 2 and all(p[0].type.shape == x.type.shape for p in both):
                 levels = [self._levels(p[0], p[1].offset, node).value for p in both]
@@ -410,9 +398,9 @@ class _Rewriting:
         type_ = levels.value.type.with_dtype(DType.F32)
         if inside and levels.value in self.floats and self.rewriter.has_one_reader(q):
             return self._emit("Mul", [self.floats[levels.value], factor], type_, node)
-        return self._dequantized(levels, factor, type_, node)
+        return self._from_levels(levels, factor, type_, node)
 
-    def _dequantized(self, levels: Levels, factor: Value, type_: TensorType, node: Node) -> Value:
+    def _from_levels(self, levels: Levels, factor: Value, type_: TensorType, node: Node) -> Value:
         inputs: list[Value | None] = [levels.value, factor]
         if levels.zero:
             inputs.append(self._number(levels.zero, levels.value.type.dtype.numpy))
@@ -426,62 +414,9 @@ class _Rewriting:
             scale = scale_of(node) if node.op == "DequantizeLinear" else None
             if scale is None or not scale.is_single:
                 continue
-            key = self.rewriter.resolve(required(node)), scale.offset, self.bytes or DType.I16
-            levels = self.levels.get(key)
-            if levels is not None:
+            q = self.rewriter.resolve(required(node))
+            forms = (self.bytes or DType.I16, q.type.dtype)
+            if any((q, scale.offset, f) in self.levels for f in forms):
+                levels = self._levels(q, scale.offset, node)
                 factor = self._number(scale.step, np.float32)
-                self.rewriter.replace(node.output, self._dequantized(levels, factor, node.output.type, node))
-
-
-def _shift(dtype: DType, zero: int, form: DType) -> int:
-    """What is added to levels of a type to keep them in another: all of their range fits."""
-    if form is DType.I16:
-        return -zero
-    return _range(form)[0] - _range(dtype)[0]
-
-
-def _range(dtype: DType) -> tuple[int, int]:
-    limits = np.iinfo(dtype.numpy)
-    return int(limits.min), int(limits.max)
-
-
-def _weights(value: Value | None, axis: int | None = 0) -> tuple[np.ndarray, np.ndarray] | None:
-    """Constant levels less their zero points, in i8 or i16, and scales: for `axis` one or one an index of it, with None
-    in a form that broadcasts to the levels."""
-    node = made_by(value, "DequantizeLinear")
-    scale = scale_of(node)
-    if node is None or scale is None:
-        return None
-    levels, inner = node.constant(0), made_by(node.input(0), "QuantizeLinear")
-    if levels is None and inner is not None and all(v is None or v.data is not None for v in inner.inputs):
-        (levels,) = evaluate_node(inner, [None if v is None else v.data for v in inner.inputs])
-    if levels is None or levels.dtype not in (np.int8, np.uint8):
-        return None
-    along = scale.axis % levels.ndim
-    if not scale.is_single and axis is not None and along != axis:
-        return None
-
-    def placed(a: np.ndarray) -> np.ndarray:
-        return a.reshape([-1 if i == along else 1 for i in range(levels.ndim)]) if a.size > 1 else a.reshape(())
-
-    centred = levels.astype(np.int32) - placed(scale.zero)
-    dtype = np.int8 if centred.min(initial=0) >= -128 and centred.max(initial=0) <= 127 else np.int16
-    return centred.astype(dtype), scale.scale.reshape(-1) if axis is not None else placed(scale.scale)
-
-
-def _bias(node: Node, steps: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None] | None:
-    """The bias as (i32 in units of `steps`, f32): the first where it was given so; None where it is not constant."""
-    value, filters = node.input(2), node.output.type.dims[1]
-    if value is None:
-        return None, None
-    made = made_by(value, "DequantizeLinear")
-    if made is None:
-        data = value.data
-        return None if data is None else (None, np.broadcast_to(data.reshape(-1), (filters,)).astype(np.float32))
-    levels, scale = made.constant(0), scale_of(made)
-    if levels is None or scale is None or levels.dtype != np.int32 or np.any(scale.zero):
-        return None
-    if levels.size == filters and np.allclose(scale.scale.reshape(-1), steps.reshape(-1), rtol=1e-5, atol=0):
-        return levels.reshape(-1), None
-    (data,) = evaluate_node(made, [None if v is None else v.data for v in made.inputs])
-    return None, np.broadcast_to(data.reshape(-1), (filters,)).astype(np.float32)
+                self.rewriter.replace(node.output, self._from_levels(levels, factor, node.output.type, node))

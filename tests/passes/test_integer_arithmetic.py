@@ -160,3 +160,40 @@ def test_targets_agree(tmp_path: Any) -> None:
     assert all(np.array_equal(f, found[0]) for f in found)
     for target in ("arm64-neon", "arm64-dotprod", "x86-64-v4+avx512vnni"):
         assert compile_file(path, CompileOptions(Target.parse(target), name="m")).program.steps
+
+
+def products_net() -> tuple[Net, str]:
+    """Rows through two products in QDQ form, per column and per tensor, with a residual beside the second."""
+    net = Net(1, 1, 1)
+    net.shape = [2, 7, 33]
+
+    def quantize(x: str, zero: int) -> str:
+        scale = net.scale(zero)
+        return net.node("DequantizeLinear", [net.node("QuantizeLinear", [x, *scale]), *scale])
+
+    def weights(rows: int, columns: int, single: bool) -> str:
+        w = net.rng.integers(-127, 128, (rows, columns)).astype(np.int8)
+        steps = net.rng.uniform(0.0005, 0.001, () if single else columns).astype(np.float32)
+        zero = net.constant(np.zeros(steps.shape, np.int8))
+        return net.node("DequantizeLinear", [net.constant(w), net.constant(steps), zero], axis=1)
+
+    x = quantize("x", 120)
+    bias = net.constant(net.rng.normal(size=33).astype(np.float32))
+    y = net.node("Add", [net.node("MatMul", [x, weights(33, 33, False)]), bias])
+    y = quantize(net.node("Relu", [y]), 10)
+    z = quantize(net.node("MatMul", [y, weights(33, 33, True)]), 128)
+    return net, quantize(net.node("Add", [z, x]), 128)
+
+
+def test_products_of_rows_are_of_integers() -> None:
+    net, result = products_net()
+    model = net.model([result], TensorProto.FLOAT)
+    x = np.random.default_rng(1).normal(size=net.shape).astype(np.float32)
+    (want,) = ReferenceEvaluator(model).run(None, {"x": x})
+    targets = ("native", "x86-64-v3", "x86-64")
+    found = [run(model, x, target=t)[0] for t in targets if Target.parse(t).runs_here]
+    assert all(np.array_equal(f, found[0]) for f in found)
+    assert np.unique(want).size > 20 and np.abs(found[0] - want).max() <= 0.06
+    bodies = [n.attrs["body"].nodes for n in optimised(model, "x86-64-v3").nodes if n.op == "c2c.Fused"]
+    narrow = [b[-1].output.type.dtype for b in bodies if b[0].op == "MatMulInteger"]
+    assert len(narrow) == 2 and narrow[0] in (DType.U8, DType.I16)
