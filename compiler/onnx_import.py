@@ -36,6 +36,7 @@ from ..ir.reference import (
 )
 from ..ir.types import DType, TensorType
 from .onnx_attributes import read_attributes
+from .onnx_contrib import DOMAIN, contrib_attributes, expand_contrib
 from .onnx_control_flow import CONTROL_FLOW, inline_control_flow
 from .onnx_folding import constant_data, fold, folds, from_type
 from .onnx_inline import expand_function, inline_call
@@ -296,6 +297,8 @@ class Importer:
         function = self.functions.get((proto.domain, proto.op_type, proto.overload))
         if function is not None:
             return inline_call(self, function, proto, scope)
+        if domain == DOMAIN:
+            return self._contrib(proto, scope, where)
         op = f"{domain}.{proto.op_type}" if domain else proto.op_type
         version = scope.opsets.get(domain)
         if version is None or not opset_version(domain):
@@ -331,6 +334,14 @@ class Importer:
         results = upgrade(old, self)
         self._helping = False
         return self.emit(old.op, old.inputs, old.attrs, old.outputs) if results is None else results
+
+    def _contrib(self, proto: NodeProto, scope: Scope, where: str) -> Sequence[Value | None]:
+        """Results of an operator of onnxruntime's domain."""
+        inputs = self._read_inputs(proto, scope)
+        if inputs is None:
+            return [None] * len(proto.output)
+        node = OldNode(proto.op_type, 1, inputs, contrib_attributes(proto), len(proto.output), where)
+        return expand_contrib(node, self)
 
     def _read_inputs(self, proto: NodeProto, scope: Scope) -> list[Value | None] | None:
         """Values of the inputs, None for those left out; None altogether where one could not be imported."""

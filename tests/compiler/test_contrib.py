@@ -1,0 +1,117 @@
+"""Operators of com.microsoft that quantisers write, against onnxruntime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import c2c
+from c2c.compiler.onnx_contrib import DOMAIN
+from c2c.compiler.onnx_import import import_model
+from c2c.ir.errors import UnsupportedOpError
+
+Array = np.ndarray[Any, Any]
+RNG = np.random.default_rng(5)
+
+
+def u8(*shape: int) -> Array:
+    return RNG.integers(0, 256, shape).astype(np.uint8)
+
+
+def i8(*shape: int) -> Array:
+    return RNG.integers(-127, 128, shape).astype(np.int8)
+
+
+def f32(*shape: int) -> Array:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def step(value: float) -> Array:
+    return np.asarray(value, np.float32)
+
+
+def zero(value: int, dtype: type = np.uint8) -> Array:
+    return np.asarray(value, dtype)
+
+
+def model(op: str, inputs: list[Array | None], attrs: dict[str, Any], fed: int, results: list[int]) -> onnx.ModelProto:
+    """One node whose first `fed` inputs are given at run time; `results`: element types."""
+    names = ["" if a is None else f"i{k}" for k, a in enumerate(inputs)]
+    outputs = [f"o{k}" for k in range(len(results))]
+    given = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+        for n, a in zip(names[:fed], inputs[:fed], strict=True)
+        if a is not None
+    ]
+    constants = [numpy_helper.from_array(a, n) for n, a in zip(names, inputs, strict=True) if a is not None]
+    infos = [helper.make_tensor_value_info(n, t, None) for n, t in zip(outputs, results, strict=True)]
+    node = helper.make_node(op, names, outputs, domain=DOMAIN, **attrs)
+    graph = helper.make_graph([node], "g", given, infos, [c for c in constants if c.name not in names[:fed]])
+    imports = [helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, 1)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=10)
+
+
+A, B, Y = (step(0.03), zero(120)), (step(0.05), zero(7)), (step(0.08), zero(100))
+CASES: list[tuple[str, list[Array | None], dict[str, Any], int, list[int], float]] = [
+    ("QLinearAdd", [u8(2, 5, 7), *A, u8(2, 5, 7), *B, *Y], {}, 4, [TensorProto.UINT8], 1),
+    ("QLinearAdd", [i8(2, 9), step(0.02), zero(3, np.int8), i8(9), step(0.1), zero(0, np.int8), step(0.1), zero(-4, np.int8)], {},
+     1, [TensorProto.INT8], 1),
+    ("QLinearMul", [u8(2, 5, 7), *A, u8(7), *B, *Y], {}, 1, [TensorProto.UINT8], 1),
+    ("QLinearSigmoid", [u8(3, 17), *A, step(1 / 256), zero(0)], {}, 1, [TensorProto.UINT8], 1),
+    ("QLinearLeakyRelu", [u8(3, 17), *A, *Y], {"alpha": 0.2}, 1, [TensorProto.UINT8], 1),
+    ("QLinearGlobalAveragePool", [u8(1, 5, 7, 7), *A, *B], {}, 1, [TensorProto.UINT8], 1),
+    ("QLinearAveragePool", [u8(1, 5, 8, 8), *A, *B], {"kernel_shape": [2, 2], "strides": [2, 2]}, 1,
+     [TensorProto.UINT8], 1),
+    ("QLinearConcat", [*Y, u8(2, 3), *A, u8(2, 4), *B], {"axis": 1}, 3, [TensorProto.UINT8], 1),
+    ("QGemm", [u8(5, 33), *A, i8(20, 33), step(0.01), zero(0, np.int8), np.arange(20, dtype=np.int32), *Y],
+     {"transB": 1}, 1, [TensorProto.UINT8], 0),
+    ("QGemm", [u8(5, 33), *A, i8(33, 20), step(0.01), zero(0, np.int8)], {"alpha": 0.5}, 1, [TensorProto.FLOAT], 1e-4),
+    ("MatMulIntegerToFloat", [u8(5, 33), i8(33, 20), step(0.1), step(0.01), zero(9), None, f32(20)], {}, 1,
+     [TensorProto.FLOAT], 1e-4),
+    ("DynamicQuantizeMatMul", [f32(5, 33), i8(33, 20), step(0.01), None, f32(20)], {}, 1, [TensorProto.FLOAT], 1e-4),
+    ("MatMulNBits", [f32(1, 70), u8(24, 3, 16), f32(24 * 3)], {"K": 70, "N": 24, "bits": 4, "block_size": 32}, 1,
+     [TensorProto.FLOAT], 1e-3),
+    ("MatMulNBits", [f32(3, 64), u8(24, 2, 16), f32(24 * 2), u8(24)], {"K": 64, "N": 24, "bits": 4, "block_size": 32},
+     1, [TensorProto.FLOAT], 1e-3),
+    ("MatMulNBits", [f32(2, 64), u8(40, 4, 16), f32(40 * 4)], {"K": 64, "N": 40, "bits": 8, "block_size": 16}, 1,
+     [TensorProto.FLOAT], 1e-1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_operators(case: int) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    op, inputs, attrs, fed, results, tolerance = CASES[case]
+    proto = model(op, inputs, attrs, fed, results)
+    constant = {3, 6} if op == "QLinearConcat" else set()
+    feeds = {f"i{k}": a for k, a in enumerate(inputs[:fed]) if a is not None and k not in constant}
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    (want,) = session.run(None, feeds)
+    (got,) = c2c.compile(proto).run(feeds).values()
+    assert got.dtype == want.dtype and got.shape == want.shape
+    assert np.unique(want).size > 3
+    np.testing.assert_allclose(got.astype(np.float64), want.astype(np.float64), atol=tolerance)
+
+
+def test_a_dynamically_quantised_lstm_is_near() -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    x, hidden = f32(6, 1, 8), 16
+    scales = [np.full(2, 0.004, np.float32), np.zeros(2, np.int8)]
+    inputs = [x, i8(2, 8, 4 * hidden), i8(2, hidden, 4 * hidden), f32(2, 8 * hidden), None, None, None, None]
+    attrs = {"direction": "bidirectional", "hidden_size": hidden}
+    proto = model("DynamicQuantizeLSTM", [*inputs, *scales, *scales], attrs, 1, [TensorProto.FLOAT])
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    (want,) = session.run(None, {"i0": x})
+    (got,) = c2c.compile(proto).run({"i0": x}).values()
+    assert np.abs(want).max() > 0.3
+    np.testing.assert_allclose(got, want, atol=0.03)
+
+
+def test_unknown_operators_are_refused_by_name() -> None:
+    proto = model("QAttention", [f32(2, 3)], {}, 1, [TensorProto.FLOAT])
+    with pytest.raises(UnsupportedOpError, match=r"com\.microsoft\.QAttention"):
+        import_model(proto.SerializeToString())
