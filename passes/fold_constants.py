@@ -15,6 +15,7 @@ from ..ir.ops import op as row
 from ..ir.reference import evaluate_node
 from ..ir.types import DType
 from .base import GraphRewriter, Pass, PassContext, register_pass
+from .block_weights import block_weights, is_block_weights
 
 GROWTH = 8
 """Decoding weights (4 bit to float32) may make them this much larger; whatever grows more is computed on the device."""
@@ -30,6 +31,8 @@ class FoldConstants(Pass):
         rewriter = context.rewriter(graph)
         for node in list(graph.nodes):
             node.inputs = tuple(None if v is None else rewriter.resolve(v) for v in node.inputs)
+            if is_block_weights(node) and any(block_weights(r) is node for r in rewriter.readers(node.output)):
+                continue  # expanded in registers
             results = _shape_of(node) or _fold(node, context)
             if results is not None and rewriter.allow(self.name, node):
                 _replace(rewriter, node, results)

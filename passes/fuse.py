@@ -5,7 +5,8 @@ The lattice of `ir.ops.Kind` decides, no list of pairs: a member reads the resul
 the head's result, and what happens inside is read inside only. Other operands may be any values made before, and where
 DequantizeLinear makes them for one member only, it joins the group before that.
 A Winograd convolution also takes the reflection pad and the enlargement by whole factors before it, which it reads
-through. Preserves: values read outside the group, outputs of the graph. Needs: layouts chosen.
+through; a product of few rows takes the expansion of its weights from blocks of levels. Preserves: values read outside
+the group, outputs of the graph. Needs: layouts chosen.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ..ir.ops import Kind
 from ..ir.ops import op as row
 from ..ir.types import DType, TensorType
 from .base import GraphRewriter, Pass, PassContext, register_pass
+from .block_weights import block_weights
 from .pattern import int_list, required, scalar
 from .reading import OPERATORS, reading_of
 
@@ -76,8 +78,11 @@ def grow(rw: GraphRewriter, head: Node, taken: set[Node], rank: dict[Node, int])
 
 
 def read_through(rw: GraphRewriter, head: Node) -> list[Node]:
-    """What lies before a Winograd convolution of a blocked image and can be left to its reading: Resize, Pad."""
+    """What an anchor reads through: Resize and Pad before a Winograd convolution of a blocked image, the expansion of
+    weights in blocks of levels before a product of few rows."""
     nodes: list[Node] = []
+    if (made := block_weights(head)) is not None and rw.has_one_reader(made.output):
+        return [made]
     if head.op != "c2c.WinogradConv" or not required(head).type.layout.block:
         return nodes
     value = required(head)

@@ -13,6 +13,7 @@ from ...ir.graph import Graph, Node, Value
 from ...ir.ops import Kind
 from ...ir.ops import op as row
 from ...ir.types import DType
+from ..block_weights import is_block_weights
 from .context import LOWERINGS, Call, Lowering, lowers, unfold
 from .schedule import Tuning
 
@@ -70,7 +71,8 @@ def _parts(node: Node) -> tuple[tuple[Node, ...], Node, tuple[Node, ...]]:
     if node.op != "c2c.Fused":
         return (), node, ()
     inner = unfold(node)
-    first = next((i for i, n in enumerate(inner) if row(n.op).kind is not Kind.INJECTIVE), 0)
+    through = (i for i, n in enumerate(inner) if row(n.op).kind is not Kind.INJECTIVE and not is_block_weights(n))
+    first = next(through, 0)
     return tuple(inner[:first]), inner[first], tuple(inner[first + 1 :])
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from ...ir.graph import Value
 from ...ir.loops import Expr, cast, const
 from ...ir.types import DType
+from .block_product import lower_block_product
 from .book_kernel import book_plan, multiply_by_book
 from .context import KernelBuilder, Lowering, Site, lowers, strides
 from .dot_kernel import multiply_by_dots, prefers_dots
@@ -22,6 +23,8 @@ ACCUMULATORS = {DType.F16: DType.F32, DType.BF16: DType.F32}
 @lowers("MatMul")
 def lower_matmul(ctx: Lowering) -> None:
     """numpy.matmul: the last two axes are matrices, the others broadcast; a 1-D operand is a row or a column."""
+    if ctx.head:
+        return lower_block_product(ctx)
     a, b = ctx.node.inputs[:2]
     assert a is not None and b is not None
     dims_a, dims_b = a.type.dims, b.type.dims

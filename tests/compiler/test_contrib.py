@@ -58,8 +58,8 @@ def model(op: str, inputs: list[Array | None], attrs: dict[str, Any], fed: int, 
 A, B, Y = (step(0.03), zero(120)), (step(0.05), zero(7)), (step(0.08), zero(100))
 CASES: list[tuple[str, list[Array | None], dict[str, Any], int, list[int], float]] = [
     ("QLinearAdd", [u8(2, 5, 7), *A, u8(2, 5, 7), *B, *Y], {}, 4, [TensorProto.UINT8], 1),
-    ("QLinearAdd", [i8(2, 9), step(0.02), zero(3, np.int8), i8(9), step(0.1), zero(0, np.int8), step(0.1), zero(-4, np.int8)], {},
-     1, [TensorProto.INT8], 1),
+    ("QLinearAdd", [i8(2, 9), step(0.02), zero(3, np.int8), i8(9), step(0.1), zero(0, np.int8), step(0.1),
+     zero(-4, np.int8)], {}, 1, [TensorProto.INT8], 1),
     ("QLinearMul", [u8(2, 5, 7), *A, u8(7), *B, *Y], {}, 1, [TensorProto.UINT8], 1),
     ("QLinearSigmoid", [u8(3, 17), *A, step(1 / 256), zero(0)], {}, 1, [TensorProto.UINT8], 1),
     ("QLinearLeakyRelu", [u8(3, 17), *A, *Y], {"alpha": 0.2}, 1, [TensorProto.UINT8], 1),
