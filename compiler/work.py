@@ -88,8 +88,7 @@ def _conv(node: Node, weights: int = 1) -> int:
 
 def _attention(node: Node) -> int:
     """Both products; powers and sums are small beside them."""
-    rows, count = _dims(node, 0)[-2], _dims(node, 1)[-2]
-    return 2 * count * (_size(node, 0) + _size(node, 2) // count * rows)
+    return 2 * _dims(node, 1)[-2] * (_size(node, 0) + node.output.type.size)
 
 
 def _matmul(node: Node, a: int = 0) -> int:

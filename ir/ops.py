@@ -74,6 +74,9 @@ OPS: dict[str, OpDef] = {
 """Operators that stand here not are OPAQUE and pure: importable, and lowered if `passes/lower` knows them."""
 
 GROUPS = frozenset({"c2c.Fused", "c2c.ConvChain"})
+"""Operators that stand for a group of nodes, their attribute `body`."""
+
+BODIES = GROUPS | {"c2c.Attention"}
 """Operators whose attribute `body` is a graph over the node's inputs that says what they compute."""
 
 STAGES = ("Conv", "MaxPool", "AveragePool", "LpPool")

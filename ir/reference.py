@@ -18,7 +18,7 @@ from onnx.reference import ReferenceEvaluator
 
 from .errors import C2CError, OnnxImportError, ShapeError, UnknownShapeError, UnsupportedOpError
 from .graph import Graph, Node, Value
-from .ops import GROUPS
+from .ops import BODIES
 from .reference_fixes import FIXES
 from .types import DType, TensorType
 
@@ -36,7 +36,6 @@ _LIKE_FIRST_INPUT = frozenset({"GroupNormalization"})
 
 _ALIASES = {
     "c2c.Reorder": "Identity", "c2c.Copy": "Identity", "c2c.WinogradConv": "Conv", "c2c.IntegerConv": "Conv",
-    "c2c.Attention": "Attention",
 }  # fmt: skip
 
 _OF_INTEGERS = frozenset({"c2c.IntegerConv"})
@@ -167,7 +166,7 @@ def infer_node(node: Node, unread: Collection[int] = ()) -> list[TensorType]:
     Outputs in `unread`, which nobody reads, may stay untyped: they come out as an empty f32[0].
     Raises ShapeError where the inputs do not fit the operator, UnsupportedOpError for values that are no tensors.
     """
-    if node.op in GROUPS:
+    if node.op in BODIES:
         return [v.type for v in node.attrs["body"].outputs]
     schema = schema_of(node.op)
     if schema is None:
@@ -303,7 +302,7 @@ class _Exporter:
 
     def _nodes(self, nodes: Iterable[Node]) -> None:
         for node in nodes:
-            if node.op in GROUPS:
+            if node.op in BODIES:
                 self._body(node)
                 continue
             inputs = ["" if v is None else self.name(v) for v in node.inputs]
@@ -368,7 +367,7 @@ def evaluate_node(node: Node, inputs: Sequence[np.ndarray | None]) -> list[np.nd
 
     Raises UnsupportedOpError where the reference evaluator lacks the operator, ShapeError where it fails.
     """
-    if node.op in GROUPS:
+    if node.op in BODIES:
         body: Graph = node.attrs["body"]
         feeds = {v.name: a for v, a in zip(body.inputs, inputs, strict=True) if a is not None}
         return list(evaluate(body, feeds).values())

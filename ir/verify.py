@@ -7,17 +7,18 @@
    operands fit each other where it does not look (`operands.py`).
 5. Layouts: inputs and outputs of the graph are plain; only `c2c.Reorder` changes a layout between equal shapes;
    views are plain; operands of an elementwise node that have its result's shape have its layout.
-6. `c2c.Fused` and `c2c.ConvChain`: see `_check_group`.
+6. `c2c.Fused` and `c2c.ConvChain`: see `_check_group`; `c2c.Attention`: see `_check_attention`.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from .errors import C2CError, UnknownShapeError, VerifyError
 from .graph import Graph, Node, Value
 from .operands import check_operands
-from .ops import GROUPS, STAGES, Kind, op
+from .ops import BODIES, GROUPS, STAGES, Kind, op
 from .reference import infer_node, most_inputs, schema_of
 from .types import PLAIN
 
@@ -86,6 +87,8 @@ def _check_read(value: Value, made: set[Value], where: str) -> None:
 def _check_node(node: Node) -> None:
     if node.op in GROUPS:
         _check_group(node)
+    elif node.op in BODIES:
+        _check_attention(node)
     else:
         _check_schema(node)
         _check_types(node)
@@ -157,16 +160,7 @@ def _check_group(node: Node) -> None:
     `c2c.ConvChain` the first node is a Conv or a pooling, and a later one may begin another stage: it reads the result
     before it as its data, and nodes after it read no result before that one.
     """
-    body = node.attrs.get("body")
-    if not isinstance(body, Graph) or not body.nodes:
-        raise VerifyError("a fused group has no body", where=node.where)
-    if any(v is None for v in node.inputs) or len(node.inputs) != len(body.inputs) or len(node.outputs) != 1:
-        raise VerifyError("a fused group and its body differ in inputs or outputs", where=node.where)
-    outside = [*(v for v in node.inputs if v is not None), node.output]
-    for outer, inner in zip(outside, [*body.inputs, *body.outputs], strict=True):
-        if outer.type != inner.type:
-            raise VerifyError(f"'{outer.name}' is {outer.type}, inside the group {inner.type}", where=node.where)
-    _check_assignment(body)
+    body = _checked_body(node)
     if node.op == CHAIN and body.nodes[0].op not in STAGES:
         raise VerifyError(f"a chain begins with {body.nodes[0].op}, not with a window", where=node.where)
     if node.op == CHAIN and (type(strip := node.attrs.get("strip")) is not int or strip < 1):
@@ -185,6 +179,34 @@ def _check_group(node: Node) -> None:
         before = inner_node
     if body.outputs != [body.nodes[-1].output]:
         raise VerifyError("a fused group's output is not its last node's", where=node.where)
+
+
+def _checked_body(node: Node) -> Graph:
+    """The body, whose inputs and output agree with the node's and whose values are assigned once."""
+    body = node.attrs.get("body")
+    if not isinstance(body, Graph) or not body.nodes:
+        raise VerifyError("a fused group has no body", where=node.where)
+    if any(v is None for v in node.inputs) or len(node.inputs) != len(body.inputs) or len(node.outputs) != 1:
+        raise VerifyError("a fused group and its body differ in inputs or outputs", where=node.where)
+    outside = [*(v for v in node.inputs if v is not None), node.output]
+    for outer, inner in zip(outside, [*body.inputs, *body.outputs], strict=True):
+        if outer.type != inner.type:
+            raise VerifyError(f"'{outer.name}' is {outer.type}, inside the group {inner.type}", where=node.where)
+    _check_assignment(body)
+    return body
+
+
+def _check_attention(node: Node) -> None:
+    """Rule 6: a MatMul, a Softmax and a MatMul, between them elementwise operators on the scores; the rest of the body
+    moves data."""
+    body = _checked_body(node)
+    for inner in body.nodes:
+        _check_node(inner)
+    kinds = {"MatMul": "M", "Softmax": "S"}
+    letters = [kinds.get(n.op, "e" if op(n.op).kind is Kind.ELEMENTWISE else "-") for n in body.nodes]
+    if re.fullmatch("-*Me*Se*M-*", "".join(letters)) is None:
+        found = " ".join(n.op for n in body.nodes)
+        raise VerifyError(f"an attention computes {found}", where=node.where)
 
 
 def _is_operand(node: Node, body: Graph) -> bool:

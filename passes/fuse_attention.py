@@ -1,24 +1,28 @@
 """Scaled dot-product attention as one operator, whose scores never become a tensor.
 
-Before: MatMul(Softmax(MatMul(q, k^T) s + mask), v), and the transposes that part heads and join them again.
-After: c2c.Attention(q, k, v, mask), of [batch, heads, rows, size] or, where all three come from and the result goes to
-[batch, rows, heads, size], of [batch, rows, heads size] without any transpose.
+Before: MatMul(Softmax(f(MatMul(q, k^T))), v), f elementwise (factors, masks, caps), perhaps something elementwise on
+the weights, heads that several queries share repeated, and the transposes that part heads and join them again.
+After: c2c.Attention(q, k, v, what f reads), its `body` the same computation; of [batch, heads, rows, size] or, operand
+by operand, of [batch, rows, heads size] without a transpose; shared heads once.
 Preserves: scores that others read. Needs: transposes sunk, scales of operands moved behind their product.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from dataclasses import replace
 
 from ..ir.graph import Graph, Node, Value
-from ..ir.types import DType
+from ..ir.types import DType, TensorType
+from .attention import HEADS, Chain, Form, emit_attention, read_form
 from .base import GraphRewriter, Pass, PassContext, Rule, apply_rules, register_pass
-from .pattern import affine, either_order, made_by, required
+from .pattern import made_by, required, scalar
+from .regions import Region, finest, groups, region_to, regrouped
+from .rules_einsum import EINSUM_RULES
 from .rules_movement import MOVEMENT_RULES, permutation, reshape, transpose
 
 LEAST_ROWS = 4
 """Queries that share the keys; fewer are matrix-vector products."""
-_HEADS = (0, 2, 1, 3)
 
 
 @register_pass
@@ -30,89 +34,203 @@ class FuseAttention(Pass):
 
 
 def _attention(rw: GraphRewriter, node: Node) -> Value | None:
-    softmax, v = made_by(required(node), "Softmax"), required(node, 1)
-    if softmax is None or not rw.has_one_reader(softmax.output):
+    weights = region_to(rw, required(node), "Softmax")
+    softmax = None if weights is None else weights.root
+    if weights is None or softmax is None:
         return None
     rank = softmax.output.type.rank
-    found = _scores(rw, required(softmax))
-    if found is None or rank not in (3, 4) or softmax.attrs.get("axis", -1) % rank != rank - 1:
+    scores = region_to(rw, required(softmax), "MatMul")
+    if scores is None or rank < 3 or softmax.attrs.get("axis", -1) % rank != rank - 1:
         return None
-    product, scale, mask = found
-    q, keys = required(product), required(product, 1)
-    if not _fits(q, keys, v, product, node):
+    q, keys, v = required(scores.root), required(scores.root, 1), required(node, 1)
+    batch = _batch(scores, weights, node)
+    if batch is None or not _fits(q, keys, v, scores, weights):
         return None
-    turned = (*range(rank - 2), rank - 1, rank - 2)
-    k = transpose(rw, product, keys, turned)
-    origin = tuple(dict.fromkeys((*product.origin, *softmax.origin, *node.origin)))
-    operands = [_of_rank_4(rw, product, x) for x in (q, k, v)]
-    result = node.output.type.with_shape(_shape_of_rank_4(node.output))
-    inputs = operands if mask is None else [*operands, mask]
-    attrs = {"scale": scale}
-    new = rw.emit("c2c.Attention", inputs, [result], attrs, origin=origin, hint=node.output.name).output
+    k = transpose(rw, scores.root, keys, (*range(keys.type.rank - 2), keys.type.rank - 1, keys.type.rank - 2))
+    kv = [_leading(x, batch) for x in (k, v)]
+    dims = _leading(q, batch)
+    if dims != batch or None in kv or kv[0] != kv[1]:
+        return None
+    operands = [_led(rw, scores.root, x, d) for x, d in zip((q, k, v), (batch, *kv), strict=True) if d is not None]
+    scale, scores = _scale(scores)
+    form = Form(batch, operands[1].type.dims[-3], scale, _chain(rw, scores, batch), _chain(rw, weights, batch))
+    result = node.output.type.with_shape((*batch, *node.output.type.dims[-2:]))
+    nodes = (scores.root, *scores.steps, softmax, *weights.steps, node)
+    origin = tuple(dict.fromkeys(name for n in nodes for name in n.origin))
+    new = emit_attention(rw, form, operands, result, origin=origin, hint=node.output.name)
     return reshape(rw, node, new, node.output.type)
 
 
-def _scores(rw: GraphRewriter, value: Value) -> tuple[Node, float, Value | None] | None:
-    """The product, its factor and what is added to it."""
-    total = made_by(value, "Add")
-    pairs: list[tuple[Value, Value | None]] = [(value, None)]
-    if total is not None and rw.has_one_reader(value):
-        pairs += either_order(total)
-    for inner, mask in pairs:
-        scaled = affine(inner, rw)
-        product = made_by(scaled.x, "MatMul")
-        if product is None or scaled.shift != 0.0 or scaled.scale <= 0.0 or not rw.has_one_reader(inner):
-            continue
-        if product.output.type == value.type and rw.has_one_reader(product.output):
-            return product, scaled.scale, mask
-    return None
+def _batch(scores: Region, weights: Region, node: Node) -> tuple[int, ...] | None:
+    """The leading dimensions of the scores, the last of them heads, in the finest grouping that occurs."""
+    values = [*scores.values(), *weights.values(), node.output]
+    if any(not v.type.is_static or v.type.rank < 3 for v in values):
+        return None
+    found = finest([v.type.dims[:-2] for v in values])
+    return (1, *found) if found is not None and len(found) == 1 else found
 
 
-def _fits(q: Value, keys: Value, v: Value, product: Node, node: Node) -> bool:
-    values = (q, keys, v, product.output, node.output)
-    if any(not x.type.is_static or x.type.dtype is not DType.F32 or not x.type.size for x in values):
-        return False
-    if len({x.type.rank for x in values}) != 1 or len({x.type.dims[:-2] for x in values}) != 1:
+def _fits(q: Value, keys: Value, v: Value, scores: Region, weights: Region) -> bool:
+    ends = (scores.root.output, scores.end, weights.root.output, weights.end)
+    values = (q, keys, v, *ends)
+    if any(not x.type.is_static or x.type.dtype is not DType.F32 or not x.type.size or x.type.rank < 3 for x in values):
         return False
     return q.type.dims[-2] >= LEAST_ROWS and keys.data is None and v.data is None
 
 
-def _shape_of_rank_4(value: Value) -> tuple[int, ...]:
-    return (1,) * (4 - value.type.rank) + value.type.dims
+def _leading(x: Value, batch: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The dimensions before the rows of an operand: `batch`, or one head for all."""
+    dims = x.type.dims[:-2]
+    if groups(dims, batch) is not None:
+        return batch
+    return (*batch[:-1], 1) if groups(dims, (*batch[:-1], 1)) is not None else None
 
 
-def _of_rank_4(rw: GraphRewriter, node: Node, value: Value) -> Value:
-    return reshape(rw, node, value, value.type.with_shape(_shape_of_rank_4(value)))
+def _led(rw: GraphRewriter, node: Node, x: Value, leading: tuple[int, ...]) -> Value:
+    return reshape(rw, node, x, x.type.with_shape((*leading, *x.type.dims[-2:])))
 
 
-def _joined_heads(rw: GraphRewriter, node: Node) -> Value | None:
-    """Heads side by side in every row, for operands and result."""
-    inner = made_by(required(node), "c2c.Attention")
-    if inner is None or permutation(node) != _HEADS or not rw.has_one_reader(inner.output):
+def _scale(scores: Region) -> tuple[float, Region]:
+    """Factors at the beginning, which are numbers, as one; the region after them."""
+    scale, steps, source = 1.0, scores.steps, scores.source
+    while steps and steps[0].op in ("Mul", "Div") and sum(source in n.inputs for n in steps) == 1:
+        a, b = required(steps[0]), required(steps[0], 1)
+        divides = steps[0].op == "Div"
+        number = scalar(b) if a is source else None if divides else scalar(a)
+        if number is None or divides and number == 0.0:
+            break
+        scale = scale / number if divides else scale * number
+        source, steps = steps[0].output, steps[1:]
+    return scale, replace(scores, source=source, steps=steps)
+
+
+def _chain(rw: GraphRewriter, region: Region, batch: tuple[int, ...]) -> Chain:
+    """The steps of a region on values of [*batch, rows, count]: reshapes are gone, operands regrouped."""
+    whole = (*batch, *region.end.type.dims[-2:])
+    source = Value(region.source.name, region.source.type.with_shape(whole))
+    moved = {region.source: source}
+    nodes: list[Node] = []
+    for n in region.steps:
+        if n.op == "Reshape":
+            moved[n.output] = moved[required(n)]
+            continue
+        site = n.output.type.dims[:-2]
+        inputs = tuple(
+            None if v is None else moved.get(v) or _operand(rw, region.root, v, site, batch) for v in n.inputs
+        )
+        result = Value(n.output.name, n.output.type.with_shape(whole))
+        nodes.append(Node(n.op, inputs, (result,), dict(n.attrs), n.origin))
+        moved[n.output] = result
+    return Chain(source, tuple(nodes))
+
+
+def _operand(rw: GraphRewriter, node: Node, x: Value, site: tuple[int, ...], batch: tuple[int, ...]) -> Value:
+    """`x`, which broadcasts to leading dimensions `site`, as one that broadcasts to `batch`."""
+    if x.type.rank <= 2:
+        return x
+    return _led(rw, node, x, regrouped(x.type.dims[:-2], site, batch))
+
+
+def _shared_heads(rw: GraphRewriter, node: Node) -> Value | None:
+    """Keys and values that are repeated for several heads of q each."""
+    form = read_form(node)
+    q, k, v = (required(node, i) for i in range(3))
+    once = [_repeated(x, form) for x in (k, v)]
+    if once[0] is None or once[1] is None or once[0].type.dims[-4] != once[1].type.dims[-4]:
         return None
-    sources = [made_by(required(inner, i), "Transpose") for i in range(3)]
-    found = [s for s in sources if s is not None and permutation(s) == _HEADS]
-    if len(found) < 3:
+    heads = once[0].type.dims[-4]
+    operands = [q, *(_led(rw, node, x, (*form.batch[:-1], heads)) for x in once if x is not None)]
+    return _again(rw, node, replace(form, kv_heads=heads), operands)
+
+
+def _repeated(x: Value, form: Form) -> Value | None:
+    """[*outer, heads, 1, rows, size], where x is that with every head repeated."""
+    joined = made_by(x, "Reshape")
+    repeat = None if joined is None else made_by(required(joined), "Expand", "Tile")
+    if repeat is None or x.type.rank == 3 or form.kv_heads != form.heads:
         return None
-    operands = [_flat(rw, s, required(s)) for s in found]
-    result = node.output.type
-    flat = result.with_shape((*result.dims[:2], result.dims[2] * result.dims[3]))
-    heads = result.dims[2]
-    attrs = {**inner.attrs, "q_num_heads": heads, "kv_num_heads": heads}
-    origin = tuple(dict.fromkeys((*inner.origin, *node.origin)))
-    new = rw.emit("c2c.Attention", [*operands, *inner.inputs[3:]], [flat], attrs, origin=origin, hint=node.output.name)
-    return reshape(rw, node, new.output, result)
+    source, dims = required(repeat), repeat.output.type.dims
+    *outer, heads = form.batch
+    if len(dims) != len(form.batch) + 3 or dims[:-4] != tuple(outer) or dims[-4] * dims[-3] != heads:
+        return None
+    return source if source.type.shape == (*dims[:-3], 1, *x.type.dims[-2:]) else None
 
 
-def _flat(rw: GraphRewriter, node: Node, value: Value) -> Value:
-    batch, rows, heads, size = value.type.dims
-    shape = rw.constant("shape", np.asarray((batch, rows, heads * size), np.int64))
-    type_ = value.type.with_shape((batch, rows, heads * size))
-    return rw.emit("Reshape", [value, shape], [type_], origin=node.origin, hint=value.name).output
+def _again(rw: GraphRewriter, node: Node, form: Form, qkv: Sequence[Value], result: TensorType | None = None) -> Value:
+    """The attention `node` in another form or of other operands."""
+    return emit_attention(rw, form, qkv, result or node.output.type, origin=node.origin, hint=node.output.name)
+
+
+def _side_by_side(rw: GraphRewriter, node: Node) -> Value | None:
+    """Operands whose heads were parted are read where they lie."""
+    form = read_form(node)
+    operands = [required(node, i) for i in range(3)]
+    flat = [_joined(rw, node, x, form.outer) for x in operands]
+    if not any(flat):
+        return None
+    return _again(rw, node, form, [y or x for x, y in zip(operands, flat, strict=True)])
+
+
+def _joined(rw: GraphRewriter, node: Node, x: Value, outer: int) -> Value | None:
+    """[outer, rows, heads size] of an operand [*batch, rows, size]."""
+    apart = made_by(x, "Reshape")
+    parted = made_by(x if apart is None else required(apart), "Transpose")
+    if x.type.rank == 3 or parted is None or not _parts_heads(parted):
+        return None
+    dims = required(parted).type.dims
+    batch, rows, heads, size = (1, *dims)[-4:]
+    if batch != outer or (heads, rows, size) != x.type.dims[-3:]:
+        return None
+    return reshape(rw, parted, required(parted), x.type.with_shape((batch, rows, heads * size)))
+
+
+def _parts_heads(node: Node) -> bool:
+    """Whether a Transpose exchanges rows and heads, of one batch where there is no such dimension."""
+    return permutation(node) in (HEADS, (1, 0, 2))
+
+
+def _joined_result(rw: GraphRewriter, node: Node) -> Value | None:
+    """The result with its heads side by side."""
+    x = required(node)
+    apart = made_by(x, "Reshape")
+    inner = made_by(x if apart is None else required(apart), "c2c.Attention")
+    if inner is None or not _parts_heads(node) or inner.output.type.rank == 3:
+        return None
+    if not rw.has_one_reader(inner.output) or not rw.has_one_reader(x):
+        return None
+    form, (batch, rows, heads, size) = read_form(inner), (1, *node.output.type.dims)[-4:]
+    if (batch, heads, rows) != (form.outer, form.heads, inner.output.type.dims[-2]):
+        return None
+    flat = inner.output.type.with_shape((batch, rows, heads * size))
+    new = _again(rw, inner, form, [required(inner, i) for i in range(3)], flat)
+    return reshape(rw, node, new, node.output.type)
+
+
+def _transposed_matrices(rw: GraphRewriter, node: Node) -> Value | None:
+    """Matrices in batches that are regrouped for the transposition alone."""
+    turned = made_by(required(node), "Transpose")
+    inner = made_by(required(turned), "Reshape") if turned is not None else None
+    if turned is None or inner is None or not node.output.type.is_static:
+        return None
+    x, result, rank = required(inner), node.output.type.dims, turned.output.type.rank
+    swaps = rank > 2 and permutation(turned) == (*range(rank - 2), rank - 1, rank - 2)
+    if not swaps or x.type.rank < 3 or len(result) < 3 or x.type.dims[-2:] != inner.output.type.dims[-2:]:
+        return None
+    rows, columns = x.type.dims[-2:]
+    if result[-2:] != (columns, rows):
+        return None
+    straight = reshape(rw, inner, x, x.type.with_shape((*result[:-2], rows, columns)))
+    return transpose(rw, node, straight, (*range(len(result) - 2), len(result) - 1, len(result) - 2))
 
 
 RULES = (
+    *EINSUM_RULES,
+    Rule("transposed-matrices", "reshape(reshape(x)^T) = x^T, matrix by matrix", ("Reshape",), _transposed_matrices),
     *(r for r in MOVEMENT_RULES if r.ops[0] in ("Transpose", "Reshape")),
-    Rule("attention", "softmax(q k^T s + mask) v = attention(q, k, v, mask)", ("MatMul",), _attention),
-    Rule("joined-heads", "attention(q^h, k^h, v^h)^h = attention of heads side by side", ("Transpose",), _joined_heads),
+    Rule("attention", "g(softmax(f(q k^T))) v = attention(q, k, v, …)", ("MatMul",), _attention),
+    Rule(
+        "shared-heads", "attention(q, repeated k, repeated v) = attention(q, k, v)", ("c2c.Attention",), _shared_heads
+    ),
+    Rule("heads-side-by-side", "attention(q^h, …) = attention of heads in rows", ("c2c.Attention",), _side_by_side),
+    Rule("joined-result", "attention(q, k, v)^h = attention with heads in rows", ("Transpose",), _joined_result),
 )

@@ -1,10 +1,11 @@
-"""c2c.Attention: softmax(q·kᵀ·scale + mask)·v over blocks of rows, whose scores stay in cache.
+"""c2c.Attention: softmax(f(q·kᵀ·scale))·v over blocks of rows, whose scores stay in cache.
 
-A block's scores are one product with the keys; each of its rows is raised to powers and summed while near; the second
-product reads the powers, and its results are divided by the sums as they are written. Keys and values are packed into
+A block's scores are one product with the keys, f applied as they are written; each of its rows is raised to powers and
+summed while near; the second product reads the powers, and its results are divided by the sums as they are written.
+Where something is done to the weights, they are made before the second product instead. Keys and values are packed into
 panels once: rows of a head lie far apart and would share few sets of the first-level cache. In operands heads may
-lie side by side in a row: they are strides (Dao et al.: FlashAttention, NeurIPS 2022, keeps scores on chip likewise;
-whole rows of them fit a processor's caches, so that no sum needs to be corrected).
+lie side by side in a row, or serve several heads of q: they are strides (Dao et al.: FlashAttention, NeurIPS 2022,
+keeps scores on chip likewise; whole rows of them fit a processor's caches, so that no sum needs to be corrected).
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from math import prod
 from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, const, maximum, reduce, select
 from ...ir.types import DType
+from ..attention import Chain, Form, read_form
 from .context import KernelBuilder, Lowering, Site, lowers, strides
+from .elementwise import evaluate
 from .gemm_kernel import block_product, panels_of, tiles
 from .math_functions import exp_clamped
 from .panels import Panels, pack_at_run_time
-from .product import Matrix, Product, unravel
+from .product import Matrix, Product, offset_at, unravel
 from .schedule import Schedule, choose
 from .tasks import pieces, tasks
 
@@ -40,32 +43,37 @@ class _Blocks:
 
 @lowers("c2c.Attention")
 def lower_attention(ctx: Lowering) -> None:
-    """q [b, h, s, d], k [b, h, t, d], v [b, h, t, e] or, with `q_num_heads`, [b, s, h·d] and so on; by `scale`."""
-    q, keys, v, mask = (ctx.node.input(i) for i in range(4))
+    """q, k, v and what its body reads beside them (`passes/attention.py`)."""
+    form = read_form(ctx.node)
+    q, keys, v = (ctx.node.input(i) for i in range(3))
     assert q is not None and keys is not None and v is not None
-    heads = ctx.node.attrs.get("q_num_heads", 0) or q.type.dims[1]
-    batch, rows, size = q.type.dims[0], q.type.dims[-2], _size(q, heads)
-    count, wide = keys.type.dims[-2], _size(v, heads)
-    where = (batch, heads)
-    turned = _matrix(keys, heads)
-    scores = Product(
-        where, rows, count, size, _matrix(q, heads), replace(turned, row=turned.col, col=turned.row), DType.F32, _unset
-    )
-    values = Product(where, rows, wide, count, _matrix(v, heads), _matrix(v, heads), DType.F32, _unset)
+    *outer, heads = form.batch
+    where = (*outer, form.kv_heads, heads // form.kv_heads)
+    rows, count = q.type.dims[-2], keys.type.dims[-2]
+    size, wide = _size(q, heads), _size(v, form.kv_heads)
+    turned = _matrix(keys, form, form.kv_heads)
+    turned = replace(turned, row=turned.col, col=turned.row)
+    scores = Product(where, rows, count, size, _matrix(q, form, heads), turned, DType.F32, _unset)
+    near = _matrix(v, form, form.kv_heads)
+    values = Product(where, rows, wide, count, near, near, DType.F32, _unset)
     plan = choose(ctx, "attention", _problem(ctx, scores, values), _candidates(ctx, scores, values))
-    _Attention(ctx, plan, scores, values, mask).write()
+    _Attention(ctx, form, plan, scores, values).write()
 
 
 def _size(x: Value, heads: int) -> int:
-    return x.type.dims[-1] if x.type.rank == 4 else x.type.dims[-1] // heads
+    return x.type.dims[-1] // heads if x.type.rank == 3 else x.type.dims[-1]
 
 
-def _matrix(x: Value, heads: int) -> Matrix:
-    """Rows of a head, by batch and head."""
+def _matrix(x: Value, form: Form, heads: int) -> Matrix:
+    """Rows of a head by [*outer, heads of k, heads of q for each]."""
+    shared = form.heads // form.kv_heads if heads == form.heads else 1
     steps = strides(x.type)
-    if x.type.rank == 4:
-        return Matrix(x, steps[:2], steps[2], 1)
-    return Matrix(x, (steps[0], x.type.dims[-1] // heads), steps[1], 1)
+    if x.type.rank == 3:
+        head, outer = x.type.dims[-1] // heads, strides_of(form.batch[:-1], steps[0])
+    else:
+        head, outer = steps[-3], steps[:-3]
+    own = head if shared > 1 else 0
+    return Matrix(x, (*outer, head * shared, own), steps[-2], 1)
 
 
 def _unset(k: KernelBuilder, coords: tuple[Expr, ...], lanes: int, value: Expr) -> None:
@@ -108,10 +116,10 @@ def _candidates(ctx: Lowering, scores: Product, values: Product) -> list[Schedul
 @dataclass(eq=False, slots=True)
 class _Attention:
     ctx: Lowering
+    form: Form
     plan: _Blocks
     scores: Product
     values: Product
-    mask: Value | None
 
     @property
     def lanes(self) -> int:
@@ -145,7 +153,12 @@ class _Attention:
             else:
                 end = k.let(select(mb < first.row_tasks - 1, end, scores.m), "end")
             for m in k.loop("m", end, begin):
-                k.store(sums, m - begin, self._powers(k, k.tensor(near), k.let(base + m * self.width, "row")))
+                row = k.let(base + m * self.width, "row")
+                share = k.let(self._powers(k, k.tensor(near), row), "share")
+                if self.form.weights.nodes:
+                    self._weights(k, k.tensor(near), row, share, (*self._heads(batch), m))
+                else:
+                    k.store(sums, m - begin, share)
             weights = Matrix(near, (0,) * len(batch), self.width, 1)
             second_part = replace(values, a=weights, finish=self._to_result(sums, begin))
             block_product(k, second_part, second, batch, mb, base)
@@ -155,13 +168,18 @@ class _Attention:
         panels = panels_of(self.ctx, p, self.plan.rows, vectors)
         return replace(panels, tiles_a_task=self.plan.count, row_tasks=-(-panels.row_tiles // self.plan.count))
 
+    def _heads(self, batch: tuple[Expr, ...]) -> tuple[Expr, ...]:
+        """Coordinates in the form's batch of those in the products'."""
+        *outer, shared, own = batch
+        return (*outer, shared * (self.form.heads // self.form.kv_heads) + own)
+
     def _to_scores(self, near: Value, base: Expr) -> Callable[[KernelBuilder, tuple[Expr, ...], int, Expr], None]:
-        scale = float(self.ctx.node.attrs["scale"])
+        scale, chain = self.form.scale, self.form.scores
 
         def finish(k: KernelBuilder, coords: tuple[Expr, ...], lanes: int, value: Expr) -> None:
             value = value * scale if scale != 1.0 else value
-            if self.mask is not None:
-                value = value + k.read(self.mask, Site(coords, -1, lanes))
+            if chain.nodes:
+                value = _applied(k, chain, Site((*self._heads(coords[:-2]), *coords[-2:]), -1, lanes), value)
             k.store(k.tensor(near), base + coords[-2] * self.width + coords[-1], value)
 
         return finish
@@ -170,12 +188,31 @@ class _Attention:
         ctx, joined = self.ctx, self.ctx.node.output.type.rank == 3
 
         def finish(k: KernelBuilder, coords: tuple[Expr, ...], lanes: int, value: Expr) -> None:
-            batch, head, m, n = coords
-            at = (batch, m, head * self.values.n + n) if joined else coords
+            *outer, head = self._heads(coords[:-2])
+            m, n = coords[-2:]
+            at = (*outer, head, m, n)
+            if joined:
+                at = (offset_at(strides_of(self.form.batch[:-1], 1), tuple(outer)), m, head * self.values.n + n)
             site = Site(at, -1, lanes)
-            k.write(ctx.output, site, ctx.epilogue(k, site, value * k.load(sums, m - begin)))
+            value = value if self.form.weights.nodes else value * k.load(sums, m - begin)
+            k.write(ctx.output, site, ctx.epilogue(k, site, value))
 
         return finish
+
+    def _weights(self, k: KernelBuilder, x: Buffer, row: Expr, share: Expr, coords: tuple[Expr, ...]) -> None:
+        """Powers of one row divided by their sum, and what is done to them then."""
+        count, wide = self.scores.n, self.lanes * WIDE
+        main = count // wide * wide
+
+        def apply(at: Expr, lanes: int) -> None:
+            value = k.load(x, row + at, lanes) * share
+            site = Site((*coords, at), -1, lanes)
+            k.store(x, row + at, _applied(k, self.form.weights, site, value))
+
+        for at in k.loop("at", main, step=wide) if main else ():
+            apply(at, wide)
+        for first, lanes in pieces(count - main):
+            apply(const(main + first), lanes)
 
     def _powers(self, k: KernelBuilder, x: Buffer, row: Expr) -> Expr:
         """Scores of one row raised to powers in place; the reciprocal of their sum."""
@@ -208,3 +245,20 @@ class _Attention:
         if len(found) == 1:
             return found[0]
         return k.let(found[0] + found[1] if op == "add" else maximum(found[0], found[1]), op)
+
+
+def _applied(k: KernelBuilder, chain: Chain, site: Site, value: Expr) -> Expr:
+    """The chain on a vector of scores."""
+    known = {chain.source: k.let(value)}
+    for node in chain.nodes:
+        known[node.output] = k.let(evaluate(k, node, site, known))
+    return known[chain.result]
+
+
+def strides_of(dims: tuple[int, ...], step: int) -> tuple[int, ...]:
+    """Row-major strides of dimensions whose innermost one has stride `step`."""
+    out: list[int] = []
+    for d in reversed(dims):
+        out.append(step)
+        step *= d
+    return tuple(reversed(out))

@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from c2c.ir.errors import VerifyError
 from c2c.ir.graph import Graph, Value
+from c2c.ir.graph_text import parse_graph, print_graph
+from c2c.ir.verify import verify
+from c2c.passes.attention import read_form
+from c2c.passes.regions import groups, regrouped
 from c2c.tests.passes.build import Net, check, i64, op_names
 
 PASSES = ("canonicalize", "eliminate-transposes", "fuse-attention", "canonicalize", "eliminate-transposes")
@@ -43,7 +48,9 @@ def test_heads_side_by_side_need_no_transpose(form: str, masked: bool) -> None:
     check(graph, *PASSES)
     assert "Transpose" not in op_names(graph) and op_names(graph).count("c2c.Attention") == 1
     (node,) = (n for n in graph.nodes if n.op == "c2c.Attention")
-    assert node.attrs["q_num_heads"] == 3 and (node.input(3) is not None) == masked
+    found = read_form(node)
+    assert found.batch == (2, 3) and found.kv_heads == 3 and bool(found.scores.nodes) == masked
+    assert node.output.type.dims == (2, 9, 24)
 
 
 @pytest.mark.parametrize("dims", [(2, 9, 8), (2, 3, 9, 8)])
@@ -65,17 +72,12 @@ def _other_axis(net: Net, q: Value, k: Value, v: Value) -> Graph:
     return net.done(net.op("MatMul", net.op("Softmax", net.op("MatMul", q, k), axis=1), v))
 
 
-def _negative_factor(net: Net, q: Value, k: Value, v: Value) -> Graph:
-    x = net.op("Mul", net.op("MatMul", q, k), -0.5)
-    return net.done(net.op("MatMul", net.op("Softmax", x, axis=-1), v))
-
-
 def _constant_keys(net: Net, q: Value, k: Value, v: Value) -> Graph:
     x = net.op("MatMul", q, net.random(*k.type.dims))
     return net.done(net.op("MatMul", net.op("Softmax", x, axis=-1), v))
 
 
-@pytest.mark.parametrize("make", [_scores_read_twice, _other_axis, _negative_factor, _constant_keys])
+@pytest.mark.parametrize("make", [_scores_read_twice, _other_axis, _constant_keys])
 def test_other_forms_stay(make: object) -> None:
     net = Net()
     graph = make(net, net.input(2, 3, 9, 8), net.input(2, 3, 8, 9), net.input(2, 3, 9, 8))  # type: ignore[operator]
@@ -100,3 +102,71 @@ def test_a_larger_mask_stays() -> None:
     assert np.prod(y.type.dims) == 2 * 3 * 9 * 8
     check(graph, *PASSES)
     assert "c2c.Attention" not in op_names(graph)
+
+
+def _scores_outside(net: Net, q: Value, k: Value, v: Value) -> Graph:
+    x = net.op("Exp", net.op("MatMul", q, k))
+    return net.done(net.op("MatMul", net.op("Softmax", x, axis=-1), v), net.op("Relu", x))
+
+
+def _added_to_itself_before(net: Net, q: Value, k: Value, v: Value) -> Graph:
+    product = net.op("MatMul", q, k)
+    mixed = net.op("Add", product, net.op("ReduceMax", product, i64(-1)))
+    return net.done(net.op("MatMul", net.op("Softmax", mixed, axis=-1), v))
+
+
+@pytest.mark.parametrize("make", [_scores_outside, _added_to_itself_before])
+def test_scores_that_more_than_elementwise_nodes_read_stay(make: object) -> None:
+    net = Net()
+    graph = make(net, net.input(2, 3, 9, 8), net.input(2, 3, 8, 9), net.input(2, 3, 9, 8))  # type: ignore[operator]
+    check(graph, *PASSES)
+    assert "c2c.Attention" not in op_names(graph)
+
+
+def test_scores_read_twice_in_between() -> None:
+    net = Net()
+    q, k, v = net.input(1, 3, 9, 8), net.input(1, 3, 8, 9), net.input(1, 3, 9, 8)
+    x = net.op("MatMul", q, k)
+    x = net.op("Where", net.op("Greater", x, 0.5), net.op("Mul", x, x), net.op("Neg", x))
+    graph = net.done(net.op("MatMul", net.op("Softmax", x, axis=-1), v))
+    check(graph, *PASSES)
+    (node,) = (n for n in graph.nodes if n.op == "c2c.Attention")
+    assert [n.op for n in read_form(node).scores.nodes] == ["Greater", "Mul", "Neg", "Where"]
+    again = parse_graph(print_graph(graph))
+    assert print_graph(again) == print_graph(graph)
+
+
+def test_a_body_that_is_no_attention() -> None:
+    net = Net()
+    q, k, v = net.input(1, 3, 9, 8), net.input(1, 3, 8, 9), net.input(1, 3, 9, 8)
+    graph = net.done(attention(net, q, k, v, "Mul"))
+    check(graph, *PASSES)
+    (node,) = (n for n in graph.nodes if n.op == "c2c.Attention")
+    softmax = next(n for n in node.attrs["body"].nodes if n.op == "Softmax")
+    softmax.op = "Relu"
+    softmax.attrs = {}
+    with pytest.raises(VerifyError, match="an attention computes Transpose MatMul Mul Relu MatMul"):
+        verify(graph)
+
+
+@pytest.mark.parametrize(
+    ("coarse", "fine", "found"),
+    [
+        ((8,), (2, 4), [(2, 4)]),
+        ((1, 8), (2, 4), [(), (2, 4)]),
+        ((8, 4), (2, 4, 4), [(2, 4), (4,)]),
+        ((2, 1, 4), (2, 4), [(2,), (), (4,)]),
+        ((8,), (1, 8, 1), [(1, 8, 1)]),
+        ((4, 2), (2, 4), None),
+    ],
+)
+def test_groups(coarse: tuple[int, ...], fine: tuple[int, ...], found: list[tuple[int, ...]] | None) -> None:
+    assert groups(coarse, fine) == found
+
+
+def test_regrouped_operands_broadcast_to_the_same_places() -> None:
+    coarse, fine = (6, 4), (2, 3, 4)
+    for dims in ((6, 1), (1, 4), (4,), (6, 4), (1,)):
+        x = np.arange(np.prod(dims)).reshape(dims)
+        new = x.reshape(regrouped(dims, coarse, fine))
+        np.testing.assert_array_equal(np.broadcast_to(new, fine).reshape(coarse), np.broadcast_to(x, coarse))
