@@ -15,6 +15,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "fuse-attention",
         "fold-batch-norm",
         *_CLEAN,
+        "absorb-transposes",
         "narrow-weights",
         "select-winograd",
         "narrow-floats",

@@ -176,6 +176,7 @@ _COUNTS: dict[str, Callable[[Node], int]] = {
     "QLinearConv": lambda n: _conv(n, 3),
     "ConvTranspose": lambda n: 2 * _size(n, 0) * prod(_dims(n, 1)[1:]),
     "MatMul": _matmul,
+    "c2c.MatMul": _matmul,
     "c2c.Attention": _attention,
     "MatMulInteger": _matmul,
     "QLinearMatMul": _matmul,

@@ -63,7 +63,10 @@ OPS: dict[str, OpDef] = {
         "Softmax LogSoftmax Hardmax LayerNormalization RMSNormalization InstanceNormalization LpNormalization LRN "
         "MeanVarianceNormalization",
     ),
-    **_rows(Kind.ANCHOR, "Conv ConvTranspose Gemm MatMul c2c.WinogradConv c2c.IntegerConv c2c.Attention MatMulInteger"),
+    **_rows(
+        Kind.ANCHOR,
+        "Conv ConvTranspose Gemm MatMul c2c.WinogradConv c2c.IntegerConv c2c.Attention c2c.MatMul MatMulInteger",
+    ),
     **_rows(
         Kind.OPAQUE,
         "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial ImageDecoder",
@@ -76,7 +79,7 @@ OPS: dict[str, OpDef] = {
 GROUPS = frozenset({"c2c.Fused", "c2c.ConvChain"})
 """Operators that stand for a group of nodes, their attribute `body`."""
 
-BODIES = GROUPS | {"c2c.Attention"}
+BODIES = GROUPS | {"c2c.Attention", "c2c.MatMul"}
 """Operators whose attribute `body` is a graph over the node's inputs that says what they compute."""
 
 STAGES = ("Conv", "MaxPool", "AveragePool", "LpPool")

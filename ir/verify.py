@@ -7,7 +7,7 @@
    operands fit each other where it does not look (`operands.py`).
 5. Layouts: inputs and outputs of the graph are plain; only `c2c.Reorder` changes a layout between equal shapes;
    views are plain; operands of an elementwise node that have its result's shape have its layout.
-6. `c2c.Fused` and `c2c.ConvChain`: see `_check_group`; `c2c.Attention`: see `_check_attention`.
+6. `c2c.Fused` and `c2c.ConvChain`: see `_check_group`; `c2c.Attention` and `c2c.MatMul`: see `_check_product`.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _check_node(node: Node) -> None:
     if node.op in GROUPS:
         _check_group(node)
     elif node.op in BODIES:
-        _check_attention(node)
+        _check_product(node)
     else:
         _check_schema(node)
         _check_types(node)
@@ -196,17 +196,19 @@ def _checked_body(node: Node) -> Graph:
     return body
 
 
-def _check_attention(node: Node) -> None:
-    """Rule 6: a MatMul, a Softmax and a MatMul, between them elementwise operators on the scores; the rest of the body
-    moves data."""
+_SHAPES = {"c2c.Attention": "-*Me*Se*M-*", "c2c.MatMul": "-*M-*"}
+"""What bodies are: M a MatMul, S a Softmax, e an elementwise operator, - one that moves data."""
+
+
+def _check_product(node: Node) -> None:
+    """Rule 6: products of matrices and what is computed and moved around them, as `_SHAPES` says."""
     body = _checked_body(node)
     for inner in body.nodes:
         _check_node(inner)
-    kinds = {"MatMul": "M", "Softmax": "S"}
-    letters = [kinds.get(n.op, "e" if op(n.op).kind is Kind.ELEMENTWISE else "-") for n in body.nodes]
-    if re.fullmatch("-*Me*Se*M-*", "".join(letters)) is None:
-        found = " ".join(n.op for n in body.nodes)
-        raise VerifyError(f"an attention computes {found}", where=node.where)
+    letters = {Kind.ELEMENTWISE: "e", Kind.INJECTIVE: "-"}
+    found = "".join({"MatMul": "M", "Softmax": "S"}.get(n.op, letters.get(op(n.op).kind, "?")) for n in body.nodes)
+    if re.fullmatch(_SHAPES[node.op], found) is None:
+        raise VerifyError(f"{node.op} computes {' '.join(n.op for n in body.nodes)}", where=node.where)
 
 
 def _is_operand(node: Node, body: Graph) -> bool:

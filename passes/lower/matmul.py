@@ -9,6 +9,7 @@ import numpy as np
 from ...ir.graph import Value
 from ...ir.loops import Expr, cast, const
 from ...ir.types import DType
+from ..absorb_transposes import permuted
 from .block_product import lower_block_product
 from .book_kernel import book_plan, multiply_by_book
 from .context import KernelBuilder, Lowering, Site, lowers, strides
@@ -20,20 +21,26 @@ ACCUMULATORS = {DType.F16: DType.F32, DType.BF16: DType.F32}
 """Types whose sums are kept in a wider one."""
 
 
-@lowers("MatMul")
+@lowers("MatMul", "c2c.MatMul")
 def lower_matmul(ctx: Lowering) -> None:
-    """numpy.matmul: the last two axes are matrices, the others broadcast; a 1-D operand is a row or a column."""
+    """numpy.matmul: the last two axes are matrices, the others broadcast; a 1-D operand is a row or a column.
+
+    c2c.MatMul: of operands and with a result whose axes are permuted (`passes/absorb_transposes.py`).
+    """
     if ctx.head:
         return lower_block_product(ctx)
     a, b = ctx.node.inputs[:2]
     assert a is not None and b is not None
-    dims_a, dims_b = a.type.dims, b.type.dims
+    perm_a, perm_b, perm_y = (ctx.node.attrs.get(key) for key in ("perm_a", "perm_b", "perm_y"))
+    dims_a, dims_b = permuted(a.type.dims, perm_a), permuted(b.type.dims, perm_b)
+    steps_a, steps_b = permuted(strides(a.type), perm_a), permuted(strides(b.type), perm_b)
     rows, columns = len(dims_a) > 1, len(dims_b) > 1
     m, k, n = dims_a[-2] if rows else 1, dims_a[-1], dims_b[-1] if columns else 1
     batch = np.broadcast_shapes(dims_a[:-2], dims_b[:-2])
-    left = Matrix(a, batch_strides(a, batch), strides(a.type)[-2] if rows else 0, 1)
-    steps_b = strides(b.type)
-    right = Matrix(b, batch_strides(b, batch), steps_b[-2] if columns else 1, 1 if columns else 0)
+    left = Matrix(a, batch_strides(dims_a, steps_a, batch), steps_a[-2] if rows else 0, 1)
+    right = Matrix(
+        b, batch_strides(dims_b, steps_b, batch), steps_b[-2] if columns else 1, steps_b[-1] if columns else 0
+    )
     folds = prod(batch) > 1 and rows and not any(right.batch) and _is_contiguous(left, batch, m)
     dtype = ctx.node.output.type.dtype
 
@@ -42,7 +49,7 @@ def lower_matmul(ctx: Lowering) -> None:
         if folds:
             outer, i = _unfold_rows(kb, i, batch, m)
         at = (*outer, *((i,) if rows else ()), *((j,) if columns else ()))
-        write(ctx, kb, Site(at, -1, lanes), cast(value, dtype))
+        write(ctx, kb, Site(permuted(at, perm_y), -1, lanes), cast(value, dtype))
 
     acc = ACCUMULATORS.get(dtype, dtype)
     if folds:
@@ -137,11 +144,11 @@ def _scalar(value: float, dtype: DType, lanes: int) -> Expr:
     return const(value if dtype.is_float else int(value), dtype, lanes)
 
 
-def batch_strides(value: Value, batch: tuple[int, ...]) -> tuple[int, ...]:
-    """Element strides over the result's batch dimensions, 0 where the operand is broadcast."""
-    dims, steps = value.type.dims[:-2], strides(value.type)[:-2]
-    missing = len(batch) - len(dims)
-    return (0,) * missing + tuple(0 if d == 1 else s for d, s in zip(dims, steps, strict=True))
+def batch_strides(dims: tuple[int, ...], steps: tuple[int, ...], batch: tuple[int, ...]) -> tuple[int, ...]:
+    """Element strides over the result's batch dimensions, 0 where the operand is broadcast; of its own dimensions and
+    strides."""
+    missing = len(batch) - len(dims[:-2])
+    return (0,) * missing + tuple(0 if d == 1 else s for d, s in zip(dims[:-2], steps[:-2], strict=True))
 
 
 def _is_contiguous(a: Matrix, batch: tuple[int, ...], m: int) -> bool:

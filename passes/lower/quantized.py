@@ -131,6 +131,7 @@ def _integer_product(
     a = _centred(ctx, "a", *left, axis=max(left[0].type.rank - 2, 0))
     b = _centred(ctx, "b", *right, axis=right[0].type.rank - 1)
     dims_a, dims_b = a.type.dims, b.type.dims
+    steps_a, steps_b = strides(a.type), strides(b.type)
     batch = np.broadcast_shapes(dims_a[:-2], dims_b[:-2])
 
     def store(k: KernelBuilder, coords: tuple[Expr, ...], lanes: int, value: Expr) -> None:
@@ -144,8 +145,8 @@ def _integer_product(
             dims_a[-2] if rows else 1,
             dims_b[-1] if columns else 1,
             dims_a[-1],
-            Matrix(a, batch_strides(a, batch), strides(a.type)[-2] if rows else 0, 1),
-            Matrix(b, batch_strides(b, batch), strides(b.type)[-2] if columns else 1, 1 if columns else 0),
+            Matrix(a, batch_strides(dims_a, steps_a, batch), steps_a[-2] if rows else 0, 1),
+            Matrix(b, batch_strides(dims_b, steps_b, batch), steps_b[-2] if columns else 1, 1 if columns else 0),
             DType.I32,
             store,
         ),

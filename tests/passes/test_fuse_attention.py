@@ -145,7 +145,7 @@ def test_a_body_that_is_no_attention() -> None:
     softmax = next(n for n in node.attrs["body"].nodes if n.op == "Softmax")
     softmax.op = "Relu"
     softmax.attrs = {}
-    with pytest.raises(VerifyError, match="an attention computes Transpose MatMul Mul Relu MatMul"):
+    with pytest.raises(VerifyError, match="c2c.Attention computes Transpose MatMul Mul Relu MatMul"):
         verify(graph)
 
 
