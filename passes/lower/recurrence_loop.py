@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -21,7 +21,7 @@ Gates: TypeAlias = list[Expr]
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One step of a few rows of the batch in one direction, inside the time loop."""
+    """One step of a few rows of the batch in one direction, inside the time loop; `odd`: 1 in every other one."""
 
     k: KernelBuilder
     direction: int
@@ -29,6 +29,12 @@ class Moment:
     old: Expr
     new: Expr
     inputs: tuple[Expr, ...]
+    odd: Expr
+
+    def blocks(self, count: int) -> Iterator[Expr]:
+        """Blocks of units, in odd steps from the last one on: weights that a step read last are near for the next."""
+        for block in self.k.loop("block", count):
+            yield self.k.let(block + self.odd * (count - 1 - block * 2), "unit") if count > 1 else block
 
 
 Step: TypeAlias = Callable[[Moment], None]
@@ -66,13 +72,14 @@ def _walk(seq: Sequence, memory: Memory, step: Step, k: KernelBuilder, direction
         end = k.let(minimum(cast(k.load(k.tensor(lengths), batch[0]), DType.I64), const(steps)), "length")
     for t in k.loop("step", end):
         now = k.let(end - 1 - t, "now") if seq.reversed[direction] else t
-        old = k.let(t % 2 * half, "old")
+        odd = k.let(t % 2, "odd")
+        old = k.let(odd * half, "old")
         width = seq.gates * seq.hidden
         inputs = tuple(
             k.let(seq.input_row(now, b) * (seq.directions * width) + direction * width, "row") for b in batch
         )
         new = k.let(half - old, "new")
-        step(Moment(k, direction, batch, old, new, inputs))
+        step(Moment(k, direction, batch, old, new, inputs, odd))
         if (y := seq.result(0)) is not None:
             for b in batch:
                 sink, source = k.let(seq.y_at(now, direction, b), "y"), k.let(new + seq.own_at(direction, b), "h")

@@ -6,6 +6,8 @@ units end in registers together and the gate arithmetic runs right there.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...ir.loops import Expr, const, maximum, minimum
 from ...ir.types import DType
 from .activations import activations
@@ -27,7 +29,7 @@ def lower_lstm(ctx: Lowering) -> None:
 
     def step(now: Moment) -> None:
         k, (f, g, h) = now.k, seq.functions[now.direction]
-        for block in k.loop("block", seq.blocks):
+        for block in now.blocks(seq.blocks):
             sums = gate_sums(seq, memory, now, block, range(4))
             for b, (i, o, forget, c) in zip(now.batch, sums, strict=True):
                 at = k.let(seq.own_at(now.direction, b) + block * seq.lanes, "at")
@@ -55,7 +57,7 @@ def lower_rnn(ctx: Lowering) -> None:
 
     def step(now: Moment) -> None:
         (f,) = seq.functions[now.direction]
-        for block in now.k.loop("block", seq.blocks):
+        for block in now.blocks(seq.blocks):
             for b, (total,) in zip(now.batch, gate_sums(seq, memory, now, block, range(1)), strict=True):
                 at = now.new + seq.own_at(now.direction, b) + block * seq.lanes
                 now.k.store(now.k.tensor(memory.hidden), at, f(now.k, _clip(seq, total)))
@@ -80,7 +82,7 @@ def _gru_reset_after(seq: Sequence) -> None:
 
     def step(now: Moment) -> None:
         k, (f, g) = now.k, seq.functions[now.direction]
-        for block in k.loop("block", seq.blocks):
+        for block in now.blocks(seq.blocks):
             inputs = [input_part(seq, memory, now, row, 2, block) for row in now.inputs]
             begin = padded_row(seq, k, bias, now.direction, block) if bias else const(0, seq.dtype, seq.lanes)
             sums = gate_sums(seq, memory, now, block, range(3), begin)
@@ -102,14 +104,14 @@ def _gru_reset_before(seq: Sequence) -> None:
 
     def step(now: Moment) -> None:
         k, (f, g) = now.k, seq.functions[now.direction]
-        for block in k.loop("block", seq.blocks):
+        for block in now.blocks(seq.blocks):
             for b, (z, r) in zip(now.batch, gate_sums(seq, memory, now, block, range(2)), strict=True):
                 at = k.let(seq.own_at(now.direction, b) + block * seq.lanes, "at")
                 k.store(k.tensor(update), at, f(k, _clip(seq, z)))
                 old = k.load(k.tensor(memory.hidden), now.old + at, seq.lanes)
                 k.store(k.tensor(gated), at, f(k, _clip(seq, r)) * old)
-        then = Moment(k, now.direction, now.batch, const(0), now.new, now.inputs)
-        for block in k.loop("block", seq.blocks):
+        then = replace(now, old=const(0))
+        for block in now.blocks(seq.blocks):
             for b, (h,) in zip(now.batch, gate_sums(seq, second, then, block, range(2, 3)), strict=True):
                 at = seq.own_at(now.direction, b) + block * seq.lanes
                 z = k.load(k.tensor(update), at, seq.lanes)
