@@ -14,7 +14,7 @@ from math import prod
 
 import numpy as np
 
-from ...ir.loops import Buffer, Expr, broadcast, cast, const, minimum, shuffle
+from ...ir.loops import Buffer, Expr, binary, bitcast, broadcast, cast, const, minimum, shuffle
 from ...ir.structure import structure
 from ...ir.types import DType
 from .context import INDEX, Lowering, Site, strides
@@ -24,7 +24,7 @@ from .copies import transposed
 from .micro import splats_lanes
 from .product import multiply_add
 from .schedule import Schedule, choose
-from .sparse import HEIGHTS, is_near, list_cycles, make_lists, may_pay, sets_of
+from .sparse import HEIGHTS, is_near, list_cycles, make_lists, may_pay, sets_of, step_of
 from .tasks import PARALLEL_MACS, guarded, pieces, tasks
 from .tile import split
 
@@ -104,8 +104,9 @@ class _Writer:
         self.tiles = self._tiles()
         self.channels = -(-conv.channels_in // self.lanes) * self.lanes
         self.blocks = -(-conv.channels_out // plan.height)
-        even = any(sets_of(ctx.target, plan.height, t.vectors) > 1 for t in self.tiles)
-        self.lists = make_lists(conv.weights.reshape(conv.weights.shape[:2]), plan.height, even=even)
+        sets = max(sets_of(ctx.target, plan.height, t.vectors) for t in self.tiles)
+        step = step_of(ctx.target, plan.height, sets)
+        self.lists = make_lists(conv.weights.reshape(conv.weights.shape[:2]), plan.height, step)
 
     def _tiles(self) -> list[_Tiles]:
         """All tiles of an image; the last one is a kind of its own where it is not full."""
@@ -221,7 +222,7 @@ class _Writer:
     def _sums(self, tile: Buffer, parts: dict[str, Buffer], place: _Place, block: Expr) -> Buffer:
         """height × vectors accumulators after the whole list of a block."""
         k, lanes, height, vectors = self.k, self.lanes, self.plan.height, place.kind.vectors
-        sets = sets_of(self.ctx.target, height, vectors) if self.lists.is_even else 1
+        sets = min(self.lists.step, sets_of(self.ctx.target, height, vectors))
         sums = height * vectors
         acc = k.registers("acc", DType.F32, sets * sums, lanes)
         zero = const(0, DType.F32, lanes)
@@ -233,14 +234,23 @@ class _Writer:
         at = k.registers("at", DType.I64, 1, 1)
         k.store(at, 0, place.base)
         begin, end = (k.let(cast(k.load(parts["first"], block + i), DType.I64), "list") for i in (0, 1))
-        for j in k.loop("j", end, begin, sets):
-            for s in range(sets):
-                here = k.let(k.load(at, 0) + cast(k.load(parts["gaps"], j + s), DType.I64) * (vectors * lanes), "here")
+        for j in k.loop("j", end, begin, self.lists.step):
+            for i, gap in enumerate(self._gaps(parts["gaps"], j)):
+                here = k.let(k.load(at, 0) + gap * (vectors * lanes), "here")
                 k.store(at, 0, here)
-                self._products(tile, here, vectors, list(self._weights(parts, j + s)), acc, s * sums)
+                self._products(tile, here, vectors, list(self._weights(parts, j + i)), acc, i % sets * sums)
         for i in range(sums) if sets > 1 else ():
             k.store(acc, i, k.load(acc, i) + k.load(acc, sums + i))
         return acc
+
+    def _gaps(self, gaps: Buffer, j: Expr) -> list[Expr]:
+        """Those of the entries of a turn."""
+        k, step = self.k, self.lists.step
+        if step < 4:
+            return [cast(k.load(gaps, j + i), DType.I64) for i in range(step)]
+        word = k.let(bitcast(k.load(gaps, j, step), DType.U32), "gaps")
+        bytes_ = [binary("shr", word, 8 * i) if i else word for i in range(step)]
+        return [cast(b & 255 if i < step - 1 else b, DType.I64) for i, b in enumerate(bytes_)]
 
     def _products(self, tile: Buffer, here: Expr, vectors: int, weights: list[Expr], acc: Buffer, first: int) -> None:
         """One column of x times an entry's weights."""

@@ -42,27 +42,23 @@ FINISH_CYCLES = {False: 2.0, True: 4.0}
 @dataclass(frozen=True, slots=True)
 class Lists:
     """first: [blocks + 1] int32, entry at which each block's list begins. gaps: [entries] uint8. values: [entries,
-    height], of the matrix's type."""
+    height], of the matrix's type. step: all lists have lengths that it divides."""
 
     height: int
     first: np.ndarray
     gaps: np.ndarray
     values: np.ndarray
+    step: int
 
     @property
     def entries(self) -> int:
         return int(self.gaps.size)
 
-    @property
-    def is_even(self) -> bool:
-        """Whether all lists have even lengths."""
-        return not (self.first % 2).any()
 
+def make_lists(matrix: np.ndarray, height: int, step: int = 1) -> Lists:
+    """The lists of a matrix, of lengths that `step` divides where columns of zeros can fill all of them up.
 
-def make_lists(matrix: np.ndarray, height: int, *, even: bool = False) -> Lists:
-    """The lists of a matrix.
-
-    even: of even lengths where a column of zeros can fill them up, as none of others may: 0 times infinity is NaN.
+    None of others may: 0 times infinity is NaN.
     """
     rows, columns = matrix.shape
     blocks = -(-rows // height)
@@ -77,10 +73,10 @@ def make_lists(matrix: np.ndarray, height: int, *, even: bool = False) -> Lists:
         fillers = np.maximum(-(-gap // FAR) - 1, 0)
         counts = np.zeros(blocks, np.int64)
         np.add.at(counts, block, 1 + fillers)
-        odd = np.nonzero((counts % 2 == 1) & ~listed.all(1))[0] if even else ()
-        if not len(odd):
+        short = np.nonzero((counts % step > 0) & ~listed.all(1))[0]
+        if not len(short):
             break
-        listed[odd, listed[odd].argmin(1)] = True
+        listed[short, listed[short].argmin(1)] = True
     entries = int(counts.sum())
     place = np.arange(block.size) + np.cumsum(fillers)
     gaps = np.full(entries, FAR, np.uint8)
@@ -88,7 +84,7 @@ def make_lists(matrix: np.ndarray, height: int, *, even: bool = False) -> Lists:
     first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     values = np.zeros((entries, height), matrix.dtype)
     values[place] = padded.reshape(blocks, height, columns)[block, :, column]
-    return Lists(height, first, gaps, values)
+    return Lists(height, first, gaps, values, 1 if (first % step).any() else step)
 
 
 def entries(matrix: np.ndarray, height: int) -> int:
@@ -114,6 +110,11 @@ def sets_of(target: Target, height: int, vectors: int) -> int:
     spare = (vectors if height > 1 else 0) + 1
     sets = 2 if height * vectors < LATENCY * target.fma_per_cycle else 1
     return next((s for s in (sets, 1) if s * height * vectors + spare <= target.registers), 0)
+
+
+def step_of(target: Target, height: int, sets: int) -> int:
+    """Entries in a turn of a list's loop: of single rows, which are bound by loads, as many as one load reads gaps."""
+    return 4 if height == 1 and not splats_lanes(target) else sets
 
 
 def is_near(target: Target, columns: int, vectors: int) -> bool:

@@ -57,15 +57,17 @@ def matrices() -> Iterator[np.ndarray]:
     yield empty_between
 
 
+@pytest.mark.parametrize("step", [2, 4])
 @pytest.mark.parametrize("height", [1, 2, 4])
 @pytest.mark.parametrize("number", range(6))
-def test_lists_hold_the_matrix(number: int, height: int) -> None:
+def test_lists_hold_the_matrix(number: int, height: int, step: int) -> None:
     matrix = list(matrices())[number]
     lists = make_lists(matrix, height)
     assert lists.gaps.dtype == np.uint8 and lists.values.shape == (lists.entries, height)
     np.testing.assert_array_equal(unpacked(lists, *matrix.shape), matrix)
-    even = make_lists(matrix, height, even=True)
-    assert even.is_even or (matrix != 0).any(0).all()
+    even = make_lists(matrix, height, step)
+    lengths = np.diff(even.first)
+    assert even.step == step and not (lengths % step).any() or (matrix != 0).any(0).all()
     np.testing.assert_array_equal(unpacked(even, *matrix.shape), matrix)
     fill = np.nonzero((even.values == 0).all(1))[0]
     blocks = np.searchsorted(even.first, fill, "right") - 1
