@@ -217,7 +217,7 @@ def _is_operand(node: Node, body: Graph) -> bool:
 
 
 def _check_tail(before: Node, after: Node, body: Graph, node: Node) -> None:
-    if before is body.nodes[0] and before.op == "DequantizeLinear" and after.op == "MatMul":
+    if before is body.nodes[0] and before.op == "DequantizeLinear" and after.op in ("MatMul", "Gemm"):
         if sum(before.output in n.inputs for n in body.nodes) != 1 or after.input(1) is not before.output:
             raise VerifyError(f"{before.op} is not read by {after.op} alone", where=node.where)
         return

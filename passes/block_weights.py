@@ -1,6 +1,7 @@
-"""Weights of a product in blocks of levels along k, each with its own scale and zero point (MatMulNBits).
+"""Constant weights of a product of few rows as levels with a scale for each column, or for each block along k of it.
 
-In the graph they are `MatMul(x, DequantizeLinear(levels, scales, zeros; axis 0, block_size))` of constants.
+In the graph they are DequantizeLinear of constants, read by a MatMul or by a Gemm: weights alone are quantised, x is of
+floats (MatMulNBits, `c2c quantize --form weights`).
 """
 
 from __future__ import annotations
@@ -28,25 +29,43 @@ class BlockWeights:
 
 
 def is_block_weights(node: Node) -> bool:
-    """Whether a node dequantises constant weights [K, N] in blocks along K."""
-    return node.op == "DequantizeLinear" and bool(node.attrs.get("block_size", 0)) and node.attrs.get("axis", 1) == 0
+    """Whether a node dequantises constant weights with several scales."""
+    scales = node.constant(1) if node.op == "DequantizeLinear" else None
+    return scales is not None and scales.size > 1 and node.constant(0) is not None
 
 
 def block_weights(product: Node) -> Node | None:
     """The node that dequantises the weights of a product of few rows; None where there is none."""
     x, w = product.input(0), product.input(1)
     made = None if w is None else w.producer
-    if product.op != "MatMul" or made is None or x is None or not x.type.is_static or x.type.rank < 2:
+    if product.op not in ("MatMul", "Gemm") or made is None or x is None or not is_block_weights(made):
         return None
-    levels, scales, zeros = made.constant(0), made.constant(1), made.constant(2)
-    if not is_block_weights(made) or levels is None or scales is None or zeros is None or levels.ndim != 2:
+    if not x.type.is_static or x.type.rank < 2 or x.type.dtype is not DType.F32 or prod(x.type.dims[:-1]) > MOST_ROWS:
         return None
-    few = prod(x.type.dims[:-1]) <= MOST_ROWS and x.type.dtype is DType.F32
-    return made if few and levels.dtype == np.uint8 and scales.dtype == np.float32 else None
+    attrs = product.attrs
+    if attrs.get("transA", 0) or attrs.get("alpha", 1.0) != 1.0 or attrs.get("beta", 1.0) != 1.0:
+        return None
+    return made if read_block_weights(made, product) is not None else None
 
 
-def read_block_weights(node: Node) -> BlockWeights:
-    """The constants of such a node."""
+def read_block_weights(node: Node, product: Node) -> BlockWeights | None:
+    """The weights of `product` as [K, N]; None where they have another form."""
     levels, scales, zeros = node.constant(0), node.constant(1), node.constant(2)
-    assert levels is not None and scales is not None and zeros is not None
-    return BlockWeights(levels, scales, zeros, int(node.attrs["block_size"]))
+    if levels is None or scales is None or levels.ndim != 2 or scales.dtype != np.float32:
+        return None
+    if levels.dtype not in (np.int8, np.uint8) or node.input(2) is not None and zeros is None:
+        return None
+    along = 1 if product.attrs.get("transB", 0) else 0
+    axis, size = node.attrs.get("axis", 1) % 2, int(node.attrs.get("block_size", 0))
+    offset = np.zeros((), levels.dtype) if zeros is None else zeros
+    if size and axis != along or not size and axis == along:
+        return None
+    if not size:
+        scales, size = np.expand_dims(scales.reshape(-1), along), levels.shape[along]
+        offset = offset if offset.ndim == 0 else np.expand_dims(offset.reshape(-1), along)
+    offset = np.broadcast_to(offset, scales.shape)
+    least = min(0, int(levels.min(initial=0)), int(offset.min()))
+    shift = 0 if least == 0 else 8 if least >= -8 else 128
+    parts = (levels.astype(np.int16) + shift, scales, offset.astype(np.int16) + shift)
+    levels, scales, offset = (p.T if along else p for p in parts)
+    return BlockWeights(levels.astype(np.uint8), scales, offset.astype(np.uint8), size)

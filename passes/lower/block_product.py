@@ -24,8 +24,9 @@ ROWS = 2
 
 
 def lower_block_product(ctx: Lowering) -> None:
-    """MatMul of x [..., K] and the weights that the head of its group dequantises."""
-    weights = read_block_weights(ctx.head[0])
+    """MatMul or Gemm of x [..., K] and the weights that the head of its group dequantises."""
+    weights = read_block_weights(ctx.head[0], ctx.node)
+    assert weights is not None
     if weights.levels.shape[0] % 2:
         weights = _even(weights)
     x = ctx.node.inputs[0]
@@ -170,7 +171,8 @@ class _Writer:
         outer = unravel(k, const(row), self.ctx.node.output.type.dims[:-1])
 
         def write(at: Expr, width: int, result: Expr) -> None:
-            site = Site((*outer, at), -1, width)
+            site, bias = Site((*outer, at), -1, width), ctx.node.input(2)
+            result = result if bias is None else result + k.read(bias, site)
             k.write(ctx.output, site, ctx.epilogue(k, site, result))
 
         maybe, value = bool(ragged) and last, k.let(value, "y")

@@ -62,6 +62,8 @@ def lower_matmul(ctx: Lowering) -> None:
 @lowers("Gemm")
 def lower_gemm(ctx: Lowering) -> None:
     """alpha · A' · B' + beta · C, with C broadcast to the result."""
+    if ctx.head:
+        return lower_block_product(ctx)
     a, b = ctx.node.inputs[:2]
     assert a is not None and b is not None
     attrs, dtype = ctx.node.attrs, ctx.node.output.type.dtype

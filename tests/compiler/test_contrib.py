@@ -97,11 +97,55 @@ def test_operators(case: int) -> None:
     np.testing.assert_allclose(got.astype(np.float64), want.astype(np.float64), atol=tolerance)
 
 
+@pytest.mark.parametrize("op", ["MatMul", "Gemm"])
+@pytest.mark.parametrize("block", [0, 16])
+@pytest.mark.parametrize("levels", [np.int8, np.uint8])
+def test_weights_alone(op: str, block: int, levels: type) -> None:
+    """Products of few rows expand what DequantizeLinear makes of constants; others read what was expanded before."""
+    for rows, k, n, most in ((1, 64, 40, 7), (3, 48, 9, 127), (20, 32, 24, 7)):
+        least = -most if levels is np.int8 else 0
+        w: Array = RNG.integers(least, most + 1, (k, n)).astype(levels)
+        scales = RNG.uniform(0.1, 1, (k // block, n) if block else n).astype(np.float32)
+        zeros: Array = RNG.integers(0, 5, scales.shape).astype(levels)
+        across = op == "Gemm"
+        stored = [np.ascontiguousarray(a.T) if across and a.ndim > 1 else a for a in (w, scales, zeros)]
+        axis = (1 if across else 0) if block else (0 if across else 1)
+        constants = [numpy_helper.from_array(a, c) for a, c in zip([*stored, f32(n)], "wszb", strict=True)]
+        attrs: dict[str, Any] = {"block_size": block} if block else {}
+        nodes = [helper.make_node("DequantizeLinear", list("wsz"), ["d"], axis=axis, **attrs)]
+        nodes.append(
+            helper.make_node("Gemm", ["x", "d", "b"], ["y"], transB=1)
+            if across
+            else helper.make_node("MatMul", ["x", "d"], ["y"])
+        )
+        info = [helper.make_tensor_value_info(v, TensorProto.FLOAT, s) for v, s in (("x", [rows, k]), ("y", None))]
+        graph = helper.make_graph(nodes, "g", info[:1], info[1:], constants)
+        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+        x = f32(rows, k)
+        steps = np.repeat(scales, block, 0) if block else scales
+        offset = np.repeat(zeros, block, 0) if block else zeros
+        want = x @ ((w.astype(np.float32) - offset) * steps) + (numpy_helper.to_array(constants[3]) if across else 0)
+        compiled = c2c.compile(proto)
+        (got,) = compiled.run({"x": x}).values()
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-3 * np.abs(want).max())
+        expanded = any("block_product" in c.kernel.name for c in compiled.compiled.calls)
+        assert expanded == (rows <= 8)
+
+
 def test_a_dynamically_quantised_lstm_is_near() -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     x, hidden = f32(6, 1, 8), 16
-    scales = [np.full(2, 0.004, np.float32), np.zeros(2, np.int8)]
-    inputs = [x, i8(2, 8, 4 * hidden), i8(2, hidden, 4 * hidden), f32(2, 8 * hidden), None, None, None, None]
+    scales: list[Array | None] = [np.full(2, 0.004, np.float32), np.zeros(2, np.int8)]
+    inputs: list[Array | None] = [
+        x,
+        i8(2, 8, 4 * hidden),
+        i8(2, hidden, 4 * hidden),
+        f32(2, 8 * hidden),
+        None,
+        None,
+        None,
+        None,
+    ]
     attrs = {"direction": "bidirectional", "hidden_size": hidden}
     proto = model("DynamicQuantizeLSTM", [*inputs, *scales, *scales], attrs, 1, [TensorProto.FLOAT])
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
