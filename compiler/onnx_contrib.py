@@ -34,7 +34,8 @@ def expand_contrib(node: OldNode, emit: Emit) -> tuple[Value, ...]:
     rule = _RULES.get(node.op)
     if rule is None:
         raise UnsupportedOpError(
-            f"operator {DOMAIN}.{node.op} is not supported", remedy="export the model with standard operators"
+            f"operator {DOMAIN}.{node.op} is not known: the model uses an operator that ONNX does not have",
+            remedy="export the model with standard operators",
         )
     return rule(node, emit)
 
