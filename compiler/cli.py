@@ -194,6 +194,14 @@ def _judging(p: argparse.ArgumentParser, calibration: int) -> None:
         help=f"the most samples fitted to (default {calibration})",
     )  # fmt: skip
     p.add_argument("--held-out", type=int, default=512, metavar="N", help="the most samples judged by (default 512)")
+    p.add_argument(
+        "--aim", choices=("size", "speed"), default="size",
+        help="speed: masks are tried too, where the first target has kernels for their zeros",
+    )  # fmt: skip
+    p.add_argument(
+        "--target", action="append", metavar="T",
+        help="report the expected speed there; the first one's packed weights are written (default native)",
+    )  # fmt: skip
     p.add_argument("--seed", type=int, default=0, help="of the order of samples (default 0)")
     p.add_argument("--resume", action="store_true", help="go on with what a stopped run left in the output folder")
     p.add_argument("-o", "--output", type=Path, default=Path("small"), metavar="DIR", help="folder (default small/)")
@@ -234,6 +242,9 @@ def _run(p: argparse.ArgumentParser) -> None:
 def _check(p: argparse.ArgumentParser) -> None:
     p.add_argument("model", type=Path)
     _pins(p)
+    p.add_argument(
+        "--ranges", type=Path, metavar="FILE.npz", help="samples: does everything they make fit into half precision?"
+    )
     p.add_argument("--json", action="store_true", help="the problems as JSON")
     p.set_defaults(command=commands.check_command)
 

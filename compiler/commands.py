@@ -28,12 +28,13 @@ from .bundle import check_kinds, write_bundle
 from .check import Problem, check_model
 from .diagnostics import PassObserver, read_graph
 from .driver import Compiled, Progress, compile_file, load_graph
-from .inputs import read_array
+from .inputs import read_array, read_arrays
 from .machine import measure_machine
 from .names import model_identifier
 from .options import CompileOptions, Debug
 from .output import writing
 from .packed import KINDS as PACKED
+from .ranges import check_ranges
 from .tune import Tuner, TuneReport
 from .tuning import read_tuning, untuned, write_tuning
 
@@ -163,12 +164,22 @@ def run_command(a: argparse.Namespace) -> int:
 
 
 def check_command(a: argparse.Namespace) -> int:
+    if a.ranges is not None:
+        return _check_ranges(a)
     problems = check_model(a.model, **pinned(a))
     if a.json:
         print(json.dumps([p.to_json() for p in problems]))
     else:
         _print_problems(a.model, problems)
     return 1 if any(p.severity == "error" for p in problems) else 0
+
+
+def _check_ranges(a: argparse.Namespace) -> int:
+    options = CompileOptions(Target.parse("native"), **pinned(a))
+    with progress() as show:
+        report = check_ranges(a.model, read_arrays(a.ranges), options, show)
+    print(json.dumps(report.to_json()) if a.json else report)
+    return 0 if report.ok else 1
 
 
 def _print_problems(model: Path, problems: list[Problem]) -> None:
@@ -261,7 +272,8 @@ def compress_command(a: argparse.Namespace) -> int:
             a.model, a.data, a.output, max_size=None if a.max_size is None else _size(a.max_size),
             max_loss=None if a.max_loss is None else _share(a.max_loss), pareto=a.pareto, sparsity=a.sparsity,
             pattern=a.pattern, levels=a.levels, measure=a.measure, judge=a.judge, judged=a.judged,
-            calibration=a.calibration, held_out=a.held_out, seed=a.seed, resume=a.resume, progress=show,
+            calibration=a.calibration, held_out=a.held_out, seed=a.seed, resume=a.resume,
+            targets=a.target or ["native"], aim=a.aim, progress=show,
         )  # fmt: skip
     if a.json:
         print(json.dumps(report.to_json()))

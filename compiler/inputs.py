@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -98,3 +99,14 @@ def read_array(path: Path, name: str) -> np.ndarray:
         return np.asarray(found[key])
     except (OSError, ValueError, EOFError) as e:
         raise RunError(f"cannot read {path}: {e}", remedy="give a .npy or .npz file") from e
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name; raises RunError where it is none."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if isinstance(file, np.lib.npyio.NpzFile):
+                return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+        raise RunError(f"cannot read {path}: {e}", remedy="np.savez(path, input=array)") from e
+    raise RunError(f"{path} is not an .npz file", remedy="np.savez(path, input=array)")

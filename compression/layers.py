@@ -11,7 +11,7 @@ from math import prod
 
 import numpy as np
 
-from ..ir.graph import Graph, Node, Value
+from ..ir.graph import Graph, Node, Value, constant
 
 MIN_WEIGHTS = 128
 """Smaller matrices stay as they are: a code book would cost as much as it saves."""
@@ -93,6 +93,15 @@ class Layer:
         if self.bias is None or self.bias.data is None:
             return np.zeros(self.channels, np.float32)
         return np.broadcast_to(self.bias.data.reshape(-1), self.channels).astype(np.float32)
+
+
+def alone(layer: Layer, tensor: np.ndarray, bias: np.ndarray | None = None) -> Graph:
+    """A convolution or product by itself, from x0 to y0, with these weights."""
+    data = _value(layer.node, 0)
+    x, y = Value("x0", data.type), Value("y0", layer.node.output.type)
+    own = [] if bias is None else [constant("bias", bias)]
+    node = Node(layer.node.op, (x, constant("w", tensor), *own), (y,), dict(layer.node.attrs), layer.node.origin)
+    return Graph("segment", [x], [y], [node], ["y0"])
 
 
 def find_layers(graph: Graph, least: int = MIN_WEIGHTS) -> list[Layer]:

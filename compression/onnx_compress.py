@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from ..ir.errors import OptionsError
+from ..codegen.target import Target
+from ..ir.errors import C2CError, OptionsError
 from . import onnx_model
 from .mask import PATTERNS
 from .onnx_data_free import synthetic_samples
-from .onnx_model import write_coded
+from .onnx_result import Outcomes, write_outcome
 from .reconstruct import Form
 from .report import Report, make_report
 from .samples import read_samples, split
 from .search import Budget, search
-from .session import start
+from .session import Pass, Session, start
+from .speed import LayerSpeeds
 from .state import resumed
 
 CALIBRATION = 512
 HELD_OUT = 512
+AIMS = ("size", "speed")
+_SHRINKS = 3
+_MARGIN = 0.995
 
 
 def compress(
@@ -40,6 +44,8 @@ def compress(
     measure: str = "auto",
     judge: Path | str | Mapping[str, np.ndarray] | None = None,
     judged: str | None = None,
+    targets: Sequence[str] = ("native",),
+    aim: str = "size",
     calibration: int = CALIBRATION,
     held_out: int = HELD_OUT,
     seed: int = 0,
@@ -53,29 +59,55 @@ def compress(
     them a loss of 0.5 %. sparsity, pattern: zeros demanded of every matrix, and their shape. levels: the most values
     in a code book. measure, judged: what counts as the same answer, and of which output. judge: samples to judge by,
     as `data`; None holds some of `data` out. calibration, held_out: the most samples fitted to, and judged by. seed: of
-    the order of samples and of positions. resume: go on with what a run before left in `output`. Raises C2CError.
+    the order of samples and of positions. targets: whose expected speeds are reported; the weights are packed for the
+    first one. aim: "size", or "speed": masks are tried too, for the first target's sparse kernels. resume: go on with
+    what a run before left in `output`. Raises C2CError.
     """
     form = _form(sparsity, pattern, levels)
     if pareto and (max_size is not None or max_loss is not None):
         raise OptionsError("the whole front and a budget are asked for", remedy="give one of them")
+    if aim not in AIMS:
+        raise OptionsError(f"nothing is aimed at '{aim}'", remedy=f"one of {', '.join(AIMS)}")
     budget = Budget(max_size, 0.005 if max_size is max_loss is None and not pareto else max_loss)
     proto = onnx_model.read_model(model)
-    onnx_model.fold_batch_norm(proto)
+    spreads = onnx_model.fold_batch_norm(proto)
     inputs = onnx_model.inputs_of(proto)
     arrays = synthetic_samples(proto, inputs, seed) if data is None else _read(data)
     judges = None if judge is None else _read(judge)
     samples = split(arrays, inputs, seed, calibration=calibration, held_out=held_out, judges=judges)
     samples = replace(samples, synthetic=data is None)
     folder = None if output is None else Path(output)
+    machines = [Target.parse(t) for t in targets]
     session = start(proto, samples, form, measure=measure, output=judged, seed=seed, progress=progress)
+    if aim == "speed":
+        session.speeds = LayerSpeeds(machines[0])
+    if samples.synthetic:
+        session.runner.settle(samples.arrays, spreads)
     if folder is not None:
         session.state = resumed(folder, session.key(), resume)
-    kept, passes = search(session, budget)
-    small = write_coded(proto, kept.coded)
-    report = make_report(session, kept, passes)
+    outcomes = Outcomes(session, machines)
+    kept, passes = _fitting(session, budget, outcomes)
+    report = make_report(session, kept, passes, outcomes, whole_front=pareto)
     if folder is not None:
-        _write(folder, small, report)
-    return small, report
+        write_outcome(folder, outcomes.of(kept), report.to_json())
+    return outcomes.of(kept).model, report
+
+
+def _fitting(session: Session, budget: Budget, outcomes: Outcomes) -> tuple[Pass, list[Pass]]:
+    """The search's result; again within less where the file, padded for its target's kernels, exceeds the budget."""
+    kept, passes = search(session, budget)
+    most = budget.max_size
+    for _ in range(_SHRINKS if most is not None else 0):
+        assert most is not None and budget.max_size is not None
+        size = outcomes.of(kept).bytes
+        if size <= most:
+            break
+        budget = Budget(int(budget.max_size * most / size * _MARGIN))
+        kept, more = search(session, budget)
+        passes += [p for p in more if p.price not in {q.price for q in passes}]
+    if most is not None and outcomes.of(kept).bytes > most:
+        raise C2CError(f"the model does not fit into {most} bytes; packed it takes {outcomes.of(kept).bytes}")
+    return kept, passes
 
 
 def _read(samples: Path | str | Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
@@ -90,9 +122,3 @@ def _form(sparsity: float, pattern: str, levels: int) -> Form:
     if not 3 <= levels <= 256:
         raise OptionsError(f"a code book of {levels} levels makes no sense", remedy="3 to 256")
     return Form(0.5 if pattern == "2:4" and not sparsity else sparsity, pattern, levels)
-
-
-def _write(folder: Path, small: onnx.ModelProto, report: Report) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.onnx").write_bytes(small.SerializeToString(deterministic=True))
-    (folder / "report.json").write_text(json.dumps(report.to_json(), indent=1) + "\n")

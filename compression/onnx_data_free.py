@@ -1,4 +1,7 @@
-"""Samples made up where none are given: smooth noise of unit power for floats, numbers in range for integers."""
+"""Samples made up where none are given: smooth noise of unit power for floats, numbers in range for integers.
+
+`Runner.settle` then brings what layers make of them to what batch norms say of real inputs.
+"""
 
 from __future__ import annotations
 

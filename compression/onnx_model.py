@@ -16,8 +16,16 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from ..ir.errors import OnnxImportError
 from ..ir.reference import tensor_type
 from ..ir.types import TensorType
+from .coded import Coded, Kind
 from .layers import Layer
-from .reconstruct import Coded
+
+SPARSE_INDEX_BYTES = 8
+"""That the place of an element takes in a sparse tensor."""
+SPARSE_IR_VERSION = 6
+"""From which on models hold sparse initialisers."""
+
+Spread = tuple[np.ndarray, np.ndarray]
+"""Mean and standard deviation of each channel."""
 
 
 def read_model(source: Path | str | bytes | ModelProto) -> ModelProto:
@@ -32,14 +40,15 @@ def read_model(source: Path | str | bytes | ModelProto) -> ModelProto:
         raise OnnxImportError(f"cannot read the model: {e}", remedy="is it an ONNX file, complete?") from e
 
 
-def fold_batch_norm(model: ModelProto) -> int:
-    """BatchNormalization of a convolution that nobody else reads into its weights and bias; how many were folded."""
+def fold_batch_norm(model: ModelProto) -> dict[str, Spread]:
+    """BatchNormalization of a convolution that nobody else reads into its weights and bias; what the norms that were
+    folded say of their results, by name: in training these had the norm's shift as mean and its scale as deviation."""
     graph = model.graph
     constants = _constants(model)
     readers = Counter(i for n in graph.node for i in n.input)
     producers = {o: n for n in graph.node for o in n.output}
     outputs = {o.name for o in graph.output}
-    folded = 0
+    folded: dict[str, Spread] = {}
     for norm in list(graph.node):
         conv = producers.get(norm.input[0]) if norm.op_type == "BatchNormalization" else None
         if conv is None or conv.op_type != "Conv" or readers[norm.input[0]] != 1 or norm.input[0] in outputs:
@@ -50,7 +59,7 @@ def fold_batch_norm(model: ModelProto) -> int:
         _fold(model, conv, norm, constants)
         graph.node.remove(norm)
         producers[conv.output[0]] = conv
-        folded += 1
+        folded[conv.output[0]] = (constants[norm.input[2]], np.abs(constants[norm.input[1]]))
     if folded:
         drop_unused(model)
     return folded
@@ -133,7 +142,7 @@ def write_coded(model: ModelProto, coded: Mapping[Layer, Coded]) -> ModelProto:
             continue
         mine = [by_weight[i] for i in node.input if i in by_weight]
         for layer, c in mine:
-            nodes += _book(result, layer, c)
+            nodes += _spelt(result, layer, c)
         nodes.append(node)
         if mine:
             nodes += _epilogue(result, node, *mine[0])
@@ -143,14 +152,45 @@ def write_coded(model: ModelProto, coded: Mapping[Layer, Coded]) -> ModelProto:
     return result
 
 
-def _book(model: ModelProto, layer: Layer, c: Coded) -> list[NodeProto]:
+def _spelt(model: ModelProto, layer: Layer, c: Coded) -> list[NodeProto]:
+    """Constants and nodes that give the weights before the scale, under their old name."""
     name = layer.name
-    _constant(model, f"{name}.book", c.levels.astype(np.float32))
-    _constant(model, f"{name}.index", c.index)
+    if c.kind is Kind.DENSE:
+        _constant(model, name, c.tensor)
+        return []
+    if c.kind is Kind.F16 and c.values is not None:
+        _constant(model, f"{name}.half", c.values.astype(np.float16))
+        return [helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT)]
+    if c.kind is Kind.INT8 and _opset(model) >= 10:
+        step = np.float32(c.levels[1] - c.levels[0] if len(c.levels) > 1 else c.levels[0])
+        low = int(round(float(c.levels[0] / step)))
+        _constant(model, f"{name}.whole", (c.index.astype(np.int16) + low).astype(np.int8))
+        _constant(model, f"{name}.step", np.asarray(step))
+        return [helper.make_node("DequantizeLinear", [f"{name}.whole", f"{name}.step"], [name])]
+    order = np.argsort(c.levels != 0, kind="stable")  # 0 first: what a sparse tensor leaves out
+    rank = np.empty(len(order), np.uint8)
+    rank[order] = np.arange(len(order))
+    _constant(model, f"{name}.book", c.levels[order].astype(np.float32))
+    _index(model, f"{name}.index", rank[c.index])
     return [
         helper.make_node("Cast", [f"{name}.index"], [f"{name}.place"], to=TensorProto.INT32),
         helper.make_node("Gather", [f"{name}.book", f"{name}.place"], [name], axis=0),
     ]
+
+
+def _opset(model: ModelProto) -> int:
+    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+
+
+def _index(model: ModelProto, name: str, index: np.ndarray) -> None:
+    """A constant of bytes; sparse where that is smaller."""
+    kept = np.flatnonzero(index)
+    if kept.size * (1 + SPARSE_INDEX_BYTES) >= index.size or not kept.size or model.ir_version < SPARSE_IR_VERSION:
+        _constant(model, name, index)
+        return
+    values = numpy_helper.from_array(index.ravel()[kept], name)
+    places = numpy_helper.from_array(kept.astype(np.int64), f"{name}.places")
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, index.shape))
 
 
 def _epilogue(model: ModelProto, node: NodeProto, layer: Layer, c: Coded) -> list[NodeProto]:

@@ -9,17 +9,23 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from ..compiler.packed import report as packed_rows
+from .coded import Coded
 from .layers import Layer
-from .reconstruct import Coded
+from .onnx_result import Outcomes
 from .session import Pass, Session
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """original, size: bytes of all constants in fp32 and packed. layers, front: JSON-ready rows."""
+    """original: bytes of all constants in fp32. size: of the packed weights and their table. constants: what the search
+    counted, all constants packed as they stand in the model. indices, bound: bytes of the coded weights alone, beside
+    Shannon's bound. speeds: how many times as fast as the dense model each target is expected to run it. layers, front,
+    packed: JSON-ready rows."""
 
     original: int
     size: int
+    constants: int
     indices: int
     bound: int
     agreement: str
@@ -27,8 +33,10 @@ class Report:
     held_out: int
     calibration: int
     synthetic: bool
+    speeds: dict[str, float]
     layers: list[dict[str, Any]]
     front: list[dict[str, Any]]
+    packed: list[dict[str, Any]]
 
     @property
     def ratio(self) -> float:
@@ -38,26 +46,33 @@ class Report:
         return {k: getattr(self, k) for k in self.__slots__} | {"ratio": round(self.ratio, 3)}
 
 
-def make_report(session: Session, kept: Pass, passes: list[Pass]) -> Report:
+def make_report(
+    session: Session, kept: Pass, passes: list[Pass], outcomes: Outcomes, *, whole_front: bool = False
+) -> Report:
+    """whole_front: every pass is compiled, for its size in the file and its speeds; else the kept one alone."""
     rows = [_row(layer, c, session.surveys[layer.name].sensitivity) for layer, c in kept.coded.items()]
-    front = [
-        {
-            "bytes": p.size.total, "ratio": round(session.original_bytes / p.size.total, 2),
-            "agreement": str(p.agreement), "loss": round(p.agreement.loss, 6), "kept": p is kept,
-        }
-        for p in sorted(passes, key=lambda p: p.size.total)
-    ]  # fmt: skip
-    s = session.samples
+    front = []
+    for p in sorted(passes, key=lambda p: p.size.total):
+        row = {
+            "constants": p.size.total, "agreement": str(p.agreement), "loss": round(p.agreement.loss, 6),
+            "kept": p is kept,
+        }  # fmt: skip
+        if whole_front or p is kept:
+            made = outcomes.of(p)
+            speeds = {name: round(s, 3) for name, s in made.speeds.items()}
+            row |= {"bytes": made.bytes, "ratio": round(session.original_bytes / made.bytes, 2), "speeds": speeds}
+        front.append(row)
+    s, made = session.samples, outcomes.of(kept)
     return Report(
-        session.original_bytes, kept.size.total, kept.size.indices, kept.size.bound, str(kept.agreement),
-        round(kept.agreement.loss, 6), s.count - s.calibration, s.calibration, s.synthetic, rows, front,
+        session.original_bytes, made.bytes, kept.size.total, kept.size.indices, kept.size.bound, str(kept.agreement),
+        round(kept.agreement.loss, 6), s.count - s.calibration, s.calibration, s.synthetic, made.speeds, rows, front,
+        packed_rows(made.packed),
     )  # fmt: skip
 
 
 def _row(layer: Layer, c: Coded, sensed: float) -> dict[str, Any]:
-    form = "code book" if c.zeros < 0.4 else "sparse code book"
     return {
-        "layer": layer.name, "operator": layer.node.op, "weights": int(layer.dense.size), "form": form,
+        "layer": layer.name, "operator": layer.node.op, "weights": int(layer.dense.size), "form": c.form,
         "levels": len(c.levels), "zeros": round(c.zeros, 4), "bits": round(c.bound, 4),
         "error": float(np.format_float_scientific(c.error, 3)), "sensitivity": round(sensed, 4),
     }  # fmt: skip
@@ -71,17 +86,25 @@ def print_report(report: Report, console: Console | None = None) -> None:
     for row in report.layers:
         table.add_row(*(str(row[c.header]) for c in table.columns))  # type: ignore[index]
     console.print(table)
-    front = Table(title="passes")
-    for column in ("bytes", "ratio", "agreement", "loss", "kept"):
+    front = Table(
+        title="passes (constants: all packed as they stand; bytes: for the target's kernels, with their table)"
+    )
+    for column in ("constants", "bytes", "ratio", "agreement", "loss", *(f"speed {t}" for t in report.speeds), "kept"):
         front.add_column(column)
     for row in report.front:
-        front.add_row(str(row["bytes"]), f"{row['ratio']:.2f}x", row["agreement"], f"{row['loss']:.3%}",
-                      "*" if row["kept"] else "")  # fmt: skip
+        speeds = row.get("speeds", {})
+        front.add_row(
+            str(row["constants"]), str(row.get("bytes", "")), f"{row['ratio']:.2f}x" if "ratio" in row else "",
+            row["agreement"], f"{row['loss']:.3%}", *(f"{speeds[t]:.2f}x" if speeds else "" for t in report.speeds),
+            "*" if row["kept"] else "",
+        )  # fmt: skip
     console.print(front)
     over = report.indices / max(report.bound, 1) - 1
     made = "MADE-UP samples (none were given)" if report.synthetic else "samples held out"
+    speeds = ", ".join(f"{v:.2f}x on {t}" for t, v in report.speeds.items())
     console.print(
         f"{report.original} -> {report.size} bytes, {report.ratio:.2f}x; indices {report.indices} bytes, {over:+.1%} "
-        f"of Shannon's bound of their frequencies\nagreement with the dense model on {report.held_out} {made}: "
-        f"{report.agreement} ({report.calibration} others were fitted to)"
+        f"of Shannon's bound of their frequencies; expected speed beside the dense model {speeds}\n"
+        f"agreement with the dense model on {report.held_out} {made}: {report.agreement} "
+        f"({report.calibration} others were fitted to)"
     )

@@ -7,8 +7,9 @@ Memory: the tensors that are still to be read, of all samples.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,8 +17,9 @@ from ..codegen.target import Target
 from ..compiler.api import CompiledModel, from_compiled
 from ..compiler.driver import compile_graph
 from ..compiler.options import CompileOptions
-from ..ir.graph import Graph, Node, Value, constant
-from .layers import Layer
+from ..ir.graph import Graph, Node, Value
+from .layers import Layer, alone
+from .steps import Step, steps_of
 
 Tensors = dict[Value, np.ndarray]
 
@@ -30,6 +32,7 @@ class Weights:
     bias: np.ndarray | None = None
 
 
+MOST_THREADS = 8
 HEAVY = 4e9
 """Multiply-adds over all samples from which a convolution is compiled for each of its weights: faster kernels."""
 
@@ -42,18 +45,6 @@ Between = Callable[[Value, np.ndarray, np.ndarray], np.ndarray | None]
 goes on with, None for what it is."""
 
 
-@dataclass(eq=False, slots=True)
-class Step:
-    """Nodes that run as one: between two layers, or one layer (`layers`, two for an LSTM)."""
-
-    nodes: list[Node]
-    layers: list[Layer] = field(default_factory=list)
-    reads: list[Value] = field(default_factory=list)
-    gives: list[Value] = field(default_factory=list)
-    model: CompiledModel | None = None
-    dense: CompiledModel | None = None
-
-
 class Runner:
     """graph: with static shapes. Samples are fed one by one, with the shapes that the graph was imported with. cuts:
     further tensors that lie between steps."""
@@ -62,13 +53,14 @@ class Runner:
         self.graph = graph
         self.layers = layers
         self.cuts = frozenset(cuts)
-        self.steps = _steps(graph, layers, self.cuts)
+        self.steps = steps_of(graph, layers, self.cuts)
         last: dict[Value, int] = {}
         for i, step in enumerate(self.steps):
             for v in step.reads:
                 last[v] = i
         self._free = [[v for v in s.reads if last[v] == i and v not in graph.outputs] for i, s in enumerate(self.steps)]
-        self._options = CompileOptions(Target.parse("native"), name="segment", winograd_error=0.0)
+        self._settled: dict[Value, tuple[np.ndarray, np.ndarray]] = {}
+        self._options = CompileOptions(Target.parse("native"), name="segment", threads=threads(), winograd_error=0.0)
 
     def run(
         self,
@@ -104,6 +96,25 @@ class Runner:
                 assert between is not None
                 found = between(v, dense[v], small[v])
                 small[v] = small[v] if found is None else found
+
+    def settle(self, feeds: Mapping[str, np.ndarray], spreads: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+        """From now on each result named in `spreads` (mean, deviation [C]) is scaled and shifted by channel, in both
+        networks, such that over these feeds the dense network's has that mean and deviation: inputs that are not the
+        real ones then give activations as large as the real ones do."""
+        tensors: Tensors = {v: feeds[v.name] for v in self.graph.inputs}
+        for step, free in zip(self.steps, self._free, strict=True):
+            self._step(step, tensors, None)
+            for v in step.gives:
+                if v.name in spreads and v not in self._settled:
+                    self._settled[v] = _towards(tensors[v], *spreads[v.name])
+                    self._shift(v, tensors)
+            for v in free:
+                tensors.pop(v, None)
+
+    def _shift(self, v: Value, tensors: Tensors) -> None:
+        if v in self._settled:
+            scale, shift = self._settled[v]
+            tensors[v] = tensors[v] * scale + shift
 
     def replay(self, start: int, tensors: Tensors, weights: Mapping[Layer, Weights] | None = None) -> list[np.ndarray]:
         """Outputs of the dense network from step `start` on, that step with `weights`; tensors: what is live before."""
@@ -191,6 +202,7 @@ class Runner:
             model.run({**feeds, **fixed}, {name: r[s : s + 1].reshape(r.shape[1:]) for name, r in results.items()})
         for v, port in zip(step.gives, model.outputs, strict=True):
             tensors[v] = results[port.name]
+            self._shift(v, tensors)
 
     def _with_constants(self, step: Step, weights: Mapping[Layer, Weights] | None) -> CompiledModel:
         """A convolution compiled for the weights that it has now; the dense ones once."""
@@ -199,10 +211,7 @@ class Runner:
         if not changed and step.dense is not None:
             return step.dense
         w = _weights(layer, weights)
-        x, y = Value("x0", step.reads[0].type), Value("y0", layer.node.output.type)
-        operands = (x, constant("w", w.tensor), constant("bias", np.zeros(0) if w.bias is None else w.bias))
-        node = Node("Conv", operands, (y,), dict(layer.node.attrs), layer.node.origin)
-        model = from_compiled(compile_graph(Graph("segment", [x], [y], [node], ["y0"]), self._options))
+        model = from_compiled(compile_graph(alone(layer, w.tensor, w.bias), self._options))
         if not changed:
             step.dense = model
         return model
@@ -226,6 +235,22 @@ class Runner:
         names = [f"y{i}" for i in range(len(outputs))]
         graph = Graph("segment", inputs, outputs, nodes, names)
         return from_compiled(compile_graph(graph, self._options))
+
+
+def threads() -> int:
+    """Processors that this process may use, MOST_THREADS at most; results do not depend on how many."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(allowed, MOST_THREADS)
+
+
+def _towards(result: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and shift a channel of results [samples, batch, C, …]; a channel that hardly varies is only shifted."""
+    axes = tuple(i for i in range(result.ndim) if i != 2)
+    shape = [1, 1, -1, *[1] * (result.ndim - 3)]
+    own, spread = result.mean(axes, dtype=np.float64), result.std(axes, dtype=np.float64)
+    varies = spread > 1e-3 * max(float(spread.max()), 1e-20)
+    scale = np.where(varies, deviation / np.maximum(spread, 1e-30), 1.0)
+    return tuple(np.asarray(a.reshape(shape), np.float32) for a in (scale, mean - scale * own))  # type: ignore[return-value]
 
 
 def _operations(layer: Layer) -> int:
@@ -252,47 +277,3 @@ def _result(v: Value, tensors: Tensors, feeds: Mapping[str, np.ndarray]) -> np.n
         count = len(next(iter(feeds.values()))) if feeds else len(next(iter(tensors.values())))
         return np.broadcast_to(v.data, (count, *v.data.shape))
     return tensors[v]
-
-
-def _steps(graph: Graph, layers: list[Layer], cuts: frozenset[Value]) -> list[Step]:
-    """The graph's nodes in order, cut before and after each layer and after what makes one of `cuts`."""
-    by_node: dict[Node, list[Layer]] = {}
-    for layer in layers:
-        by_node.setdefault(layer.node, []).append(layer)
-    absorbed = {layer.add for layer in layers if layer.add is not None}
-    steps: list[Step] = []
-    pending: list[Node] = []
-    for node in graph.nodes:
-        if node in absorbed:
-            continue
-        if node in by_node:
-            if pending:
-                steps.append(Step(pending))
-                pending = []
-            steps.append(Step([node], by_node[node]))
-        else:
-            pending.append(node)
-            if not cuts.isdisjoint(node.outputs):
-                steps.append(Step(pending))
-                pending = []
-    if pending:
-        steps.append(Step(pending))
-    _connect(graph, steps)
-    return steps
-
-
-def _connect(graph: Graph, steps: list[Step]) -> None:
-    """What each step reads and gives; the result of a layer is the one with its bias added."""
-    needed = set(graph.outputs)
-    for step in steps:
-        inside = {v for n in step.nodes for v in n.outputs}
-        seen = dict.fromkeys(v for n in step.nodes for v in n.inputs if v is not None and not v.is_constant)
-        step.reads = [v for v in seen if v not in inside]
-        needed |= set(step.reads)
-    for step in steps:
-        if step.layers and step.layers[0].takes_bias:
-            step.gives = [step.layers[0].output]
-        elif step.layers and step.layers[0].kind == "recurrent":
-            step.gives = [v for v in step.nodes[0].outputs if v in needed or v is step.nodes[0].outputs[0]]
-        else:
-            step.gives = [v for n in step.nodes for v in n.outputs if v in needed]

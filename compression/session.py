@@ -17,11 +17,13 @@ from ..ir.graph import Graph
 from . import onnx_model, sensitivity
 from .acceptance import Agreement, agreement, pick_measure
 from .allocate import Survey
+from .coded import Coded
 from .layers import Layer, find_layers
-from .reconstruct import Coded, Form, compress_layer, compress_plain, step_for
+from .reconstruct import MOST_ERROR, Form, compress_layer, compress_plain, damped, fit_layer, step_for
 from .runner import Runner, Weights
 from .samples import Samples
 from .size import Size, packed_bytes, packed_size
+from .speed import TIME_WORTH, LayerSpeeds
 from .state import State, fingerprint
 from .statistics import Moments, moments
 
@@ -55,6 +57,7 @@ class Session:
     seed: int
     progress: Progress
     state: State = field(default_factory=lambda: State(None))
+    speeds: LayerSpeeds | None = None
     surveys: dict[str, Survey] = field(default_factory=dict)
     rest: int = -1
 
@@ -87,7 +90,7 @@ class Session:
                 known[layer.name] = (float(np.square(layer.dense, dtype=np.float64).sum()), 1.0)
             else:
                 m = moments(layer, dense, dense, self._seed_of(layer))
-                known[layer.name] = (float(m.power.sum()), step_for(m.gram, 1.0) ** -2)
+                known[layer.name] = (float(m.power.sum()), step_for(damped(m.gram), 1.0) ** -2)
             return None
 
         self.runner.run(feeds, visit, both=False)
@@ -135,14 +138,36 @@ class Session:
             return compress_plain(layer, known.step(price), self.form)
         m: Moments = moments(layer, dense, small, self._seed_of(layer))
         depthwise = layer.groups > 1 and layer.groups == layer.channels
-        return compress_layer(layer, m, known.price(price), self.form, DEPTHWISE_SCALE if depthwise else CHANNEL_SCALE)
+        scale = DEPTHWISE_SCALE if depthwise else CHANNEL_SCALE
+        found = compress_layer(layer, m, known.price(price), self.form, scale)
+        return found if self.speeds is None else self._faster(layer, m, price, found, scale)
+
+    def _faster(self, layer: Layer, m: Moments, price: float, plain: Coded, scale: float) -> Coded:
+        """The same or, with a mask, what is faster for less than it costs: a percent of the layers' time is worth
+        `TIME_WORTH` percent of the bits that they are expected to take."""
+        assert self.speeds is not None
+        known = self.surveys[layer.name]
+        own, power = known.price(price), known.power
+        bits = sum(s.bits(price) for s in self.surveys.values())
+        rate = TIME_WORTH * bits / max(sum(self.speeds.of(v) for v in self.layers), 1.0)
+        best, least = plain, plain.error * power + own * (plain.bits + rate * self.speeds.at(layer, plain.zeros))
+        for mask in self.speeds.masks(layer):
+            if own * rate * mask.cycles < least:
+                found = fit_layer(layer, m, own, mask.form, scale)
+                cost = found.error * power + own * (found.bits + rate * mask.cycles)
+                best, least = (found, cost) if cost < least and found.error <= MOST_ERROR else (best, least)
+        return best
 
     def key(self) -> str:
         """What a run must have in common with the one that it resumes: everything that decides a layer's weights, this
         version's code too. A budget is none of it: runs for different ones share the passes that both make."""
-        options = (self.samples.calibration, self.form, self.seed, self.output)
+        options = (self.samples.calibration, self.form, self.seed, self.output, self._aim)
         model = self.model.SerializeToString(deterministic=True)
         return fingerprint(model, self.samples.arrays, options, [Path(__file__).parent])
+
+    @property
+    def _aim(self) -> str:
+        return "size" if self.speeds is None else f"speed on {self.speeds.target}"
 
     def _feeds(self, part: slice) -> dict[str, np.ndarray]:
         return {name: a[part] for name, a in self.samples.arrays.items()}

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..ir.types import DType
 from ..packing import Constant, pack
-from .reconstruct import Coded
+from .coded import Coded
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ def packed_size(coded: Mapping[str, Coded], rest: int) -> Size:
     tail = [Constant("scales and biases", DType.F32, np.concatenate(beside))] if beside else []
     packed = pack([*weights, *tail])
     rows = packed.report[: len(weights)]
-    bound = sum(c.bound * c.index.size / 8 for c in coded.values())
+    bound = sum(c.bound * c.size / 8 for c in coded.values())
     total = len(packed.bytes) + packed.table.nbytes + rest
     return Size(total, round(sum(r.packed for r in rows)), round(bound))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .reconstruct import Coded
+from .coded import Coded, Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,16 @@ class State:
         found = self.load(name)
         if found is None:
             return None
-        return Coded(found["levels"], found["index"], found.get("scale"), found.get("bias"), float(found["error"]))
+        parts = (found["levels"], found["index"], found.get("scale"), found.get("bias"), float(found["error"]))
+        return Coded(*parts, Kind(str(found["kind"])), found.get("values"), str(found["pattern"]))
 
     def save_coded(self, name: str, c: Coded) -> None:
-        arrays = {"levels": c.levels, "index": c.index, "error": np.array(c.error)}
-        arrays |= {k: v for k, v in (("scale", c.scale), ("bias", c.bias)) if v is not None}
+        arrays = {
+            "levels": c.levels, "index": c.index, "error": np.array(c.error), "kind": np.array(c.kind.value),
+            "pattern": np.array(c.pattern),
+        }  # fmt: skip
+        optional = {"scale": c.scale, "bias": c.bias, "values": c.values}
+        arrays |= {k: v for k, v in optional.items() if v is not None}
         self.save(name, arrays)
 
     def clear(self) -> None:

@@ -21,8 +21,8 @@ class Moments:
     """Of inputs x in the compressed and u in the dense network, at the same positions; per position, means taken out
     where the layer has a bias.
 
-    gram: E x xᵀ [groups, d, d]. cross: E x uᵀ [groups, d, d]. mean_x, mean_u: [groups, d], zeros without a bias.
-    power: E z² of the dense network's results [groups, rows], biases left out. count: positions.
+    gram: E x xᵀ [groups, d, d]. cross: E x zᵀ [groups, d, rows], with z the dense network's results, biases left out.
+    mean_x, mean_u: [groups, d], zeros without a bias. power: E z² [groups, rows]. count: positions.
     """
 
     gram: np.ndarray
@@ -36,8 +36,8 @@ class Moments:
 def moments(layer: Layer, dense: np.ndarray, small: np.ndarray, seed: int) -> Moments:
     """dense, small: the layer's inputs [samples, …] in both networks, the same object where they are equal."""
     weights = layer.rows(layer.dense).astype(np.float32)
-    groups, _, d = weights.shape
-    gram, cross = np.zeros((groups, d, d)), np.zeros((groups, d, d))
+    groups, rows, d = weights.shape
+    gram, cross = np.zeros((groups, d, d)), np.zeros((groups, d, rows))
     sums = np.zeros((2, groups, d))
     z1, z2 = np.zeros(weights.shape[:2]), np.zeros(weights.shape[:2])
     count = 0
@@ -49,22 +49,23 @@ def moments(layer: Layer, dense: np.ndarray, small: np.ndarray, seed: int) -> Mo
             u = u - shifts[0]
             x = u if same else x - shifts[1]
         gram += x.swapaxes(1, 2) @ x
-        if x is not u:
-            cross += x.swapaxes(1, 2) @ u
         sums += np.stack([x.sum(1, dtype=np.float64), u.sum(1, dtype=np.float64)])
         z = u @ weights.swapaxes(1, 2)
+        if x is not u:
+            cross += x.swapaxes(1, 2) @ z
         z1 += z.sum(1, dtype=np.float64)
         z2 += np.square(z, dtype=np.float64).sum(1)
         count += x.shape[1]
+    for a in (gram, cross, sums, z1, z2):
+        a /= max(count, 1)
+    x1, u1 = sums if layer.takes_bias else np.zeros_like(sums)
+    if layer.takes_bias:
+        gram -= x1[:, :, None] * x1[:, None, :]
+        cross -= x1[:, :, None] * z1[:, None, :]
     if dense is small:
-        cross = gram.copy()
-    gram, cross, sums, z1, z2 = (a / max(count, 1) for a in (gram, cross, sums, z1, z2))
+        cross = gram @ weights.swapaxes(1, 2)
     if not layer.takes_bias:
-        zero = np.zeros((groups, d))
-        return Moments(gram, cross, zero, zero, z2, count)
-    x1, u1 = sums
-    gram -= x1[:, :, None] * x1[:, None, :]
-    cross -= x1[:, :, None] * u1[:, None, :]
+        return Moments(gram, cross, x1, u1, z2, count)
     if shifts is not None:
         u1, x1 = (a + s[:, 0] for a, s in zip((u1, x1), shifts, strict=True))
     return Moments(gram, cross, x1, u1, np.maximum(z2 - z1**2, 0), count)

@@ -78,11 +78,11 @@ def fit(layer: Layer, m: Moments, form: WeightForm, rounding: str) -> QuantizedW
         levels = descent.nearest(weights, columns, form.most)
     else:
         dense = weights.swapaxes(1, 2)
-        target = np.linalg.solve(gram, m.cross @ dense + damping * dense)
+        target = np.linalg.solve(gram, m.cross + damping * dense)
         levels = _descended(target, gram, columns.swapaxes(1, 2), form.most)
         scale = scale * _factor(levels * columns, target, gram)[:, :, None]
     effective = levels * _columns(scale, form, weights.shape[2])
-    left = np.sum((effective @ m.gram) * effective, -1) - 2 * np.sum((effective @ m.cross) * weights, -1) + m.power
+    left = np.sum((effective @ m.gram) * effective, -1) - 2 * np.einsum("grd,gdr->gr", effective, m.cross) + m.power
     error = float(np.maximum(left, 0).sum() / max(float(m.power.sum()), 1e-30))
     bias = None
     if layer.takes_bias:

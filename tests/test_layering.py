@@ -26,7 +26,16 @@ ROOMS = {
         "quantization.onnx_quantize",
         "quantization.report",
     },
-    "compression": {"ir", "codegen.target", "compiler.api", "compiler.driver", "compiler.options", "packing"},
+    "compression": {
+        "ir",
+        "codegen.target",
+        "compiler.api",
+        "compiler.driver",
+        "compiler.estimate",
+        "compiler.options",
+        "compiler.packed",
+        "packing",
+    },
     "quantization": {
         "ir",
         "codegen.target",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ def test_a_size_is_kept() -> None:
 def test_a_loss_is_kept() -> None:
     _, report = compress(network(), samples(150), max_loss=0.06, measure="top1")
     assert report.loss <= 0.06
-    small = [r for r in report.front if r["bytes"] < report.size]
+    small = [r for r in report.front if r["constants"] < report.constants]
     assert all(r["loss"] > 0.06 for r in small)
 
 
@@ -204,6 +205,100 @@ def test_sparse_blocks_are_demanded() -> None:
     assert (~blocks.any(1)).mean() >= 0.5
 
 
+def _passed(price: float, **options: Any) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """The network at one price of a bit, and each layer's form."""
+    from c2c.compression.onnx_model import write_coded
+
+    found: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "_by_size", lambda s, most: (found.append(s.run(price)) or found[0], found))
+        compress(network(), samples(), max_size=10**9, **options)
+    forms = {layer.name: c.form for layer, c in found[0].coded.items()}
+    kept = next(iter(found[0].coded))
+    assert kept is not None
+    return write_coded(onnx.load_from_string(_folded()), found[0].coded), forms
+
+
+def _folded() -> bytes:
+    from c2c.compression.onnx_model import fold_batch_norm
+
+    proto = network()
+    fold_batch_norm(proto)
+    return bytes(proto.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("price", "form", "operators"),
+    [(1e-30, "dense", set()), (1e-7, "f16", {"Cast"}), (1e-3, "code book", {"Gather", "Cast"})],
+)
+def test_the_form_follows_the_price_of_a_bit(price: float, form: str, operators: set[str]) -> None:
+    small, forms = _passed(price)
+    assert {f.removeprefix("sparse ") for f in forms.values()} == {form}
+    plain = {n.op_type for n in network().graph.node} | {"Mul", "Add"}
+    assert {n.op_type for n in small.graph.node} - plain == operators
+    onnx.checker.check_model(small)
+    x = samples()["x"]
+    tolerance = {"dense": 2e-5, "f16": 4e-3, "code book": 0.5}[form]
+    dense = run(network(), {"x": x})
+    assert np.abs(run(small, {"x": x}) - dense).max() < tolerance * np.abs(dense).max()
+
+
+def test_whole_numbers_are_dequantised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """int8, which seldom is the cheapest form, taken everywhere."""
+    from c2c.compression import reconstruct
+    from c2c.compression.coded import Kind
+
+    original = reconstruct.spelt
+
+    def only_whole(dense: np.ndarray) -> list[Any]:
+        return [c for c in original(dense) if c.kind is Kind.INT8]
+
+    monkeypatch.setattr(reconstruct, "spelt", only_whole)
+    fitted = reconstruct.fit_layer
+    monkeypatch.setattr(reconstruct, "fit_layer", lambda *a: replace(fitted(*a), error=1e9))
+    small, forms = _passed(1e-9)
+    assert set(forms.values()) == {"int8"}
+    onnx.checker.check_model(small)
+    whole = [t for t in small.graph.initializer if t.data_type == TensorProto.INT8]
+    assert len(whole) == 5 and {n.op_type for n in small.graph.node} >= {"DequantizeLinear"}
+    x = samples()["x"]
+    dense, got = run(network(), {"x": x}), run(small, {"x": x})
+    assert np.abs(got - dense).max() < 0.03 * np.abs(dense).max()
+    compiled = c2c.compile(small, shapes={"x": (1, 3, 12, 12)}, winograd_error=0.0)
+    np.testing.assert_allclose(compiled.run({"x": x[:1]})["y"], got[:1], rtol=1e-4, atol=1e-5)
+
+
+def test_few_indices_are_a_sparse_initialiser() -> None:
+    small, report = compress(network(), samples(), max_size=1200, sparsity=0.95, measure="cosine")
+    sparse = {t.values.name: t for t in small.graph.sparse_initializer}
+    assert sparse and set(sparse) <= {f"{row['layer']}.index" for row in report.layers}
+    onnx.checker.check_model(small)
+    x = samples()["x"][:3]
+    compiled = c2c.compile(small, shapes={"x": (3, 3, 12, 12)}, winograd_error=0.0)
+    np.testing.assert_allclose(compiled.run({"x": x})["y"], run(small, {"x": x}), rtol=1e-4, atol=1e-5)
+
+
+def test_speed_is_worth_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wide pointwise layer gets zeros in a pattern that the target has kernels for, and runs faster; aimed at size it
+    gets none."""
+    r = np.random.default_rng(2)
+    weights = {"w1": normal(r, 96, 3, 1, 1), "w2": normal(r, 96, 96, 1, 1), "w3": normal(r, 8, 96, 1, 1)}
+    nodes = []
+    for i, name in enumerate(("x", "r1", "r2"), 1):
+        nodes += [helper.make_node("Conv", [name, f"w{i}"], [f"c{i}"]), helper.make_node("Relu", [f"c{i}"], [f"r{i}"])]
+    nodes += [helper.make_node("GlobalAveragePool", ["r3"], ["p"]), helper.make_node("Flatten", ["p"], ["y"])]
+    proto = model(nodes, {"x": ["N", 3, 12, 12]}, {"y": ["N", 8]}, weights)
+    options: dict[str, Any] = {"max_size": 10**9, "measure": "cosine", "targets": ["x86-64-v3", "arm64-neon"]}
+    monkeypatch.setattr(search, "_by_size", lambda s, most: (p := s.run(1e-6), [p]))
+    _, small = compress(proto, samples(), **options)
+    found, fast = compress(proto, samples(), aim="speed", **options)
+    assert not {row["form"] for row in small.layers} & {"4x1 code book", "2:4 code book"}
+    assert next(row for row in fast.layers if row["layer"] == "w2")["zeros"] >= 0.5
+    assert fast.speeds["x86-64-v3"] > max(1.2, small.speeds["x86-64-v3"])
+    assert set(fast.speeds) == {"x86-64-v3", "arm64-neon"}
+    onnx.checker.check_model(found)
+
+
 def test_levels_are_at_most_what_was_asked() -> None:
     small, report = compress(network(), samples(), max_size=2500, levels=8)
     assert max(r["levels"] for r in report.layers) <= 8
@@ -213,6 +308,52 @@ def test_levels_are_at_most_what_was_asked() -> None:
 def test_without_samples_some_are_made_up() -> None:
     _, report = compress(network(), max_size=1800)
     assert report.synthetic and report.size <= 1800
+
+
+def test_made_up_samples_follow_batch_norms() -> None:
+    """A network trained on inputs unlike the noise that is made up: its norms alone tell how large activations are."""
+    r = np.random.default_rng(5)
+    weights = {"w1": normal(r, 8, 3, 3, 3), "w2": normal(r, 12, 8, 3, 3), "w3": normal(r, 10, 12, 1, 1)}
+    real = (30 + 25 * r.standard_normal((80, 3, 12, 12))).astype(np.float32)
+
+    def nodes(norms: bool) -> list[onnx.NodeProto]:
+        found = []
+        for i, name in enumerate(("x", "r1", "r2"), 1):
+            found.append(helper.make_node("Conv", [name, f"w{i}"], [f"c{i}"]))
+            if norms and i < 3:
+                found.append(helper.make_node("BatchNormalization", [f"c{i}", *(f"{k}{i}" for k in "stmv")], [f"n{i}"]))
+            found.append(helper.make_node("Relu", [f"{'n' if norms and i < 3 else 'c'}{i}"], [f"r{i}"]))
+        return [
+            *found[:-1],
+            helper.make_node("GlobalAveragePool", ["c3"], ["p"]),
+            helper.make_node("Flatten", ["p"], ["y"]),
+        ]
+
+    shapes: dict[str, list[int | str]] = {"x": ["N", 3, 12, 12]}
+    for i, channels in ((1, 8), (2, 12)):  # norms as training leaves them
+        weights |= {f"s{i}": r.uniform(0.5, 2, channels).astype(np.float32), f"t{i}": normal(r, channels)}
+        weights |= {f"m{i}": np.zeros(channels, np.float32), f"v{i}": np.ones(channels, np.float32)}
+        part = helper.make_graph(
+            nodes(True)[: 3 * i - 2], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shapes["x"])],
+            [helper.make_tensor_value_info(f"c{i}", TensorProto.FLOAT, None)],
+            [numpy_helper.from_array(w, n) for n, w in weights.items()],
+        )  # fmt: skip
+        made = run(helper.make_model(part, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), {"x": real})
+        weights |= {f"m{i}": made.mean((0, 2, 3)), f"v{i}": made.var((0, 2, 3))}
+    proto = model(nodes(True), shapes, {"y": ["N", 10]}, weights)
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
+
+    def off() -> float:
+        small, report = compress(proto, max_size=1500)
+        assert report.synthetic
+        a, b = run(proto, {"x": real}), run(small, {"x": real})
+        return float(np.square(a - b).sum() / np.square(a - a.mean(0)).sum())
+
+    settled = off()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("c2c.compression.runner.Runner.settle", lambda *a: None)
+        plain = off()
+    assert settled < 0.7 * plain
 
 
 def test_lstm_and_embedding() -> None:
@@ -252,6 +393,8 @@ def test_lstm_and_embedding() -> None:
         ({"measure": "taste"}, samples(), "measured"),
         ({"judged": "z"}, samples(), "no output 'z'"),
         ({"judge": {}}, samples(), "no array 'x'"),
+        ({"aim": "fame"}, samples(), "fame"),
+        ({"targets": ["pdp-11"]}, samples(), "pdp-11"),
     ],
 )
 def test_bad_requests(options: dict[str, object], data: dict[str, np.ndarray], match: str) -> None:
