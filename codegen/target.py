@@ -13,11 +13,11 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 from ..ir.errors import TargetError
 from ..ir.types import DType
+from .cores import CORES, SLOWEST, Core, cache_bytes
 
 ObjectFormat: TypeAlias = Literal["elf", "macho", "coff"]
 
@@ -76,7 +76,6 @@ class Target:
     """Facts about a machine. Sizes in bytes.
 
     has: names of `FEATURES` that the processor has. extra: LLVM features, with sign, beyond what `cpu` implies.
-    memory_bytes_per_cycle: what one core streams from memory.
     """
 
     name: str
@@ -89,7 +88,7 @@ class Target:
     l1_bytes: int = 32 << 10
     l2_bytes: int = 512 << 10
     l3_bytes: int = 8 << 20
-    memory_bytes_per_cycle: float = 4.0
+    core: Core = Core()
     about: str = ""
 
     @staticmethod
@@ -143,7 +142,7 @@ class Target:
     @property
     def fma_per_cycle(self) -> int:
         """Vector multiply-adds that begin in one cycle."""
-        return 1 if self.vector_bits >= 512 else 2
+        return self.core.wide_fmas if self.vector_bits >= 512 else 2
 
     @property
     def dots_per_cycle(self) -> int:
@@ -153,7 +152,12 @@ class Target:
     @property
     def l2_bytes_per_cycle(self) -> int:
         """What a core reads from its second-level cache in a cycle."""
-        return 32
+        return self.core.l2_bytes
+
+    def stream_bytes_per_cycle(self, footprint: int) -> float:
+        """What a core streams from where `footprint` bytes stay: a fifth of the third-level cache, which others share,
+        or memory."""
+        return self.core.l3_bytes if footprint <= self.l3_bytes // 5 else self.core.memory_bytes
 
     @property
     def has_fma(self) -> bool:
@@ -273,31 +277,20 @@ def native() -> Target:
         has = tuple(f for f in has if set(_needed(f, FEATURES[arch])) <= set(has))
     else:
         extra = tuple(f"+{k}" for k in sorted(on))
-    sizes = {level: _cache_bytes(level) for level in (1, 2, 3)}
+    sizes = {level: cache_bytes(level) for level in (1, 2, 3)}
     row = TARGETS["native"]
+    cpu = llvm.get_host_cpu_name()
     return replace(
-        row, arch=arch, cpu=llvm.get_host_cpu_name(), has=has, extra=extra, os=_host_os(),
+        row, arch=arch, cpu=cpu, has=has, extra=extra, os=_host_os(), core=CORES.get(cpu, row.core),
         l1_bytes=sizes[1] or row.l1_bytes, l2_bytes=sizes[2] or row.l2_bytes, l3_bytes=sizes[3] or row.l3_bytes,
     )  # fmt: skip
-
-
-def _cache_bytes(level: int) -> int:
-    """Size of a data cache of this machine's first core, 0 where the system does not say (Linux does)."""
-    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        try:
-            found, kind, size = ((folder / f).read_text().strip() for f in ("level", "type", "size"))
-            if found == str(level) and kind != "Instruction":
-                return int(size.removesuffix("K")) << 10
-        except (OSError, ValueError):
-            continue
-    return 0
 
 
 _X86 = Target("x86-64", "x86_64", "x86-64", about="any 64-bit x86 (SSE2)")
 _V3 = replace(_X86, name="x86-64-v3", cpu="x86-64-v3", has=V3, about="AVX2 and FMA: since Haswell, Zen")
 _NEON = Target(
     "arm64-neon", "aarch64", "generic", ("neon",), ("+neon",), l2_bytes=256 << 10, l3_bytes=2 << 20,
-    memory_bytes_per_cycle=6.0, about="any 64-bit ARM (ARMv8.0)",
+    core=Core(l3_bytes=6.0, memory_bytes=6.0), about="any 64-bit ARM (ARMv8.0)",
 )  # fmt: skip
 
 TARGETS: dict[str, Target] = {
@@ -305,7 +298,10 @@ TARGETS: dict[str, Target] = {
     for t in (
         _X86,
         _V3,
-        replace(_V3, name="x86-64-v4", cpu="x86-64-v4", has=V4, l2_bytes=1 << 20, about="AVX-512: Skylake-X, Zen 4"),
+        replace(
+            _V3, name="x86-64-v4", cpu="x86-64-v4", has=V4, l2_bytes=1 << 20, core=SLOWEST,
+            about="AVX-512: Skylake-X, Zen 4",
+        ),
         Target("native", "x86_64", "", about="this machine, all its features"),
         _NEON,
         replace(

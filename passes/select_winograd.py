@@ -27,6 +27,9 @@ WEIGHTS = ("auto", "compile", "load")
 LOAD_BYTES = 128 << 20
 """Transformed weights that take so many bytes more than the plain ones are made at load (`auto`)."""
 
+TRANSFORMED = 2
+"""Weights of a model as Winograd's forms leave them, over what they are: four times in some layers."""
+
 TRANSFORM = 3.3
 """Cycles of both transforms for one vector of V or M: a load, a store and four or five operations, some spilled."""
 
@@ -41,10 +44,11 @@ class SelectWinograd(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> bool:
         rewriter = context.rewriter(graph)
+        footprint = TRANSFORMED * sum(v.type.nbytes for v in graph.constants())
         for node in [n for n in graph.nodes if n.op == "Conv"]:
             if not _is_fit(node, context.target.lanes(DType.F32)):
                 continue
-            m = choose(context, "winograd", problem(node), schedules(node, context), node)
+            m = choose(context, "winograd", problem(node), schedules(node, context, footprint), node)
             if m is not None and rewriter.allow(self.name, node):
                 new = rewriter.emit(
                     "c2c.WinogradConv",
@@ -76,33 +80,34 @@ def problem(node: Node) -> str:
     return f"3x3/1 {images}x{height}x{width} {c}->{k}"
 
 
-def schedules(node: Node, context: PassContext) -> list[Schedule[int | None]]:
-    """The direct form (None), and every m that is exact enough."""
+def schedules(node: Node, context: PassContext, footprint: int) -> list[Schedule[int | None]]:
+    """The direct form (None), and every m that is exact enough; `footprint`: bytes of all weights of the model."""
     target, (k, c) = context.target, required(node, 1).type.dims[:2]
     macs, weights = 9 * c * node.output.type.size, 9 * 4 * k * c
-    direct = _cycles(target, macs, weights, 0.5)
+    direct = _cycles(target, macs, weights, 0.5, footprint)
     found: list[Schedule[int | None]] = [Schedule("direct", direct, None)]
     for m in (m for m in SIZES if expected_error(node, m) <= context.winograd_error):
-        found.append(Schedule(f"F{m}", MIN_GAIN * winograd_cycles(node, m, target), m))
+        found.append(Schedule(f"F{m}", MIN_GAIN * winograd_cycles(node, m, target, footprint), m))
     return found
 
 
-def winograd_cycles(node: Node, m: int, target: Target) -> float:
+def winograd_cycles(node: Node, m: int, target: Target, footprint: int) -> float:
     """Expected cycles of F(m x m, 3 x 3): products of whole tiles beside the stream of their weights, transforms."""
     (k, c), lanes = required(node, 1).type.dims[:2], target.lanes(DType.F32)
     images, _, height, width = node.output.type.dims
     positions, tiles = (m + 2) ** 2, images * -(-height // m) * -(-width // m)
     vectors = positions * tiles * (-(-k // lanes) + -(-c // lanes))
-    return _cycles(target, positions * tiles * k * c, positions * 4 * k * c, OVERLAP) + TRANSFORM * vectors
+    products = _cycles(target, positions * tiles * k * c, positions * 4 * k * c, OVERLAP, footprint)
+    return products + TRANSFORM * vectors
 
 
-def _cycles(target: Target, macs: int, weights: int, overlap: float) -> float:
-    """Cycles of `macs` multiply-adds at the peak rate beside a stream of `weights` bytes from memory.
+def _cycles(target: Target, macs: int, weights: int, overlap: float, footprint: int) -> float:
+    """Cycles of `macs` multiply-adds at the peak rate beside a stream of `weights` bytes from where all weights stay.
 
-    Layers of a network push each other's weights out of the caches.
+    Layers of a network push each other's weights out of the nearer caches.
     """
     arithmetic = macs / (target.lanes(DType.F32) * target.fma_per_cycle)
-    stream = weights / target.memory_bytes_per_cycle
+    stream = weights / target.stream_bytes_per_cycle(footprint)
     return max(arithmetic, stream) + (1 - overlap) * min(arithmetic, stream)
 
 

@@ -30,6 +30,9 @@ from .winograd_plan import LINE, Plan, make_plan, runs
 from .winograd_transform import apply
 from .winograd_weights import transformed_weights
 
+AT_ONCE = 8
+"""Lines fetched ahead in a row: more fill the buffers that the loads after them need."""
+
 
 @lowers("c2c.WinogradConv")
 def lower_winograd(ctx: Lowering) -> None:
@@ -266,9 +269,13 @@ class Phases:
         whole, rest = divmod(plan.conv.channels_in, lanes)
         width, step = tile.vectors * lanes, plan.block * lanes
         for c in in_turns(k, "cb", const(0), const(whole), whole):
-            for i in range(lines):
-                k.prefetch(k.tensor(self.weights, "w"), ahead + (c * lines + i) * LINE)
-            self._channels(tile, lanes, v + c * step, weights + c * (lanes * width), acc)
+            parts = next(n for n in (1, 2, 4) if n == 4 or lines <= n * AT_ONCE)
+            size = lanes // parts
+            for part in range(parts):
+                for i in range(part * lines // parts, (part + 1) * lines // parts):
+                    k.prefetch(k.tensor(self.weights, "w"), ahead + (c * lines + i) * LINE)
+                at = weights + (c * (lanes * width) + part * size * width)
+                self._channels(tile, size, v + (c * step + part * size), at, acc)
         if rest:
             self._channels(tile, rest, v + whole * step, weights + whole * lanes * width, acc)
         for i in range(tile.pixels):

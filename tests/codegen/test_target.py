@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from c2c.codegen.cores import CORES, Core
 from c2c.codegen.target import FEATURES, OSES, TARGETS, Target, native
 from c2c.ir.errors import TargetError
 from c2c.ir.types import DType
@@ -36,6 +39,14 @@ def test_facts() -> None:
     assert Target.parse("x86-64-v4").lanes(DType.F32) == 16
     assert Target.parse("x86-64-v4").lanes(DType.F64) == 8
     assert "-prefer-256-bit" in Target.parse("x86-64-v4").features
+
+
+def test_cores_differ_in_what_no_feature_tells() -> None:
+    v3, v4 = Target.parse("x86-64-v3"), Target.parse("x86-64-v4")
+    zen4 = replace(v4, core=CORES["znver4"], l3_bytes=32 << 20)
+    assert [t.fma_per_cycle for t in (v3, v4, zen4, replace(v3, core=CORES["znver4"]))] == [2, 2, 1, 2]
+    assert zen4.stream_bytes_per_cycle(4 << 20) > zen4.stream_bytes_per_cycle(8 << 20) == zen4.core.memory_bytes
+    assert native().core == CORES.get(native().cpu, Core())
 
 
 def test_features_bring_and_take_what_hangs_on_them() -> None:

@@ -6,13 +6,16 @@ from dataclasses import replace
 
 import pytest
 
+from c2c.codegen.target import Target
 from c2c.tests.passes.build import CONTEXT, Net, check
 
 
-def _chosen(channels: int, outputs: int, size: int, error: float = 1e-4, **attrs: object) -> int | None:
+def _chosen(
+    channels: int, outputs: int, size: int, error: float = 1e-4, target: Target = CONTEXT.target, **attrs: object
+) -> int | None:
     net = Net()
     graph = net.done(net.conv(net.input(1, channels, size, size), outputs, **attrs))
-    check(graph, "canonicalize", "select-winograd", context=replace(CONTEXT, winograd_error=error))
+    check(graph, "canonicalize", "select-winograd", context=replace(CONTEXT, target=target, winograd_error=error))
     (node,) = graph.nodes
     return node.attrs["m"] if node.op == "c2c.WinogradConv" else None
 
@@ -63,5 +66,6 @@ def test_few_channels_and_small_images_stay() -> None:
 
 def test_weights_from_memory_count() -> None:
     """Few results a weight: fewer products of F(4 x 4) do not pay for twice the bytes of F(2 x 2)."""
-    assert _chosen(512, 512, 7) == 2
-    assert _chosen(256, 256, 14) == 4
+    assert _chosen(512, 512, 7) == _chosen(256, 256, 14) == 2
+    near = replace(CONTEXT.target, l3_bytes=64 << 20, core=replace(CONTEXT.target.core, l3_bytes=27.0))
+    assert _chosen(256, 256, 14, target=near) == 4
