@@ -11,6 +11,7 @@ from ..codegen.target import Target
 from ..ir.graph import Graph, Node
 from ..ir.types import DType
 from .base import Pass, PassContext, register_pass
+from .lower.micro import prefetches
 from .lower.schedule import Schedule, choose
 from .pattern import int_list, required
 from .winograd_math import winograd_error
@@ -34,8 +35,10 @@ TRANSFORM = 3.3
 """Cycles of both transforms for one vector of V or M: a load, a store and four or five operations, some spilled."""
 
 OVERLAP = 0.75
-"""Part of the shorter one of arithmetic and stream of weights that goes on behind the longer one, where the kernel
-fetches ahead; half where it does not."""
+"""Part of the shorter one of arithmetic and stream of weights that goes on behind the longer one."""
+
+DIRECT_OVERLAP = 0.9, 0.5
+"""The same in the direct form where it fetches weights ahead, and where it does not."""
 
 
 @register_pass
@@ -84,7 +87,7 @@ def schedules(node: Node, context: PassContext, footprint: int) -> list[Schedule
     """The direct form (None), and every m that is exact enough; `footprint`: bytes of all weights of the model."""
     target, (k, c) = context.target, required(node, 1).type.dims[:2]
     macs, weights = 9 * c * node.output.type.size, 9 * 4 * k * c
-    direct = _cycles(target, macs, weights, 0.5, footprint)
+    direct = _cycles(target, macs, weights, DIRECT_OVERLAP[not prefetches(target)], footprint)
     found: list[Schedule[int | None]] = [Schedule("direct", direct, None)]
     for m in (m for m in SIZES if expected_error(node, m) <= context.winograd_error):
         found.append(Schedule(f"F{m}", MIN_GAIN * winograd_cycles(node, m, target, footprint), m))

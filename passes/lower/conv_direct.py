@@ -41,6 +41,12 @@ from .tile import Segment, Taps
 CHANNELS = 8
 """Channels of a tap whose products are written out; a loop around each of them costs its mispredicted end."""
 
+AT_ONCE = 8
+"""Lines fetched ahead in a row: more fill the buffers that the loads after them need."""
+
+FEW_BLOCKS = 16
+"""Blocks of channels whose products take no longer than a burst of lines."""
+
 FEW_TILES = 4
 """With fewer tiles to a pass, the weights of the next are too many to be fetched meanwhile."""
 
@@ -62,9 +68,19 @@ def lower_direct(ctx: Lowering, conv: Convolution) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Soon:
+    """What each tap of a block of channels fetches of the weights of the next pass: `lines` cache lines, `distance`
+    elements behind its own."""
+
+    distance: Expr
+    lines: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Place:
     """Where a tile stands: image, block of outputs, first output channel, output row, input image, elements offsets of
-    the first input channel in it, of weights and of the bias."""
+    the first input channel in it, of weights and of the bias; what its products fetch: weights, and lines from where
+    the results of each vector begin."""
 
     n: Expr
     block: Expr
@@ -76,6 +92,8 @@ class _Place:
     weights: Expr
     bias: Expr
     chunk: Expr
+    soon: Soon | None = None
+    results: tuple[Expr, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,28 +194,34 @@ class DirectWriter:
                 first = k.let(tiles * plan.tiles - skip, "first")
                 lo, hi = first if skip == 0 else _at_least(first), minimum(first + plan.tiles, s.count)
             for i in k.loop("tile", hi, lo):
-                self._fetch_weights(out, place, number * plan.tiles_of_row + (i - lo + skip))
-                self._tile(out, place, s, k.let(i * s.pixels + s.start, "w"))
+                soon = self._fetch_weights(out, place, number * plan.tiles_of_row + (i - lo + skip))
+                self._tile(out, replace(place, soon=soon), s, k.let(i * s.pixels + s.start, "w"))
             skip += s.count
 
-    def _fetch_weights(self, out: Outputs, place: _Place, tile: Expr) -> None:
-        """A tile's share of the weights that the pass after this one will read: they come from afar."""
+    def _fetch_weights(self, out: Outputs, place: _Place, tile: Expr) -> Soon | None:
+        """A tile's share of the weights that the pass after this one will read, since they come from afar: at once
+        where it is small, else piece by piece beside the products."""
         k, plan, inputs = self.k, self.plan, self.plan.inputs[0]
         count = plan.rows * (plan.tiles if plan.tile_tasks > 1 else plan.tiles_of_row)
         if count < FEW_TILES or not prefetches(k.ctx.target):
-            return
-        block = inputs.size * plan.conv.window.taps * out.vectors * plan.lanes
+            return None
+        tap = inputs.size * out.vectors * plan.lanes
+        block = tap * plan.conv.window.taps
         panel = block * (plan.chunk if plan.chunks > 1 else inputs.count)
         following = panel if plan.blocks == 1 else block * inputs.count
         share = -(-panel // (self.line * count))
+        if share > AT_ONCE and inputs.size > 1 and not self.along_taps:
+            lines = -(-tap // (self.line * count))
+            return Soon(k.let(following + tile * (lines * self.line), "soon"), lines)
         first = k.let(place.weights + place.chunk * panel + following + tile * (share * self.line), "next")
-        for line in k.loop("line", share):
-            k.prefetch(self.w, first + line * self.line)
+        for i in k.loop("line", share):
+            k.prefetch(self.w, first + i * self.line)
+        return None
 
     def _tile(self, out: Outputs, place: _Place, s: Segment, w: Expr) -> None:
         k, axis, plan = self.k, self.conv.window.w, self.plan
         acc = k.registers("acc", self.conv.sums, s.pixels * out.vectors, plan.lanes)
-        self._fetch_results(out, place, s, w)
+        place = self._fetch_results(out, place, s, w)
         self._begin(out, place, s, w, acc)
         groups = s.taps or (Taps(0, axis.kernel, 0, s.pixels),)
         for number, channels in enumerate(plan.inputs):
@@ -205,17 +229,28 @@ class DirectWriter:
                 self._channels(out, place, channels, groups, w, acc, s.dynamic)
         self._end(out, place, s, w, acc)
 
-    def _fetch_results(self, out: Outputs, place: _Place, s: Segment, w: Expr) -> None:
-        """The lines that the tile's results go to, so that its stores do not wait for them."""
+    def _fetch_results(self, out: Outputs, place: _Place, s: Segment, w: Expr) -> _Place:
+        """The lines that the tile's results go to, so that its stores do not wait for them: at once before many
+        products, else left to the blocks of channels."""
         k, y = self.k, self.ctx.output
         if not y.type.layout.block or not prefetches(k.ctx.target) or k.tensor(y, "y").space != "param":
-            return
+            return place
+        results = []
         for v in range(out.vectors):
             coords = (place.n, place.channel + v * self.plan.lanes, *self._spatial(place, w))
-            first = k.let(k.place(y, coords), "at")
-            line = LINE_BYTES // y.type.dtype.nbytes
-            for at in range(0, s.pixels * self.raster.step[1] * self.plan.lanes, line):
+            results.append(k.let(k.place(y, coords), "at"))
+        size, line = s.pixels * self.raster.step[1] * self.plan.lanes, LINE_BYTES // y.type.dtype.nbytes
+        if self._is_short and out.vectors * size > AT_ONCE * line:
+            return replace(place, results=tuple(results))
+        for first in results:
+            for at in range(0, size, line):
                 k.prefetch(k.tensor(y, "y"), first + at)
+        return place
+
+    @property
+    def _is_short(self) -> bool:
+        """Whether a tile has products of a few blocks of channels only."""
+        return self.conv.window.taps == 1 and self.plan.inputs[0].size > 1 and self.plan.chunk <= FEW_BLOCKS
 
     def _begin(self, out: Outputs, place: _Place, s: Segment, w: Expr, acc: Buffer) -> None:
         """First values of the accumulators: the bias, or the sums over the chunks before."""
@@ -302,6 +337,8 @@ class DirectWriter:
         for c in in_turns(k, "cb", lo, hi, extent) if even else k.loop("cb", hi, lo):
             if window.taps == 1 and not place.image.ring and prefetches(k.ctx.target):
                 self._fetch_pixels(place, origin + c * self.plane, pixels)
+            if place.results and channels is self.plan.inputs[0]:
+                self._fetch_lines(place.results, c - lo, extent, pixels)
             for q in k.loop("q", d1, d0):
                 for r in k.loop("r", h1, h0):
                     line = place.image.step(r * ah.dilation, row)
@@ -311,10 +348,27 @@ class DirectWriter:
                         if self.along_taps and not dynamic and channels.size == pixel:
                             self._row_of_taps(out, g, x, y, acc)
                             continue
-                        lo, hi = aw.tap_range(w) if dynamic else (const(g.begin), const(g.end))
-                        for s in k.loop("s", hi, lo):
+                        begin, end = aw.tap_range(w) if dynamic else (const(g.begin), const(g.end))
+                        for s in k.loop("s", end, begin):
                             xs, ws = x + s * (aw.dilation * pixel), y + s * tap
-                            self._products(out, channels.size, g, k.let(xs, "x"), k.let(ws, "w"), acc)
+                            xs, ws = k.let(xs, "x"), k.let(ws, "w")
+                            if place.soon is not None and channels is self.plan.inputs[0]:
+                                self._fetch(place.soon, ws)
+                            self._products(out, channels.size, g, xs, ws, acc)
+
+    def _fetch(self, soon: Soon, weights: Expr) -> None:
+        first = self.k.let(weights + soon.distance, "soon")
+        for i in range(soon.lines):
+            self.k.prefetch(self.w, first + i * self.line)
+
+    def _fetch_lines(self, results: tuple[Expr, ...], number: Expr, blocks: int, pixels: int) -> None:
+        """Share `number` of `blocks` of the lines that a tile's results go to, from each of `results` on."""
+        y = self.k.tensor(self.ctx.output, "y")
+        line = LINE_BYTES // y.dtype.nbytes
+        lines = -(-pixels * self.raster.step[1] * self.plan.lanes // (line * blocks))
+        for first in results:
+            for i in range(lines):
+                self.k.prefetch(y, first + (number * lines + i) * line)
 
     def _fetch_pixels(self, place: _Place, x: Expr, pixels: int) -> None:
         """The pixels of the next tile, when they are read for the first time: planes are far apart."""

@@ -65,7 +65,8 @@ def test_few_channels_and_small_images_stay() -> None:
 
 
 def test_weights_from_memory_count() -> None:
-    """Few results a weight: fewer products of F(4 x 4) do not pay for twice the bytes of F(2 x 2)."""
-    assert _chosen(512, 512, 7) == _chosen(256, 256, 14) == 2
-    near = replace(CONTEXT.target, l3_bytes=64 << 20, core=replace(CONTEXT.target.core, l3_bytes=27.0))
-    assert _chosen(256, 256, 14, target=near) == 4
+    """Few results a weight: fewer products of F(4 x 4), or of F(2 x 2), do not pay for more bytes."""
+    assert _chosen(512, 512, 7) is None
+    assert _chosen(256, 256, 14) == 2
+    near = replace(CONTEXT.target, l3_bytes=256 << 20, core=replace(CONTEXT.target.core, l3_bytes=27.0))
+    assert _chosen(512, 512, 7, target=near) == _chosen(256, 256, 14, target=near) == 4

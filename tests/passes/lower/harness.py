@@ -14,6 +14,8 @@ from c2c.compiler.assemble import assemble
 from c2c.compiler.options import CompileOptions
 from c2c.ir import reference
 from c2c.ir.graph import Graph, Node, Value
+from c2c.ir.loops import Buffer, Kernel, Prefetch, Stmt
+from c2c.ir.loops_interp import _Run
 from c2c.ir.loops_verify import verify_program
 from c2c.ir.types import DType, Layout, TensorType
 from c2c.passes.lower import lower_graph
@@ -155,3 +157,18 @@ def with_tail(case: Case, factor: Array) -> Graph:
     size = Node("Abs", (node.output,), (Value("size", node.output.type),))
     product = Node("Mul", (size.output, other), (Value("product", node.output.type),))
     return fused([node, size, product], [*inputs, other])
+
+
+def lines_asked_for(kernel: Kernel, of: Buffer | None = None) -> set[int]:
+    """Cache lines of 16 elements that the kernel's prefetches (`of` one parameter) name, run on zeros."""
+    asked: set[int] = set()
+
+    class Recorder(_Run):
+        def statement(self, stmt: Stmt) -> None:
+            if isinstance(stmt, Prefetch) and of in (None, stmt.buffer):
+                asked.add(int(self.value(stmt.index)[0]) // 16)
+            super().statement(stmt)
+
+    memory = {p.name: np.zeros(p.size, p.dtype.numpy) for p in kernel.params}
+    Recorder(kernel.name, memory).block(kernel.body)
+    return asked

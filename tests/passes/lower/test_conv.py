@@ -16,7 +16,7 @@ from c2c.passes.lower import lower_node
 from c2c.passes.lower.micro import splats_lanes
 from c2c.passes.lower.tile import Lined, choose_tile, segments, split, tap_groups
 from c2c.passes.lower.window import Axis
-from c2c.tests.passes.lower.harness import Case, in_blocks, run_graph, run_ops
+from c2c.tests.passes.lower.harness import Case, in_blocks, lines_asked_for, run_graph, run_ops
 
 SEED = 7
 LANES = native().lanes(DType.F32)
@@ -208,3 +208,21 @@ def test_lines_are_fetched_ahead_where_it_pays(target: str, asked: set[str]) -> 
     (node,) = [n for n in graph.nodes if n.op == "Conv"]
     (call,) = lower_node(node, machine, 1)
     assert {s.buffer.name for s in statements(call.kernel.body) if isinstance(s, Prefetch)} == asked
+
+
+@pytest.mark.parametrize("target", ["x86-64-v3", "x86-64-v4"])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_tiles_share_what_the_next_pass_reads(target: str, kernel: int) -> None:
+    """Many lines for each of few tiles are asked for piece by piece, and none is forgotten."""
+    machine, size = Target.parse(target), 6 + kernel
+    channels = 96 if kernel == 1 else 16
+    case = conv((1, channels, size, size), (64, channels, kernel, kernel), bias=False)
+    (node,) = [n for n in in_blocks(case, machine.lanes()).nodes if n.op == "Conv"]
+    (call,) = lower_node(node, machine, 1)
+    named = zip(call.kernel.params, call.args, strict=True)
+    weights = next(p for p, a in named if a is not None and a.data is not None)
+    (choice,) = call.choices
+    vectors = int(choice.name.split()[0].split("x")[1])
+    panel = channels * kernel * kernel * vectors * machine.lanes() // 16
+    chunks = int(choice.name.partition("chunks=")[2].split()[0]) if "chunks=" in choice.name else 1
+    assert lines_asked_for(call.kernel, weights) >= set(range(-(-panel // chunks), weights.size // 16))

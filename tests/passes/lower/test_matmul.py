@@ -7,14 +7,13 @@ import pytest
 
 from c2c.codegen.target import Target
 from c2c.ir.graph import Graph, Node, Value
-from c2c.ir.loops import Kernel, Prefetch, Stmt
-from c2c.ir.loops_interp import _Run
+from c2c.ir.loops import Prefetch
 from c2c.ir.loops_visit import statements
 from c2c.ir.types import DType, TensorType
 from c2c.passes.lower import lower_node
 from c2c.passes.lower.gemm_kernel import tiles
 from c2c.passes.lower.tasks import pieces
-from c2c.tests.passes.lower.harness import Array, Case, run_graph, run_ops
+from c2c.tests.passes.lower.harness import Array, Case, lines_asked_for, run_graph, run_ops
 
 SEED = 11
 TARGETS = ("native", "x86-64")
@@ -171,25 +170,11 @@ def test_the_next_panel_of_weights_is_asked_for(target: str, constants: set[int]
     found = [s for s in statements(call.kernel.body) if isinstance(s, Prefetch)]
     assert bool(found) is asks
     if asks:
-        asked = lines_asked_for(call.kernel, [np.zeros(p.size, np.float32) for p in call.kernel.params])
+        asked = lines_asked_for(call.kernel)
         tile = min(tiles(Target.parse(target), DType.F32, m, n, k), key=lambda s: s.cycles).plan
         second, third = (panel * k * tile.vectors * 8 // 16 for panel in (1, 2))
         assert asked >= set(range(second, third))
         assert max(asked) < k * n // 16 * 2
-
-
-def lines_asked_for(kernel: Kernel, memory: list[Array]) -> set[int]:
-    """Cache lines of 16 elements that the kernel's prefetches name."""
-    asked: set[int] = set()
-
-    class Recorder(_Run):
-        def statement(self, stmt: Stmt) -> None:
-            if isinstance(stmt, Prefetch):
-                asked.add(int(self.value(stmt.index)[0]) // 16)
-            super().statement(stmt)
-
-    Recorder(kernel.name, {p.name: a for p, a in zip(kernel.params, memory, strict=True)}).block(kernel.body)
-    return asked
 
 
 @pytest.mark.parametrize(("m", "k", "asks"), [(4096, 64, True), (64, 64, False), (4096, 4096, False)])
