@@ -27,7 +27,7 @@ from .api import CompiledModel, from_compiled
 from .driver import Compiled
 from .inputs import random_inputs
 from .machine import Machine, measure_machine, peak_burst
-from .work import Work, work_of
+from .work import Work, stored, work_of
 
 MIN_RUNS = 5
 
@@ -155,14 +155,16 @@ def node_times(
     footprint = len(compiled.program.weights) + compiled.program.arena_bytes
     found = []
     for node, mine in steps.items():
-        calls, taken, work = [compiled.calls[i] for i in mine], float(nanoseconds[mine].sum()), work_of(node)
+        calls, taken = [compiled.calls[i] for i in mine], float(nanoseconds[mine].sum())
+        constants = dict.fromkeys(v for call in calls for v in call.args if v.is_constant)
+        work = stored(work_of(node), sum(v.type.nbytes for v in constants))
         limit = limit_seconds(work, machine, footprint)
         found.append(
             NodeTime(
                 node.origin or (node.output.name,),
                 tuple(n.op for n in node.attrs["body"].nodes) if node.op in GROUPS else (node.op,),
                 tuple(dict.fromkeys(c.kernel.name for c in calls)),
-                tuple(f"{c.family} {c.name}" for c in choices_of(compiled, calls[0])),
+                tuple(f"{c.family} {c.name}{c.reason}" for c in choices_of(compiled, calls[0])),
                 taken / 1e6, taken / total, work, limit * 1e3, float(possible[mine].sum()),
             )
         )  # fmt: skip

@@ -8,7 +8,7 @@ group not at all.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -31,6 +31,12 @@ class Work:
     def intensity(self) -> float:
         """Operations for each byte."""
         return self.flops / self.bytes if self.bytes else 0.0
+
+
+def stored(work: Work, constant_bytes: int) -> Work:
+    """The work where constants lie in fewer bytes than those of their elements: lists, indices, 16-bit floats."""
+    saved = max(0, work.weight_bytes - constant_bytes)
+    return replace(work, weight_bytes=work.weight_bytes - saved, bytes=work.bytes - saved)
 
 
 def work_of(node: Node) -> Work:

@@ -21,7 +21,7 @@ from .gemm_kernel import tiles
 from .micro import prefetches
 from .panels import pack_panels
 from .product import Product, begin_sums, finish_lanes, multiply_add, offset_at, tree_sum, unravel, whole_and_rest
-from .schedule import Schedule, choose
+from .schedule import DENSE, Schedule, choose
 from .tasks import tasks
 from .tile import LATENCY, Tile
 
@@ -54,7 +54,7 @@ def book_plan(ctx: Lowering, p: Product) -> Plan | None:
     vectors = -(-p.n // lanes)
     dense = min(s.cycles for s in tiles(ctx.target, p.acc, p.m, p.n, p.k))
     streamed = stream_cycles(ctx.target, 4 * p.k * vectors * lanes)
-    candidates: list[Schedule[Plan | None]] = [Schedule("dense", batch * max(dense, streamed), None)]
+    candidates: list[Schedule[Plan | None]] = [Schedule(DENSE, batch * max(dense, streamed), None)]
     tile = _tile(ctx.target, p.m, vectors)
     passes = -(-p.m // tile.rows)
     expanding = p.k * vectors * (passes * cost + p.m / ctx.target.fma_per_cycle)

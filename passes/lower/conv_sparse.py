@@ -23,7 +23,7 @@ from .conv_schedules import problem, schedules
 from .copies import transposed
 from .micro import splats_lanes
 from .product import multiply_add
-from .schedule import Schedule, choose
+from .schedule import DENSE, Schedule, choose
 from .sparse import HEIGHTS, is_near, list_cycles, make_lists, may_pay, sets_of, step_of
 from .tasks import PARALLEL_MACS, guarded, pieces, tasks
 from .tile import split
@@ -54,7 +54,7 @@ def sparse_plan(ctx: Lowering, conv: Convolution) -> Plan | None:
         return None
     whole = conv.channels_out % lanes == 0 or conv.y.layout.block == lanes
     dense = min(s.cycles for s in schedules(ctx, conv, whole))
-    candidates: list[Schedule[Plan | None]] = [Schedule("dense", dense, None)]
+    candidates: list[Schedule[Plan | None]] = [Schedule(DENSE, dense, None)]
     matrix = conv.weights.reshape(conv.weights.shape[:2])
     blocked = (conv.x.type.layout.block > 0) + (conv.y.layout.block > 0)
     total = -(-conv.window.pixels // lanes)

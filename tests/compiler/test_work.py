@@ -7,7 +7,7 @@ import pytest
 
 from c2c.compiler.bench import limit_seconds
 from c2c.compiler.machine import Level, Machine, Peak
-from c2c.compiler.work import NO_ARITHMETIC, Work, flops, is_counted, work_of
+from c2c.compiler.work import NO_ARITHMETIC, Work, flops, is_counted, stored, work_of
 from c2c.ir.graph import Graph, Node, Value, constant
 from c2c.ir.types import DType, TensorType
 from c2c.passes.lower import is_lowered, is_refused
@@ -111,3 +111,9 @@ def test_the_roofline_is_the_slower_of_both_limits() -> None:
     assert limit_seconds(Work(10, 10, 0, 500), machine, 0) == pytest.approx(500 / 100e9)
     assert limit_seconds(Work(10, 10, 400, 900), machine, 5000) == pytest.approx(500 / 100e9 + 400 / 2e9)
     assert limit_seconds(Work(4e6, 1e6, 0, 100), machine, 0) == pytest.approx(1e6 / 10e9)
+
+
+def test_weights_may_lie_in_fewer_bytes() -> None:
+    work = Work(10.0, 10.0, 4000, 5000)
+    assert stored(work, 500) == Work(10.0, 10.0, 500, 1500)
+    assert stored(work, 9000) == work

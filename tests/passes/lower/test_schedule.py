@@ -11,7 +11,7 @@ from c2c.ir.graph import Node, Value, constant
 from c2c.ir.types import DType, TensorType
 from c2c.passes.base import PassContext
 from c2c.passes.lower import lower_node
-from c2c.passes.lower.schedule import Schedule, Tuning, choose
+from c2c.passes.lower.schedule import Choice, Schedule, Tuning, choose
 
 SLOW, FAST, TIED = Schedule("slow", 9.0, "s"), Schedule("fast", 2.0, "f"), Schedule("tied", 2.0, "t")
 
@@ -42,7 +42,8 @@ def test_a_name_that_is_no_candidate_is_an_error() -> None:
 
 
 def test_a_lowering_follows_the_tuning_and_its_calls_say_so() -> None:
-    a, w = Value("a", TensorType(DType.F32, (64, 32))), constant("w", np.ones((32, 48), np.float32))
+    a = Value("a", TensorType(DType.F32, (64, 32)))
+    w = constant("w", np.random.default_rng(0).standard_normal((32, 48)).astype(np.float32))
     node = Node("MatMul", (a, w), (Value("y", TensorType(DType.F32, (64, 48))),), {}, ("product",))
     target = Target.parse("x86-64-v3")
     (call,) = lower_node(node, target)
@@ -53,3 +54,13 @@ def test_a_lowering_follows_the_tuning_and_its_calls_say_so() -> None:
     (other,) = lower_node(node, target, tuning=Tuning({choice.key: last}))
     assert other.choices[0].name == last
     assert other.kernel != call.kernel
+
+
+@pytest.mark.parametrize(
+    ("chosen", "reason"),
+    [("dense", "(2.0x as fast as book=16 by estimate)"), ("book=16", "(0.5x as fast as dense by estimate)")],
+)
+def test_a_choice_beside_dense_weights_has_a_reason(chosen: str, reason: str) -> None:
+    candidates = (("dense", 10.0), ("book=16", 20.0), ("book=32", 30.0))
+    assert Choice("book", "problem", chosen, candidates).reason.strip() == reason
+    assert not Choice("gemm", "problem", "tile=1x8", (("tile=1x8", 1.0),)).reason
