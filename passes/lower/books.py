@@ -77,7 +77,6 @@ def expand_cycles(target: Target, entries: int) -> float | None:
 
 
 def stream_cycles(target: Target, nbytes: int) -> float:
-    """Cycles to read weights once: they come from the nearest cache that holds twice as much, or from memory."""
-    if 2 * nbytes <= target.l2_bytes:
-        return nbytes / target.l2_bytes_per_cycle
-    return nbytes / target.memory_bytes_per_cycle / (2 if 2 * nbytes <= target.l3_bytes else 1)
+    """Cycles to read weights once: from the second cache where that holds twice as much, else from farther away."""
+    near = 2 * nbytes <= target.l2_bytes
+    return nbytes / (target.l2_bytes_per_cycle if near else target.stream_bytes_per_cycle(2 * nbytes))
