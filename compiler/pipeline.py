@@ -15,6 +15,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "fuse-attention",
         "fold-batch-norm",
         *_CLEAN,
+        "share-factors",
         "absorb-transposes",
         "narrow-weights",
         "select-winograd",
