@@ -22,6 +22,7 @@ from c2c.compiler.machine import peak
 from c2c.compiler.options import CompileOptions
 from c2c.ir.graph import Graph, Node, Value, constant
 from c2c.ir.types import DType, TensorType
+from c2c.passes.attention import Form, attributes
 from c2c.passes.lower import lower_graph
 from c2c.runtime_stub.loader import Loaded
 
@@ -67,8 +68,8 @@ def node_of(shape: Shape, seed: int) -> tuple[Node, list[Value]]:
     if shape.kind == "attention":
         joined = shape.count * shape.k
         q, k, v = (value(name, 1, shape.m, joined) for name in "qkv")
-        attrs = {"scale": shape.k**-0.5, "q_num_heads": shape.count, "kv_num_heads": shape.count}
-        return Node("c2c.Attention", (q, k, v), (value("y", 1, shape.m, joined),), attrs, ("attention",)), [q, k, v]
+        form, y = Form.plain((1, shape.count), shape.count, shape.k**-0.5), value("y", 1, shape.m, joined)
+        return Node("c2c.Attention", (q, k, v), (y,), attributes(form, [q, k, v], y.type), ("attention",)), [q, k, v]
     batch = (shape.count,) if shape.kind == "batched" else ()
     a, y = value("a", *batch, shape.m, shape.k), value("y", *batch, shape.m, shape.n)
     if batch:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..ir.graph import Graph, Node, Rewriter, Value, constant
-from ..ir.types import TensorType
+from ..ir.types import DType, TensorType
 from .lower.context import unfold
 
 HEADS = (0, 2, 1, 3)
@@ -50,6 +50,12 @@ class Form:
     scale: float
     scores: Chain
     weights: Chain
+
+    @staticmethod
+    def plain(batch: tuple[int, ...], kv_heads: int, scale: float) -> Form:
+        """Nothing but the scale between the products and the softmax."""
+        nothing = Chain(Value("", TensorType(DType.F32, ())))
+        return Form(batch, kv_heads, scale, nothing, nothing)
 
     @property
     def heads(self) -> int:
@@ -85,12 +91,16 @@ def emit_attention(
 ) -> Value:
     """A c2c.Attention node of that form."""
     inputs = [*qkv, *form.operands()]
-    attrs = {"scale": form.scale, "kv_heads": form.kv_heads, "body": attention_body(form, inputs, result)}
+    attrs = attributes(form, inputs, result)
     return rw.emit("c2c.Attention", inputs, [result], attrs, origin=origin, hint=hint).output
 
 
-def attention_body(form: Form, inputs: list[Value], result: TensorType) -> Graph:
-    """The body over `inputs`: q, k, v and the operands of the chains; `result`: type of what it gives."""
+def attributes(form: Form, inputs: list[Value], result: TensorType) -> dict[str, Any]:
+    """Those of a node over `inputs`: q, k, v and the operands of the form; `result`: type of what it gives."""
+    return {"scale": form.scale, "kv_heads": form.kv_heads, "body": _body(form, inputs, result)}
+
+
+def _body(form: Form, inputs: list[Value], result: TensorType) -> Graph:
     body = _Body()
     inner = {v: body.value(v.type) for v in inputs}
     q, k, v = (inner[x] for x in inputs[:3])

@@ -11,7 +11,7 @@ import pytest
 
 from c2c.ir.graph import Graph, Node, Value, constant
 from c2c.ir.types import DType, TensorType
-from c2c.passes.attention import Chain, Form, attention_body
+from c2c.passes.attention import Chain, Form, attributes
 from c2c.tests.passes.lower.harness import Array, run_graph
 
 SEED = 5
@@ -64,8 +64,7 @@ class Case:
         dims = (batch, rows, heads * self.v.shape[3]) if self.joined[3] else (*outer, heads, rows, self.v.shape[3])
         result = Value("y", TensorType(DType.F32, dims))
         operands = [*values[:3], *form.operands()]
-        attrs = {"scale": form.scale, "kv_heads": form.kv_heads}
-        attrs["body"] = attention_body(form, operands, result.type)  # type: ignore[assignment]
+        attrs = attributes(form, operands, result.type)
         node = Node("c2c.Attention", tuple(operands), (result,), attrs, ("attention",))
         (y,) = run_graph(Graph("g", values, [result], [node], ["y"]), list(inputs.values()), **options)
         apart = y.reshape(batch, rows, heads, -1).swapaxes(1, 2) if self.joined[3] else y
