@@ -154,6 +154,11 @@ class Target:
         """What a core reads from its second-level cache in a cycle."""
         return self.core.l2_bytes
 
+    @property
+    def knows_core(self) -> bool:
+        """Whether `core` tells of one processor's cores, not of many."""
+        return self.cpu in CORES
+
     def stream_bytes_per_cycle(self, footprint: int) -> float:
         """What a core streams from where `footprint` bytes stay: a fifth of the third-level cache, which others share,
         or memory."""

@@ -52,9 +52,7 @@ def book_plan(ctx: Lowering, p: Product) -> Plan | None:
         return None
     lanes, batch = ctx.lanes(), prod(p.batch)
     vectors = -(-p.n // lanes)
-    dense = min(s.cycles for s in tiles(ctx.target, p.acc, p.m, p.n, p.k))
-    streamed = stream_cycles(ctx.target, 4 * p.k * vectors * lanes)
-    candidates: list[Schedule[Plan | None]] = [Schedule(DENSE, batch * max(dense, streamed), None)]
+    candidates: list[Schedule[Plan | None]] = [Schedule(DENSE, batch * _dense_cycles(ctx.target, p), None)]
     tile = _tile(ctx.target, p.m, vectors)
     passes = -(-p.m // tile.rows)
     expanding = p.k * vectors * (passes * cost + p.m / ctx.target.fma_per_cycle)
@@ -62,6 +60,14 @@ def book_plan(ctx: Lowering, p: Product) -> Plan | None:
     candidates.append(Schedule(str(plan := Plan(book, tile)), batch * coded, plan))
     problem = f"{batch} of {p.m}x{p.n}x{p.k} {p.acc} levels {book.entries.size} threads {ctx.threads}"
     return choose(ctx, "book", problem, candidates)
+
+
+def _dense_cycles(target: Target, p: Product) -> float:
+    """The first tile of rows waits for the weights, those after it find them near."""
+    best = min(tiles(target, p.acc, p.m, p.n, p.k), key=lambda s: s.cycles)
+    first = best.cycles * min(1.0, best.plan.rows / p.m)
+    streamed = stream_cycles(target, p.acc.nbytes * p.k * -(-p.n // target.lanes(p.acc)) * target.lanes(p.acc))
+    return max(first, streamed) + best.cycles - first
 
 
 def _tile(target: Target, m: int, vectors: int) -> Tile:
