@@ -50,9 +50,9 @@ def dot(w: Writer, target: Target, e: Dot, a: str, b: str, c: str) -> str:
         if not _has(target, row.feature) or (row.group, row.lanes) != (group, e.lanes):
             continue
         if (row.a, row.b) == (e.a.dtype, e.b.dtype):
-            return _instruction(w, row, a, b, c)
+            return _instruction(w, target, row, a, b, c)
         if (row.a, row.b) == (e.b.dtype, e.a.dtype):
-            return _instruction(w, row, b, a, c)
+            return _instruction(w, target, row, b, a, c)
     return _widened(w, e, group, a, b, c)
 
 
@@ -60,9 +60,11 @@ def _has(target: Target, feature: str) -> bool:
     return feature in target.has or feature == "sse2" and target.arch == "x86_64"
 
 
-def _instruction(w: Writer, row: _Instruction, a: str, b: str, c: str) -> str:
+def _instruction(w: Writer, target: Target, row: _Instruction, a: str, b: str, c: str) -> str:
     sums = vector("i32", row.lanes)
     types = [value_type(t, row.lanes * row.group) for t in (row.a, row.b)]
+    if row.a is row.b and target.arch == "aarch64":
+        a, b = b, a  # the factor that is a lane repeated stands first, and is the second one of the instruction
     if not row.adds:
         made = w.call(row.name, sums, (types[0], a), (types[1], b))
         return _fenced(w, w.op(f"add {sums} {c}, {made}"), row.lanes)

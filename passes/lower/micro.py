@@ -184,12 +184,26 @@ class _Inner:
         for v in range(w.vectors):
             value = k.load(w.buffer, w.at + i * w.step + (j * w.step + v * width), width)
             vectors.append(k.let(cast(value, dtype) if dtype is DType.I16 else value, "w"))
-        for r, (base, constant) in enumerate(self.x.at):
-            x = k.load(self.x.buffer, base + i * self.x.step + (constant + j), group)
-            factor = k.let(shuffle(x, None, tuple(range(group)) * w.lanes), "x")
+        for r, factor in enumerate(self._factors(i, j, group)):
             for v in range(w.vectors):
                 at = j // group % self.sets * (self.acc.size // self.sets) + (self.first + r) * w.vectors + v
                 k.store(self.acc, at, dot(factor, vectors[v], k.load(self.acc, at)))
+
+    def _factors(self, i: Expr, j: int, group: int) -> Iterator[Expr]:
+        """Steps j to j + group after i of each row, in every lane. Rows that lie side by side come as one vector where
+        multiply-adds take a lane of it."""
+        k, x, lanes, at = self.k, self.x, self.w.lanes, 0
+        while at < len(x.at):
+            base, constant = x.at[at]
+            beside = [(base, constant + n * group) for n in range(lanes)]
+            several = splats_lanes(k.ctx.target) and list(x.at[at : at + lanes]) == beside
+            count = lanes if several else 1
+            value = k.load(x.buffer, base + i * x.step + (constant + j), group * count)
+            value = k.let(value, "x") if several else value
+            for n in range(count):
+                factor = shuffle(value, None, tuple(range(n * group, (n + 1) * group)) * lanes)
+                yield factor if several else k.let(factor, "x")
+            at += count
 
     def _lined(self, i: Expr, count: int) -> dict[tuple[Expr, int], tuple[Expr, int]]:
         """Elements of x that the steps need, by base and offset: the vector that holds each, and its lane there.
