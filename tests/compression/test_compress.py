@@ -278,6 +278,20 @@ def test_few_indices_are_a_sparse_initialiser() -> None:
     np.testing.assert_allclose(compiled.run({"x": x})["y"], run(small, {"x": x}), rtol=1e-4, atol=1e-5)
 
 
+def test_the_front_has_sizes_and_speeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "RATIOS", (2.0, 20.0))
+    _, report = compress(network(), samples(), tmp_path, pareto=True, targets=["native", "arm64-neon"])
+    assert len(report.front) == 2 and sum(row["kept"] for row in report.front) == 1
+    assert all({"native", "arm64-neon"} == set(row["speeds"]) for row in report.front)
+    assert report.front[0]["bytes"] < report.front[1]["bytes"]
+    kept = next(row for row in report.front if row["kept"])
+    packed = (tmp_path / "model.c2w").stat().st_size
+    assert packed < report.size == kept["bytes"]
+    made = c2c.compile(tmp_path / "model.onnx", shapes={"x": (1, 3, 12, 12)}, winograd_weights="load")
+    made.save(tmp_path / "bundle", weights="packed")
+    assert (tmp_path / "bundle" / "model.c2w").read_bytes() == (tmp_path / "model.c2w").read_bytes()
+
+
 def test_speed_is_worth_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wide pointwise layer gets zeros in a pattern that the target has kernels for, and runs faster; aimed at size it
     gets none."""
