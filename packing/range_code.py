@@ -8,6 +8,7 @@ reader takes 4 bytes first and one whenever the range has become small, which te
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,32 +18,14 @@ UNIT = 22
 CODED = 16
 """Of which so many divide the range."""
 MEMORY = 1022
-LEAST = 1 << 12
-"""Of a chance, and what 1 exceeds it by."""
+SHIFT = UNIT - CODED
+LEAST, MOST = 1 << 12, (1 << UNIT) - (1 << 12)
+"""That a chance may be."""
 FLAGS = 3
 """Places of the first bit; those of the others follow."""
 
 _SMALL = 1 << 24
 _WHOLE = (1 << 32) - 1
-
-
-class Chances:
-    """Of a 0 at each place, learnt bit by bit."""
-
-    def __init__(self) -> None:
-        self.of = [1 << (UNIT - 1)] * (FLAGS + 256)
-        self.seen = [0] * (FLAGS + 256)
-
-    def learn(self, place: int, bit: int) -> int:
-        """What the chance was before this bit, in CODED bits."""
-        chance, seen = self.of[place], self.seen[place]
-        if bit:
-            self.of[place] = max(chance - chance // (seen + 2), LEAST)
-        else:
-            self.of[place] = min(chance + ((1 << UNIT) - chance) // (seen + 2), (1 << UNIT) - LEAST)
-        if seen < MEMORY:
-            self.seen[place] = seen + 1
-        return chance >> (UNIT - CODED)
 
 
 def index_bits(levels: int) -> int:
@@ -52,20 +35,41 @@ def index_bits(levels: int) -> int:
 
 def encode(indices: np.ndarray[Any, Any], levels: int) -> bytes:
     """The stream of indices below `levels`."""
-    chances, bits = Chances(), index_bits(levels)
-    paths = [[(FLAGS + (1 << i | v >> (bits - i)), v >> (bits - 1 - i) & 1) for i in range(bits)] for v in range(256)]
-    told: list[tuple[int, int]] = []  # (chance, bit)
-    learn, last, before = chances.learn, 0, 0
+    return _ranges(_told(indices, index_bits(levels)))
+
+
+def _told(indices: np.ndarray[Any, Any], bits: int) -> Iterator[tuple[int, int]]:
+    """(chance of a 0, bit) for each bit that tells the indices."""
+    paths = [[(FLAGS + (1 << i | v >> (bits - i)), v >> (bits - 1 - i) & 1) for i in range(bits)] for v in range(255)]
+    chances, seen = _start()
+    last = before = 0
     for index in indices.tolist():
         kept = 1 if index else 0
-        told.append((learn(last + before, kept), kept))
+        for place, bit in ((last + before, kept), *paths[index - 1]) if kept else ((last + before, 0),):
+            chance = chances[place]
+            yield chance >> SHIFT, bit
+            _learn(chances, seen, place, bit)
         last, before = before, kept
-        if kept:
-            told += [(learn(place, bit), bit) for place, bit in paths[index - 1]]
-    return _ranges(told)
 
 
-def _ranges(told: list[tuple[int, int]]) -> bytes:
+def _start() -> tuple[list[int], list[int]]:
+    """Chance of a 0 at each place, and how many bits were told there."""
+    return [1 << (UNIT - 1)] * (FLAGS + 256), [0] * (FLAGS + 256)
+
+
+def _learn(chances: list[int], seen: list[int], place: int, bit: int) -> None:
+    chance, count = chances[place], seen[place]
+    if bit:
+        chance -= chance // (count + 2)
+        chances[place] = chance if chance > LEAST else LEAST
+    else:
+        chance += ((1 << UNIT) - chance) // (count + 2)
+        chances[place] = chance if chance < MOST else MOST
+    if count < MEMORY:
+        seen[place] = count + 1
+
+
+def _ranges(told: Iterable[tuple[int, int]]) -> bytes:
     """The bytes that tell bits of such chances."""
     out = bytearray()
     low, width = 0, _WHOLE
@@ -114,19 +118,19 @@ def decode(data: bytes, count: int, levels: int) -> tuple[np.ndarray[Any, Any], 
 
 class _Reader:
     def __init__(self, data: bytes) -> None:
-        self.chances = Chances()
+        self.chances, self.seen = _start()
         self.data, self.at = data, 4
         self.code, self.width = data[0] << 24 | data[1] << 16 | data[2] << 8 | data[3], _WHOLE
 
     def bit(self, place: int) -> int:
-        bound = (self.width >> CODED) * (self.chances.of[place] >> (UNIT - CODED))
+        bound = (self.width >> CODED) * (self.chances[place] >> SHIFT)
         bit = 1 if self.code >= bound else 0
         if bit:
             self.code -= bound
             self.width -= bound
         else:
             self.width = bound
-        self.chances.learn(place, bit)
+        _learn(self.chances, self.seen, place, bit)
         while self.width < _SMALL:
             self.width <<= 8
             self.code = (self.code << 8 | self.data[self.at]) & _WHOLE
