@@ -1,6 +1,6 @@
 """Quantised networks beside their floats and other engines, one thread: milliseconds, and errors against plain QDQ.
 
-usage: python benchmarks/quantized.py NETWORK.onnx... [--seconds 10] [--folder DIR]
+usage: python benchmarks/quantized.py NETWORK.onnx... [--seconds 10] [--folder DIR] [--target T]
 
 Each network is quantised by onnxruntime's quantize_static (weights i8 a channel, activations u8, calibrated on random
 inputs by seed; accuracy means nothing here), compiled by c2c both ways, and run in turn with onnxruntime and, where it
@@ -66,9 +66,9 @@ def session(path: Path, *, plain: bool = False) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def calls(path: Path, made: Path, feed: dict[str, np.ndarray]) -> dict[str, Callable[[], np.ndarray]]:
+def calls(path: Path, made: Path, feed: dict[str, np.ndarray], target: str) -> dict[str, Callable[[], np.ndarray]]:
     """What runs each side once and gives its first output."""
-    small, large, other = c2c.compile(made), c2c.compile(path), session(made)
+    small, large, other = c2c.compile(made, target), c2c.compile(path, target), session(made)
     found: dict[str, Callable[[], np.ndarray]] = {
         "c2c int8": lambda: next(iter(small.run(feed).values())),
         "c2c f32": lambda: next(iter(large.run(feed).values())),
@@ -103,11 +103,12 @@ def main() -> None:
     parser.add_argument("networks", nargs="+", type=Path)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--folder", type=Path, default=Path("build/quantized"))
+    parser.add_argument("--target", default="native", help="of c2c")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     for path in args.networks:
         made, feed = quantized(path, args.folder), random_feed(path, 7)
-        sides = calls(path, made, feed)
+        sides = calls(path, made, feed, args.target)
         want = session(made, plain=True).run(None, feed)[0]
         errors = {n: float(np.abs(call() - want).max() / np.abs(want).max()) for n, call in sides.items()}
         for name, ms in measured(sides, args.seconds).items():
