@@ -19,7 +19,7 @@ from c2c.tests.passes.test_integer_arithmetic import Net, run
 
 
 @pytest.mark.parametrize(("form", "transform"), [("F4", -1e9), ("direct", 1e9)])
-@pytest.mark.parametrize("target", ["x86-64-v3", "x86-64"])
+@pytest.mark.parametrize("target", ["x86-64-v4+avx512vnni", "x86-64-v3", "x86-64"])
 @pytest.mark.parametrize("shape", [(13, 9, 5, 7), (24, 40, 13, 10), (8, 16, 4, 4), (35, 21, 9, 18)])
 def test_forms_are_exact(
     shape: tuple[int, int, int, int], target: str, form: str, transform: float, tmp_path: Path,
@@ -29,6 +29,8 @@ def test_forms_are_exact(
         pytest.skip(f"{target} does not run on this machine")
     monkeypatch.setattr(integer_conv, "TRANSFORM", transform)
     channels, maps, height, width = shape
+    if form == "F4" and min(channels, maps) < Target.parse(target).lanes(DType.I32):
+        pytest.skip("channels do not fill a vector")
     net = Net(channels, height, width)
     y, _ = net.quantized_conv("x", net.scale(77), maps, 3, pads=[1, 1, 0, 1])
     model = net.model([y])
