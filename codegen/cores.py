@@ -13,11 +13,12 @@ from pathlib import Path
 @dataclass(frozen=True, slots=True)
 class Core:
     """wide_fmas: multiply-adds of 512 bits that begin in a cycle. The others are bytes that one core reads in a cycle:
-    from its second-level cache, from its share of the third, and what it streams from memory."""
+    from its second-level cache, from its share of the third, and what it streams from memory. What is set is that of a
+    Zen 3."""
 
     wide_fmas: int = 2
     l2_bytes: int = 32
-    l3_bytes: float = 4.0
+    l3_bytes: float = 16.0
     memory_bytes: float = 4.0
 
 

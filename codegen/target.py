@@ -295,7 +295,7 @@ _X86 = Target("x86-64", "x86_64", "x86-64", about="any 64-bit x86 (SSE2)")
 _V3 = replace(_X86, name="x86-64-v3", cpu="x86-64-v3", has=V3, about="AVX2 and FMA: since Haswell, Zen")
 _NEON = Target(
     "arm64-neon", "aarch64", "generic", ("neon",), ("+neon",), l2_bytes=256 << 10, l3_bytes=2 << 20,
-    core=Core(l3_bytes=6.0, memory_bytes=6.0), about="any 64-bit ARM (ARMv8.0)",
+    core=Core(memory_bytes=6.0), about="any 64-bit ARM (ARMv8.0)",
 )  # fmt: skip
 
 TARGETS: dict[str, Target] = {

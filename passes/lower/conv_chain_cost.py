@@ -16,8 +16,9 @@ from .conv_chain_plan import strip_rows
 from .schedule import Schedule
 from .window import Window
 
-EXPOSED = 0.035
-"""Cycles for a byte that one kernel writes and the next reads, beyond what stays in the second cache."""
+EXPOSED = 0.56
+"""Times that a byte which one kernel writes and the next reads passes at the rate of the third cache, beyond what stays
+in the second and what goes on behind the arithmetic."""
 
 RUN = 300
 """Cycles until a stream flows again: a depthwise first or last stage takes a large tensor in runs of a strip's rows."""
@@ -70,7 +71,7 @@ def apart(target: Target, layers: Sequence[Layer], memory: bool) -> float:
 
 def between(target: Target, nbytes: int, memory: bool) -> float:
     """Cycles of a tensor that one kernel writes and the next reads."""
-    return EXPOSED * max(0, nbytes - target.l2_bytes // 2) + (ARENA * nbytes if memory else 0)
+    return EXPOSED / target.core.l3_bytes * max(0, nbytes - target.l2_bytes // 2) + (ARENA * nbytes if memory else 0)
 
 
 def chained(target: Target, threads: int, layers: Sequence[Layer], strip: int, memory: bool) -> float | None:

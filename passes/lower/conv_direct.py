@@ -6,8 +6,8 @@ channel; only the tile is unrolled, and up to CHANNELS channels. Taps beyond the
 the depth and height loops for a whole row, and by leaving out pixels of the first and last tiles along the width.
 Blocked input is read one block of channels at a time; plain input, one channel.
 
-What comes from far is fetched ahead where that pays (`micro.prefetches`): the weights of the next pass by shares of a
-tile, the pixels of the next tile while the first block of outputs reads them, and the lines of the results.
+What comes from far is fetched ahead (`conv_ahead`): the weights of the next pass by shares of a tile, the pixels of the
+next tile while the first block of outputs reads them, and the lines of the results.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, cast, const, maximum, minimum
 from .context import INDEX, Lowering
+from .conv_ahead import Ahead, Soon
 from .conv_kernel import (
     ConvKernel,
     Convolution,
@@ -34,21 +35,12 @@ from .conv_kernel import (
 from .conv_plan import MAX_TAPS, Inputs, Outputs, Plan, pack_weights, reads_row_of_taps
 from .conv_schedules import choose_plan
 from .conv_zero import MissingTaps, shifted_bias
-from .micro import LINE_BYTES, in_turns, multiply, packed, prefetches, products_together, rows_of
+from .micro import in_turns, multiply, packed, products_together, rows_of
 from .tasks import guarded, tasks
 from .tile import Segment, Taps
 
 CHANNELS = 8
 """Channels of a tap whose products are written out; a loop around each of them costs its mispredicted end."""
-
-AT_ONCE = 8
-"""Lines fetched ahead in a row: more fill the buffers that the loads after them need."""
-
-FEW_BLOCKS = 16
-"""Blocks of channels whose products take no longer than a burst of lines."""
-
-FEW_TILES = 4
-"""With fewer tiles to a pass, the weights of the next are too many to be fetched meanwhile."""
 
 
 def lower_direct(ctx: Lowering, conv: Convolution) -> None:
@@ -65,15 +57,6 @@ def lower_direct(ctx: Lowering, conv: Convolution) -> None:
         conv = replace(conv, window=conv.window.turned(), weights=conv.weights.swapaxes(3, 4))
     plan = choose_plan(ctx, conv, whole)
     DirectWriter(ctx, plan, ConvKernel(ctx)).write()
-
-
-@dataclass(frozen=True, slots=True)
-class Soon:
-    """What each tap of a block of channels fetches of the weights of the next pass: `lines` cache lines, `distance`
-    elements behind its own."""
-
-    distance: Expr
-    lines: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +97,8 @@ class DirectWriter:
         self.w: Buffer = self.k.tensor(ctx.pack("weights", pack_weights(plan, ctx.target)), "w")
         self.bias: Value | None = padded_bias(ctx, shifted_bias(plan.conv), plan.conv.groups, plan.lanes)
         self.missing = MissingTaps.of(ctx, plan.conv, plan.lanes)
-        self.line = LINE_BYTES // plan.conv.dtype.nbytes
         self.together = products_together(ctx.target, plan.conv.dtype)
+        self.ahead = Ahead(k, plan, self.x, self.w, self.raster.step[1])
         block = plan.conv.x.type.layout.block
         self.along_taps = reads_row_of_taps(ctx.target, plan.conv)
         self.pixel = block or 1
@@ -194,29 +177,10 @@ class DirectWriter:
                 first = k.let(tiles * plan.tiles - skip, "first")
                 lo, hi = first if skip == 0 else _at_least(first), minimum(first + plan.tiles, s.count)
             for i in k.loop("tile", hi, lo):
-                soon = self._fetch_weights(out, place, number * plan.tiles_of_row + (i - lo + skip))
+                tile = number * plan.tiles_of_row + (i - lo + skip)
+                soon = self.ahead.weights(out, place.weights, place.chunk, tile)
                 self._tile(out, replace(place, soon=soon), s, k.let(i * s.pixels + s.start, "w"))
             skip += s.count
-
-    def _fetch_weights(self, out: Outputs, place: _Place, tile: Expr) -> Soon | None:
-        """A tile's share of the weights that the pass after this one will read, since they come from afar: at once
-        where it is small, else piece by piece beside the products."""
-        k, plan, inputs = self.k, self.plan, self.plan.inputs[0]
-        count = plan.rows * (plan.tiles if plan.tile_tasks > 1 else plan.tiles_of_row)
-        if count < FEW_TILES or not prefetches(k.ctx.target):
-            return None
-        tap = inputs.size * out.vectors * plan.lanes
-        block = tap * plan.conv.window.taps
-        panel = block * (plan.chunk if plan.chunks > 1 else inputs.count)
-        following = panel if plan.blocks == 1 else block * inputs.count
-        share = -(-panel // (self.line * count))
-        if share > AT_ONCE and inputs.size > 1 and not self.along_taps:
-            lines = -(-tap // (self.line * count))
-            return Soon(k.let(following + tile * (lines * self.line), "soon"), lines)
-        first = k.let(place.weights + place.chunk * panel + following + tile * (share * self.line), "next")
-        for i in k.loop("line", share):
-            k.prefetch(self.w, first + i * self.line)
-        return None
 
     def _tile(self, out: Outputs, place: _Place, s: Segment, w: Expr) -> None:
         k, axis, plan = self.k, self.conv.window.w, self.plan
@@ -230,27 +194,16 @@ class DirectWriter:
         self._end(out, place, s, w, acc)
 
     def _fetch_results(self, out: Outputs, place: _Place, s: Segment, w: Expr) -> _Place:
-        """The lines that the tile's results go to, so that its stores do not wait for them: at once before many
-        products, else left to the blocks of channels."""
+        """Ask for the tile's results, or have the place tell what its blocks of channels are to ask for."""
         k, y = self.k, self.ctx.output
-        if not y.type.layout.block or not prefetches(k.ctx.target) or k.tensor(y, "y").space != "param":
+        if not y.type.layout.block or not self.ahead.asks or k.tensor(y, "y").space != "param":
             return place
-        results = []
+        starts = []
         for v in range(out.vectors):
             coords = (place.n, place.channel + v * self.plan.lanes, *self._spatial(place, w))
-            results.append(k.let(k.place(y, coords), "at"))
-        size, line = s.pixels * self.raster.step[1] * self.plan.lanes, LINE_BYTES // y.type.dtype.nbytes
-        if self._is_short and out.vectors * size > AT_ONCE * line:
-            return replace(place, results=tuple(results))
-        for first in results:
-            for at in range(0, size, line):
-                k.prefetch(k.tensor(y, "y"), first + at)
-        return place
-
-    @property
-    def _is_short(self) -> bool:
-        """Whether a tile has products of a few blocks of channels only."""
-        return self.conv.window.taps == 1 and self.plan.inputs[0].size > 1 and self.plan.chunk <= FEW_BLOCKS
+            starts.append(k.let(k.place(y, coords), "at"))
+        left = self.ahead.results(k.tensor(y, "y"), starts, s.pixels)
+        return replace(place, results=tuple(starts)) if left else place
 
     def _begin(self, out: Outputs, place: _Place, s: Segment, w: Expr, acc: Buffer) -> None:
         """First values of the accumulators: the bias, or the sums over the chunks before."""
@@ -335,10 +288,10 @@ class DirectWriter:
         even = window.taps == 1 and channels.size > 1 and channels.count % extent == 0
         pixels = groups[-1].last
         for c in in_turns(k, "cb", lo, hi, extent) if even else k.loop("cb", hi, lo):
-            if window.taps == 1 and not place.image.ring and prefetches(k.ctx.target):
+            if window.taps == 1 and not place.image.ring and self.ahead.asks:
                 self._fetch_pixels(place, origin + c * self.plane, pixels)
             if place.results and channels is self.plan.inputs[0]:
-                self._fetch_lines(place.results, c - lo, extent, pixels)
+                self.ahead.share(k.tensor(self.ctx.output, "y"), place.results, c - lo, extent, pixels)
             for q in k.loop("q", d1, d0):
                 for r in k.loop("r", h1, h0):
                     line = place.image.step(r * ah.dilation, row)
@@ -353,29 +306,13 @@ class DirectWriter:
                             xs, ws = x + s * (aw.dilation * pixel), y + s * tap
                             xs, ws = k.let(xs, "x"), k.let(ws, "w")
                             if place.soon is not None and channels is self.plan.inputs[0]:
-                                self._fetch(place.soon, ws)
+                                self.ahead.taps(place.soon, ws)
                             self._products(out, channels.size, g, xs, ws, acc)
-
-    def _fetch(self, soon: Soon, weights: Expr) -> None:
-        first = self.k.let(weights + soon.distance, "soon")
-        for i in range(soon.lines):
-            self.k.prefetch(self.w, first + i * self.line)
-
-    def _fetch_lines(self, results: tuple[Expr, ...], number: Expr, blocks: int, pixels: int) -> None:
-        """Share `number` of `blocks` of the lines that a tile's results go to, from each of `results` on."""
-        y = self.k.tensor(self.ctx.output, "y")
-        line = LINE_BYTES // y.dtype.nbytes
-        lines = -(-pixels * self.raster.step[1] * self.plan.lanes // (line * blocks))
-        for first in results:
-            for i in range(lines):
-                self.k.prefetch(y, first + (number * lines + i) * line)
 
     def _fetch_pixels(self, place: _Place, x: Expr, pixels: int) -> None:
         """The pixels of the next tile, when they are read for the first time: planes are far apart."""
-        step = self.conv.window.w.stride * self.pixel
         for _ in guarded(self.k, place.block < 1, self.plan.blocks_out > 1):
-            for at in range(pixels * step, 2 * pixels * step, self.line):
-                self.k.prefetch(self.x, x + at)
+            self.ahead.pixels(x, pixels)
 
     def _products(self, out: Outputs, size: int, taps: Taps, x: Expr, w: Expr, acc: Buffer) -> None:
         """One tap: `size` channels of the tile's pixels times their weights."""

@@ -65,6 +65,9 @@ class Ahead:
 
 LINE_BYTES = 64
 
+AT_ONCE = 8
+"""Lines fetched ahead in a row: more fill the buffers that the loads after them need."""
+
 
 def prefetches(target: Target) -> bool:
     """Whether asking for cache lines pays: measured where it does, an instruction too many where only those count."""

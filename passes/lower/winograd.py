@@ -23,15 +23,12 @@ from .context import Lowering, lowers, strides
 from .conv import lower_conv, read_convolution
 from .conv_kernel import ConvKernel, Convolution, finish, pad_operands, padded_bias, start, unravel
 from .conv_reading import pixel, read_directly, read_through
-from .micro import in_turns, multiply, packed, rows_of, splats_lanes
+from .micro import AT_ONCE, in_turns, multiply, packed, rows_of, splats_lanes
 from .tasks import guarded, tasks
 from .tile import Tile
 from .winograd_plan import LINE, Plan, make_plan, runs
 from .winograd_transform import apply
 from .winograd_weights import transformed_weights
-
-AT_ONCE = 8
-"""Lines fetched ahead in a row: more fill the buffers that the loads after them need."""
 
 
 @lowers("c2c.WinogradConv")
