@@ -25,6 +25,9 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MOST = 64.0
 """The largest factor of a channel."""
 
+HEADROOM = 2.0
+"""Under a Clip: how far beyond what was seen a channel may go before it is cut off."""
+
 _ALIKE = ("Relu", "LeakyRelu", "Identity", "Dropout", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
 """Operators of one tensor that a positive factor a channel passes through."""
 
@@ -74,7 +77,7 @@ def factors(joint: Joint, seen: Mapping[Value, Channels]) -> np.ndarray | None:
         if v not in seen:
             return None
         low = np.ones(len(reach))
-        high = np.minimum(high, np.where(live, bound / np.maximum(seen[v].reach, 1e-30), 1.0))
+        high = np.minimum(high, np.where(live, bound / np.maximum(HEADROOM * seen[v].reach, 1e-30), 1.0))
     best, least = None, np.inf
     for strength in STRENGTHS:
         s = np.where(live, (np.maximum(reach, 1e-30) / reach.max()) ** -strength, 1.0)

@@ -36,7 +36,6 @@ def search(session: Session, judge: Judge, most: float) -> tuple[Outcome, dict[L
     order = sorted(costs, key=lambda layer: (-costs[layer], session.layers.index(layer)))
 
     def without(count: int) -> Outcome:
-        session.progress(f"{count} layers in floats")
         floats = tuple(order[:count])
         tried.append(_outcome(session, judge, _reduced(session, full, floats), floats))
         return tried[-1]
@@ -86,4 +85,6 @@ def _reduced(session: Session, full: Fit, floats: tuple[Layer, ...]) -> Fit:
 def _outcome(session: Session, judge: Judge, found: Fit, floats: tuple[Layer, ...]) -> Outcome:
     session.progress("judge")
     model = write_quantized(session.model, found.weights, found.inputs, {v.name: g for v, g in found.grids.items()})
-    return Outcome(found, floats, model, judge.agreement(judge.compiled(model)))
+    agreement = judge.agreement(judge.compiled(model))
+    session.progress(f"{len(floats)} layers in floats: {agreement}")
+    return Outcome(found, floats, model, agreement)
