@@ -377,18 +377,26 @@ class _Rewriting:
         if (found := dequantized(x)) is not None and found[1].is_single:
             return self._rescaled(found, step, node, inside=False)
         add = made_by(x, "Add")
-        if add is not None:
-            parts = [dequantized(self._resolved(v)) for v in add.inputs if v is not None]
-            both = [p for p in parts if p is not None and p[1].is_single]
-            if len(both) == 2 and all(p[0].type.shape == x.type.shape for p in both):
-                levels = [self._levels(p[0], p[1].offset, node).value for p in both]
-                order = [self.place.get(v, -1) for v in levels]
-                inside = [order[0] > order[1], order[1] > order[0]]
-                terms: list[Value | None] = [
-                    self._rescaled(p, step, node, inside=i) for p, i in zip(both, inside, strict=True)
-                ]
-                return self._emit("Add", terms, x.type, node)
+        if add is not None and (terms := self._terms(add, step, node)) is not None:
+            return self._emit("Add", terms, x.type, node)
         return self._emit("Div", [x, self.rewriter.constant("step", np.asarray(step))], x.type, node)
+
+    def _terms(self, add: Node, step: np.float32, node: Node) -> list[Value | None] | None:
+        """Both sides of a sum over `step`: two dequantised tensors of its size, or one and a convolution's sums."""
+        operands = [self._resolved(required(add, i)) for i in range(2)]
+        found = [dequantized(v) for v in operands]
+        parts = [p if p is not None and p[1].is_single else None for p in found]
+        if any(v.type.shape != add.output.type.shape for v in operands):
+            return None
+        a, b = parts
+        if a is None or b is None:
+            part, other = (b, operands[0]) if a is None else (a, operands[1])
+            if part is None or other not in self.sums:
+                return None
+            return [self._scaled_sums(self.sums[other], step, node), self._rescaled(part, step, node, inside=False)]
+        order = [self.place.get(self._levels(p[0], p[1].offset, node).value, -1) for p in (a, b)]
+        inside = [order[0] > order[1], order[1] > order[0]]
+        return [self._rescaled(p, step, node, inside=i) for p, i in zip((a, b), inside, strict=True)]
 
     def _rescaled(self, found: tuple[Value, Scale], step: np.float32, node: Node, *, inside: bool) -> Value:
         """A dequantised value over `step`; `inside`: of the levels before their Cast, where nobody else needs those."""

@@ -2,7 +2,7 @@
 
 A tensor has one scale, so that a channel of small values gets few levels. Where layers make a tensor and layers read
 it, x[c] · s[c] is made by rows times s and read by columns divided by s, exactly (Nagel et al. 2019). Tensors that
-sums, pooling and Relu join take the same factors. Under a Clip a channel may grow only as far as it was never cut off.
+sums, pooling and Relu join take the same factors; a Clip takes none.
 How far channels are brought together (s = range^-strength) is what the noise of levels and of weights is least at,
 since columns that differ more cost the weights precision (as SmoothQuant balances the two, Xiao et al. 2022).
 """
@@ -25,9 +25,6 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MOST = 64.0
 """The largest factor of a channel."""
 
-HEADROOM = 2.0
-"""Under a Clip: how far beyond what was seen a channel may go before it is cut off."""
-
 _ALIKE = ("Relu", "LeakyRelu", "Identity", "Dropout", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
 """Operators of one tensor that a positive factor a channel passes through."""
 
@@ -42,13 +39,12 @@ class Channels:
 
 @dataclass(eq=False, slots=True)
 class Joint:
-    """Tensors whose channels take one vector of factors. cuts: bounds that results must not newly reach; fixed: the
-    network's own inputs or outputs, or an operator that factors do not pass through, hold one of them."""
+    """Tensors whose channels take one vector of factors. fixed: one of them is the network's own input or output, or
+    read or made by an operator that factors do not pass through."""
 
     values: list[Value] = field(default_factory=list)
     makers: list[Layer] = field(default_factory=list)
     readers: list[Layer] = field(default_factory=list)
-    cuts: list[tuple[Value, float]] = field(default_factory=list)
     fixed: bool = False
 
 
@@ -72,16 +68,10 @@ def factors(joint: Joint, seen: Mapping[Value, Channels]) -> np.ndarray | None:
         return None
     reach = np.maximum.reduce([c.reach for c in known])
     live = reach > 1e-6 * max(float(reach.max()), 1e-30)
-    low, high = np.full(len(reach), 1 / MOST), np.full(len(reach), MOST)
-    for v, bound in joint.cuts:
-        if v not in seen:
-            return None
-        low = np.ones(len(reach))
-        high = np.minimum(high, np.where(live, bound / np.maximum(HEADROOM * seen[v].reach, 1e-30), 1.0))
     best, least = None, np.inf
     for strength in STRENGTHS:
         s = np.where(live, (np.maximum(reach, 1e-30) / reach.max()) ** -strength, 1.0)
-        s = np.clip(s, low, np.maximum(high, low))
+        s = np.minimum(s, MOST)
         cost = sum(_noise(layer, s, c) for layer in joint.readers for c in known)
         if cost < 0.98 * least:
             best, least = (s if strength else None), cost
@@ -131,7 +121,6 @@ class _Search:
         self.added = {layer.add for layer in layers if layer.add is not None}
         self.parent: dict[Value, Value] = {}
         self.fixed: set[Value] = {*graph.inputs, *graph.outputs}
-        self.cuts: list[tuple[Value, float]] = []
 
     def root(self, v: Value) -> Value:
         self.parent.setdefault(v, v)
@@ -151,8 +140,6 @@ class _Search:
         for layer in self.by_node.values():
             found[self.root(layer.output)].makers.append(layer)
             found[self.root(_source(layer.node))].readers.append(layer)
-        for v, bound in self.cuts:
-            found[self.root(v)].cuts.append((v, bound))
         return [j for j in found.values() if j.makers and j.readers and not j.fixed]
 
     def _pass(self, node: Node) -> None:
@@ -169,9 +156,6 @@ class _Search:
             self._join(computed[1], node.output)
         elif node.op in ("Flatten", "Reshape", "Squeeze") and _keeps_channels(computed[0], node.output):
             self._join(computed[0], node.output)
-        elif node.op == "Clip" and (bound := _upper(node)) is not None and len(computed) == 1:
-            self._join(computed[0], node.output)
-            self.cuts.append((node.output, bound))
         else:
             self.fixed |= {*computed, *node.outputs}
 
@@ -195,11 +179,3 @@ def _keeps_channels(a: Value, b: Value) -> bool:
     return (
         a.type.is_static and b.type.is_static and a.type.dims[:2] == b.type.dims[:2] and a.type.size == a.type.dims[1]
     )
-
-
-def _upper(node: Node) -> float | None:
-    """The bound of a Clip from 0 to a positive number."""
-    low, high = node.constant(1), node.constant(2)
-    if low is None or high is None or low.size != 1 or high.size != 1:
-        return None
-    return float(high.reshape(-1)[0]) if float(low.reshape(-1)[0]) == 0 < float(high.reshape(-1)[0]) else None

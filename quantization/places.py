@@ -1,8 +1,9 @@
 """Which tensors hold levels, and which of them share a scale.
 
 Levels are read by quantised layers. They pass through operators that move or pick elements, whose operands and result
-share one scale, and through means, which sum levels. Where two tensors of full size meet (a residual sum, a gate), both
-come as levels if a quantised layer makes them, so that no tensor of floats lies between layers.
+share one scale, and through means, which sum levels. Where two tensors of full size meet (a residual sum, a gate), they
+come as levels if a quantised layer makes them, so that no tensor of floats lies between layers; but for the one that is
+computed last and read here alone: the layer that makes it goes on to the sum before anything is rounded.
 """
 
 from __future__ import annotations
@@ -31,13 +32,12 @@ class Place:
 
 def find_places(graph: Graph, layers: Iterable[Layer]) -> list[Place]:
     """What has to hold levels for these layers to be computed of levels."""
-    work = _Search([layer for layer in layers])
+    work = _Search(graph, list(layers))
     for layer in work.layers:
         work.visit(_data(layer))
     work.join()
-    rank = {v: i for i, v in enumerate(graph.values())}
     groups: dict[Value, Place] = {}
-    for v in sorted(work.members, key=rank.__getitem__):
+    for v in sorted(work.members, key=work.rank.__getitem__):
         groups.setdefault(work.root(v), Place()).values.append(v)
     return list(groups.values())
 
@@ -51,8 +51,11 @@ def _data(layer: Layer) -> Value:
 class _Search:
     """members: tensors that hold levels, and the tensor whose scale each takes."""
 
-    def __init__(self, layers: list[Layer]) -> None:
+    def __init__(self, graph: Graph, layers: list[Layer]) -> None:
         self.layers = layers
+        self.uses = graph.uses()
+        self.kept = set(graph.outputs)
+        self.rank = {v: i for i, v in enumerate(graph.values())}
         self.made = {v for layer in layers for v in (layer.node.output, layer.output)}
         self.members: dict[Value, Value] = {}
         self._pairs: list[tuple[Value, Value]] = []
@@ -101,10 +104,16 @@ class _Search:
         operands = _computed(node)
         full = [o for o in operands if o.type.shape == v.type.shape]
         if len(operands) > 1 and len({frozenset(_sources(o)) for o in operands}) > 1:
-            yield from (o for o in full if o in self.members or self._is_ours(o))
+            last = max(operands, key=self.rank.__getitem__)
+            yield from (o for o in full if self._is_ours(o) and not (o is last and self._goes_on(o)))
         else:
             for o in full:
                 yield from self._meeting(o)
+
+    def _goes_on(self, v: Value) -> bool:
+        """Whether the layer that makes `v` makes it for one reader, elementwise operators between them or none."""
+        alone = len(self.uses.get(v, ())) == 1 and v not in self.kept
+        return alone and all(s in self.made for s in _sources(v))
 
     def _is_ours(self, v: Value) -> bool:
         return any(s in self.made or s in self.members for s in _sources(v))

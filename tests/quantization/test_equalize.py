@@ -60,6 +60,4 @@ def test_joints_end_at_what_factors_do_not_pass() -> None:
     made = session()
     names = [{v.name for v in j.values} for j in find_joints(made.graph, made.layers)]
     assert {"c2", "r2"} in names
-    assert not any({"x", "y", "c4", "g4", "h4"} & found for found in names)
-    clipped = [j for j in find_joints(made.graph, made.layers) if j.cuts]
-    assert all(bound == 6.0 for j in clipped for _, bound in j.cuts)
+    assert not any({"x", "y", "r1", "n1", "c4", "g4", "h4"} & found for found in names)
