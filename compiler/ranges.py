@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ..ir.errors import OptionsError
+from ..ir.errors import OnnxImportError, OptionsError
 from ..ir.graph import Graph, Node, Value
 from ..ir.reference import tensor_type
 from .api import from_compiled
@@ -136,7 +136,7 @@ def _sums(node: Node, reached: Mapping[Value, float]) -> float | None:
 
 def _feeds(path: Path | str | bytes, samples: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
     """Arrays [samples, *shape of the input] of the inputs that samples are given for, and how many samples."""
-    proto = onnx.load_from_string(path) if isinstance(path, bytes) else onnx.load(str(path), load_external_data=False)
+    proto = _model(path)
     constants = {t.name for t in proto.graph.initializer}
     declared = {v.name: tensor_type(v.type, v.name) for v in proto.graph.input if v.name not in constants}
     names = ", ".join(declared)
@@ -152,3 +152,12 @@ def _feeds(path: Path | str | bytes, samples: Mapping[str, np.ndarray]) -> tuple
     if len(set(counts.values())) != 1 or not min(counts.values(), default=0):
         raise OptionsError(f"the arrays hold different numbers of samples, or none: {counts}")
     return feeds, next(iter(counts.values()))
+
+
+def _model(path: Path | str | bytes) -> onnx.ModelProto:
+    try:
+        if isinstance(path, bytes):
+            return onnx.load_from_string(path)
+        return onnx.load(str(path), load_external_data=False)
+    except Exception as e:  # DecodeError of whichever protobuf is installed, and errors of files
+        raise OnnxImportError(f"cannot read the model: {e}", remedy="is it an ONNX file, complete?") from e

@@ -27,7 +27,7 @@ CALIBRATION = 512
 HELD_OUT = 512
 AIMS = ("size", "speed")
 _SHRINKS = 3
-_MARGIN = 0.995
+_MARGIN = 0.98
 
 
 def compress(
@@ -97,17 +97,17 @@ def _fitting(session: Session, budget: Budget, outcomes: Outcomes) -> tuple[Pass
     """The search's result; again within less where the file, padded for its target's kernels, exceeds the budget."""
     kept, passes = search(session, budget)
     most = budget.max_size
-    for _ in range(_SHRINKS if most is not None else 0):
-        assert most is not None and budget.max_size is not None
-        size = outcomes.of(kept).bytes
-        if size <= most:
-            break
-        budget = Budget(int(budget.max_size * most / size * _MARGIN))
-        kept, more = search(session, budget)
-        passes += [p for p in more if p.price not in {q.price for q in passes}]
-    if most is not None and outcomes.of(kept).bytes > most:
-        raise C2CError(f"the model does not fit into {most} bytes; packed it takes {outcomes.of(kept).bytes}")
-    return kept, passes
+    for _ in range(_SHRINKS):
+        if most is None or budget.max_size is None or outcomes.of(kept).bytes <= most:
+            return kept, passes
+        budget = Budget(int(budget.max_size * most / outcomes.of(kept).bytes * _MARGIN))
+        kept, passes = search(session, budget, passes)
+    assert most is not None
+    for found in sorted(passes, key=lambda p: -p.size.total):
+        if found.size.total <= kept.size.total and outcomes.of(found).bytes <= most:
+            return found, passes
+    least = min(outcomes.of(p).bytes for p in passes if p.price in outcomes.made)
+    raise C2CError(f"the model does not fit into {most} bytes; packed for its target it takes {least}")
 
 
 def _read(samples: Path | str | Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,11 +36,11 @@ class Budget:
             raise OptionsError(f"a loss of {self.max_loss!r} makes no sense", remedy="a share, such as 0.5%")
 
 
-def search(session: Session, budget: Budget) -> tuple[Pass, list[Pass]]:
-    """The pass to keep, and all that were made."""
+def search(session: Session, budget: Budget, known: Sequence[Pass] = ()) -> tuple[Pass, list[Pass]]:
+    """The pass to keep, and all that were made. known: passes of a search for another size."""
     session.survey()
     if budget.max_size is not None:
-        return _by_size(session, budget.max_size)
+        return _by_size(session, budget.max_size, known)
     if budget.max_loss is not None:
         return _by_loss(session, budget.max_loss)
     return _front(session)
@@ -83,17 +83,16 @@ def _bracket(passes: list[Pass], fits: Callable[[Pass], bool]) -> tuple[Pass | N
     return best, min(above, default=None)
 
 
-def _by_size(session: Session, most: int) -> tuple[Pass, list[Pass]]:
+def _by_size(session: Session, most: int, known: Sequence[Pass] = ()) -> tuple[Pass, list[Pass]]:
     """The lowest price whose size is allowed: a first guess, then a secant of the logarithms between two passes that
-    enclose it."""
+    enclose it. known: passes that were made before, from which on it goes on."""
     aim = most * 0.97
     price = _price(session, 0.9 * min(aim, expected_bytes(list(session.surveys.values()), 0.0)))
-    passes: list[Pass] = []
-    while len(passes) < _MOST_PASSES:
-        passes.append(session.run(price))
-        if _CLOSE * most <= passes[-1].size.total <= most:
+    passes = list(known)
+    while len(passes) < len(known) + _MOST_PASSES:
+        if any(_CLOSE * most <= p.size.total <= most for p in passes):
             break
-        price = _next_price(passes, aim)
+        passes.append(session.run(_next_price(passes, aim) if passes else price))
     good = [p for p in passes if p.size.total <= most]
     if not good:
         least = min(p.size.total for p in passes)

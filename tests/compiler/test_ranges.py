@@ -13,7 +13,7 @@ from c2c.codegen.target import Target
 from c2c.compiler import cli
 from c2c.compiler.options import CompileOptions
 from c2c.compiler.ranges import LIMIT, RangeReport, check_ranges
-from c2c.ir.errors import OptionsError
+from c2c.ir.errors import OnnxImportError, OptionsError
 
 OPTIONS = CompileOptions(Target.parse("native"))
 
@@ -89,3 +89,8 @@ def test_overflow_is_found_where_it_happens(tmp_path: Path, capsys: pytest.Captu
 def test_bad_samples(wrong: dict[str, np.ndarray], match: str) -> None:
     with pytest.raises(OptionsError, match=match):
         check_ranges(network(), wrong, OPTIONS)
+
+
+def test_a_missing_model_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OnnxImportError, match="cannot read the model"):
+        check_ranges(tmp_path / "none.onnx", samples(1), OPTIONS)

@@ -211,7 +211,7 @@ def _passed(price: float, **options: Any) -> tuple[onnx.ModelProto, dict[str, st
 
     found: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "_by_size", lambda s, most: (found.append(s.run(price)) or found[0], found))
+        patch.setattr(search, "_by_size", lambda s, most, known: (found.append(s.run(price)) or found[0], found))
         compress(network(), samples(), max_size=10**9, **options)
     forms = {layer.name: c.form for layer, c in found[0].coded.items()}
     kept = next(iter(found[0].coded))
@@ -303,7 +303,7 @@ def test_speed_is_worth_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes += [helper.make_node("GlobalAveragePool", ["r3"], ["p"]), helper.make_node("Flatten", ["p"], ["y"])]
     proto = model(nodes, {"x": ["N", 3, 12, 12]}, {"y": ["N", 8]}, weights)
     options: dict[str, Any] = {"max_size": 10**9, "measure": "cosine", "targets": ["x86-64-v3", "arm64-neon"]}
-    monkeypatch.setattr(search, "_by_size", lambda s, most: (p := s.run(1e-6), [p]))
+    monkeypatch.setattr(search, "_by_size", lambda s, most, known: (p := s.run(1e-6), [p]))
     _, small = compress(proto, samples(), **options)
     found, fast = compress(proto, samples(), aim="speed", **options)
     assert not {row["form"] for row in small.layers} & {"4x1 code book", "2:4 code book"}
