@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import groupby
 
 import numpy as np
 import pytest
 
-from c2c.codegen.target import native
+from c2c.codegen.target import Target, native
 from c2c.ir.graph import Graph, Node
-from c2c.ir.loops import Binary, Builder, Fma, Let, Prefetch
+from c2c.ir.loops import Binary, Builder, Fma, For, Let, Prefetch
 from c2c.ir.loops_interp import run_kernel
 from c2c.ir.loops_visit import statements, walk
 from c2c.ir.types import DType
 from c2c.passes.lower import lower_node
 from c2c.passes.lower.context import Lowering
 from c2c.passes.lower.conv import read_convolution
+from c2c.passes.lower.micro import AT_ONCE
 from c2c.passes.lower.tasks import is_even
-from c2c.passes.lower.winograd_plan import make_plan, runs
+from c2c.passes.lower.winograd_plan import SMALL, make_plan, runs
 from c2c.passes.lower.winograd_transform import apply
 from c2c.passes.winograd_math import (
     SIZES,
@@ -32,16 +34,17 @@ from c2c.tests.passes.lower.harness import Case, in_blocks, run_graph, run_ops
 
 SEED = 5
 LANES = native().lanes(DType.F32)
+V4 = Target.parse("x86-64-v4")
 
 
 def layer(
-    x: tuple[int, ...], outputs: int, pads: list[int], m: int, bias: bool = True, prepared: int = 0
+    x: tuple[int, ...], outputs: int, pads: list[int], m: int, bias: bool = True, prepared: int = 0, lanes: int = LANES
 ) -> tuple[Case, Graph]:
     """A Conv for the expected result, and the graph that computes it by F(m x m, 3 x 3) on blocked tensors."""
     rng = np.random.default_rng(SEED)
     arrays = [rng.standard_normal(s).astype(np.float32) for s in (x, (outputs, x[1], 3, 3), (outputs,))]
     case = Case("Conv", arrays if bias else arrays[:2], {"kernel_shape": [3, 3], "pads": pads}, frozenset((1, 2)))
-    graph = in_blocks(case, LANES)
+    graph = in_blocks(case, lanes)
     for node in graph.nodes:
         if node.op == "Conv":
             node.op = "c2c.WinogradConv"
@@ -158,6 +161,32 @@ def test_blocks_of_tiles_keep_all_threads_busy(channels: int) -> None:
     assert conv is not None
     plan = make_plan(ctx, conv, 4)
     assert is_even(-(-plan.tiles // plan.block), 2)
+
+
+@pytest.mark.parametrize(("channels", "size", "small"), [(64, 56, True), (128, 28, False)])
+def test_blocks_of_tiles_leave_weights_their_place(channels: int, size: int, small: bool) -> None:
+    """In the second cache, where they have one; what does not fit there is read as seldom as can be."""
+    _, graph = layer((1, channels, size, size), channels, [1, 1, 1, 1], 4, lanes=V4.lanes())
+    ctx = Lowering(next(n for n in graph.nodes if n.op == "c2c.WinogradConv"), replace(V4, l2_bytes=2 << 20), 1)
+    conv = read_convolution(ctx)
+    assert conv is not None
+    plan = make_plan(ctx, conv, 4)
+    assert (plan.block * 36 * 2 * channels * 4 <= SMALL) is small
+    assert small or plan.block == plan.tiles
+
+
+def test_lines_are_fetched_a_few_at_a_time() -> None:
+    """Between products, where a block of channels has many: more would fill the buffers of the loads that follow."""
+    _, graph = layer((1, 256, 14, 14), 256, [1, 1, 1, 1], 4, lanes=V4.lanes())
+    (call,) = lower_node(next(n for n in graph.nodes if n.op == "c2c.WinogradConv"), V4, 1)
+    rows = [
+        len(list(row))
+        for stmt in statements(call.kernel.body)
+        if isinstance(stmt, For)
+        for fetches, row in groupby(stmt.body.body, lambda s: isinstance(s, Prefetch))
+        if fetches
+    ]
+    assert rows and max(rows) <= AT_ONCE
 
 
 @pytest.mark.parametrize("m", SIZES)
