@@ -21,8 +21,9 @@ SMALL = 384 << 10
 """Bytes of V and M that stay in the second cache beside weights and images: F(4x4) of 64 channels, 224x224, loses 16 %
 with four times as many where that has 2 MB."""
 
-FAR = 1
-"""Weights larger than so many second caches are fetched ahead: what ran before has pushed them out."""
+FAR = 512 << 10
+"""Bytes beyond which weights, larger or not than the second cache, are fetched ahead: what ran before has pushed them
+out. F(4x4) of 64 channels, 56x56, gains 7 % in a network where that cache has 2 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def make_plan(ctx: Lowering, conv: Convolution, m: int) -> Plan:
         block = min((b for b in sizes if b >= min(12, most)), key=lambda b: (uneven[b], traffic(b), b))
     lined = Lined(lanes, lanes, lanes) if splats_lanes(ctx.target) else None
     tile = choose_tile(ctx.target, conv.sums, block, conv.channels_out, lined=lined, depth=conv.channels_in)
-    ahead = prefetches(ctx.target) and weights > FAR * ctx.target.l2_bytes
+    ahead = prefetches(ctx.target) and weights > min(FAR, ctx.target.l2_bytes)
     return replace(plan, block=block, tile=tile, phased=few, ahead=ahead)
 
 
