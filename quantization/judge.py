@@ -17,6 +17,7 @@ from ..compression.samples import Samples
 from ..ir.graph import Graph, Node
 
 _RUNS = 7
+_INTEGER = ("c2c.IntegerConv", "MatMulInteger")
 
 
 class Judge:
@@ -65,7 +66,7 @@ def integer_nodes(model: ModelProto, samples: Samples) -> set[str]:
     )
     graph = load_graph(model.SerializeToString(), options)
     optimise(graph, options, PassObserver(options.debug))
-    return {name for node in _nodes(graph) if node.op == "c2c.IntegerConv" for name in node.origin}
+    return {name for node in _nodes(graph) if node.op in _INTEGER for name in node.origin}
 
 
 def _nodes(graph: Graph) -> list[Node]:

@@ -135,6 +135,30 @@ def optimised(model: onnx.ModelProto, target: str) -> Graph:
     return graph
 
 
+def test_a_sum_of_a_convolution_and_levels_is_not_divided() -> None:
+    net = Net(16, 7, 7)
+
+    def quantize(x: str, zero: int) -> str:
+        scale = net.scale(zero)
+        return net.node("DequantizeLinear", [net.node("QuantizeLinear", [x, *scale]), *scale])
+
+    x = quantize("x", 120)
+    w, steps = net.weights(16, 16, 1), net.rng.uniform(0.0002, 0.0008, 16).astype(np.float32)
+    names = [net.constant(a) for a in (w, steps, np.zeros(16, np.int8), net.rng.normal(size=16).astype(np.float32))]
+    levels = net.node("DequantizeLinear", names[:3], axis=0)
+    y = net.node("Add", [x, net.node("Conv", [x, levels, names[3]])])
+    model = net.model([quantize(net.node("Relu", [y]), 0)], TensorProto.FLOAT)
+    ops = [
+        m.op for n in optimised(model, "x86-64-v3").nodes for m in (n.attrs["body"].nodes if "body" in n.attrs else [n])
+    ]
+    assert "c2c.IntegerConv" in ops and ops.count("Div") == 1  # of the network's own input
+    feed = np.random.default_rng(1).normal(size=net.shape).astype(np.float32)
+    (want,) = ReferenceEvaluator(model).run(None, {"x": feed})
+    for options in ({"target": "native"}, {"target": "x86-64"}):
+        (got,) = run(model, feed, **options)
+        assert np.abs(got - want).max() <= 0.06, options  # a level or two of the last tensor
+
+
 def test_tensors_between_convolutions_are_integers() -> None:
     net, result = residual_net()
     graph = optimised(net.model([result], TensorProto.FLOAT), "x86-64-v3")

@@ -139,13 +139,14 @@ def test_fewest_layers_are_found_by_halving() -> None:
     assert mixed._fewest(without, 5, lambda o: False) is None
 
 
-def test_products_of_several_rows_keep_their_weights_in_bytes() -> None:
+def test_products_of_several_rows_are_of_integers() -> None:
     data = {"x": np.random.default_rng(2).standard_normal((60, 5, 40)).astype(np.float32)}
     small, report = c2c.quantize(perceptron(), data, max_loss=1.0)
     x = np.random.default_rng(3).standard_normal((5, 40)).astype(np.float32)
     want = run(perceptron(), {"x": x})
     assert relative(run(small, {"x": x}), want) < 0.02
     np.testing.assert_allclose(c2c.compile(small).run({"x": x})["y"], run(small, {"x": x}), atol=0.05)
+    assert [r["form"] for r in report.layers] == ["int8", "int8"]
     assert report.size < 0.55 * report.original
 
 
