@@ -21,6 +21,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "select-winograd",
         "narrow-floats",
         "pack-strides",
+        "sparse-products",
         "choose-layout",
         "fuse",
         "chain-convolutions",

@@ -24,12 +24,9 @@ from .copies import transposed
 from .micro import splats_lanes
 from .product import multiply_add
 from .schedule import DENSE, Schedule, choose
-from .sparse import HEIGHTS, is_near, list_cycles, make_lists, may_pay, sets_of, step_of
+from .sparse import list_plans, make_lists, may_pay, sets_of, step_of
 from .tasks import PARALLEL_MACS, guarded, pieces, tasks
 from .tile import split
-
-VECTORS = (2, 3, 4, 5, 6, 8, 10)
-"""Vectors of pixels in a tile that are tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +54,9 @@ def sparse_plan(ctx: Lowering, conv: Convolution) -> Plan | None:
     candidates: list[Schedule[Plan | None]] = [Schedule(DENSE, dense, None)]
     matrix = conv.weights.reshape(conv.weights.shape[:2])
     blocked = (conv.x.type.layout.block > 0) + (conv.y.layout.block > 0)
-    total = -(-conv.window.pixels // lanes)
-    for height in HEIGHTS:
-        fits = [v for v in VECTORS if sets_of(target, height, v) and is_near(target, conv.channels_in, v)]
-        for vectors in sorted({min(v, total) for v in fits}):
-            plan = Plan(height, vectors)
-            tiles = split(total, vectors)
-            cycles = list_cycles(target, matrix, conv.window.pixels, height, tiles, blocked)
-            candidates.append(Schedule(str(plan), conv.batch * cycles, plan))
+    for height, vectors, cycles in list_plans(target, matrix, conv.window.pixels, blocked):
+        plan = Plan(height, vectors)
+        candidates.append(Schedule(str(plan), conv.batch * cycles, plan))
     zeros = round(100 * structure(conv.weights).zeros)
     return choose(ctx, "conv-sparse", f"{problem(ctx, conv, whole)} zeros {zeros}%", candidates)
 

@@ -7,6 +7,7 @@ are made of fillers, whose values are zeros. A zero weight counts as absent: it 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +16,16 @@ from ...codegen.target import Target
 from ...ir.structure import occupied, structure
 from ...ir.types import DType
 from .micro import splats_lanes
-from .tile import LATENCY
+from .tile import LATENCY, split
 
 FAR = 255
 """The largest distance that a byte holds."""
 
 HEIGHTS = (1, 2, 4)
 """Rows of a block: with more, one vector of x serves more products, but fewer blocks are empty."""
+
+VECTORS = (2, 3, 4, 5, 6, 8, 10)
+"""Vectors of pixels in a tile that are tried."""
 
 MIN_ZEROS = 0.2
 """Fraction of zeros below which no list is tried."""
@@ -138,8 +142,20 @@ def entry_cycles(target: Target, height: int, vectors: int, columns: int, densit
     issue = (height * vectors + (vectors if height > 1 else 0) + height + 4) / 5.5
     tile = columns * vectors * target.vector_bits // 8
     missed = min(1.0, 0.25 + 2 * density) * max(0.0, 1 - target.l1_bytes / tile)
+    if target.vector_bits == 512:
+        far = missed * vectors * 64 / target.l2_bytes_per_cycle
+        return max(work, (vectors + height + 0.4 * (height > 1)) / 2, issue) + far / 2
     far = missed * vectors * target.vector_bits / 8 / 32
     return max(work, (vectors + height) / 2, issue) + far + 1.0
+
+
+def list_plans(target: Target, matrix: np.ndarray, pixels: int, transposed: int) -> Iterator[tuple[int, int, float]]:
+    """(height, vectors, estimated cycles) of the ways to run a matrix's lists over pixels (see `list_cycles`)."""
+    total = -(-pixels // target.lanes(DType.F32))
+    for height in HEIGHTS:
+        fits = [v for v in VECTORS if sets_of(target, height, v) and is_near(target, matrix.shape[1], v)]
+        for vectors in sorted({min(v, total) for v in fits}):
+            yield height, vectors, list_cycles(target, matrix, pixels, height, split(total, vectors), transposed)
 
 
 def list_cycles(
