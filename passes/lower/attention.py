@@ -15,18 +15,20 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from ...ir.graph import Value
-from ...ir.loops import Buffer, Expr, const, maximum, reduce, select
+from ...ir.loops import Buffer, Expr, const, maximum, minimum, reduce, select
 from ...ir.types import DType
 from ..attention import Chain, Form, read_form
 from .context import KernelBuilder, Lowering, Site, lowers, strides
 from .elementwise import evaluate
 from .gemm_kernel import block_product, panels_of, tiles
-from .math_functions import exp_clamped
+from .math_functions import exp_nonpositive
 from .panels import Panels, pack_at_run_time
 from .product import Matrix, Product, offset_at, unravel
 from .schedule import Schedule, choose
 from .tasks import pieces, tasks
 
+TOGETHER = 4
+"""Rows whose maxima are found before any of them is raised to powers, which would wait for its own maximum."""
 WIDE = 4
 """Vectors of scores that one operation works on: functions wait for themselves, several of them do not."""
 
@@ -152,13 +154,9 @@ class _Attention:
                 end = const(scores.m)
             else:
                 end = k.let(select(mb < first.row_tasks - 1, end, scores.m), "end")
-            for m in k.loop("m", end, begin):
-                row = k.let(base + m * self.width, "row")
-                share = k.let(self._powers(k, k.tensor(near), row), "share")
-                if self.form.weights.nodes:
-                    self._weights(k, k.tensor(near), row, share, (*self._heads(batch), m))
-                else:
-                    k.store(sums, m - begin, share)
+            for first in k.loop("rows", end, begin, step=TOGETHER):
+                last = k.let(minimum(first + TOGETHER, end), "last")
+                self._softmax(k, k.tensor(near), base, sums, (*self._heads(batch), begin), first, last)
             weights = Matrix(near, (0,) * len(batch), self.width, 1)
             second_part = replace(values, a=weights, finish=self._to_result(sums, begin))
             block_product(k, second_part, second, batch, mb, base)
@@ -214,14 +212,32 @@ class _Attention:
         for first, lanes in pieces(count - main):
             apply(const(main + first), lanes)
 
-    def _powers(self, k: KernelBuilder, x: Buffer, row: Expr) -> Expr:
-        """Scores of one row raised to powers in place; the reciprocal of their sum."""
+    def _softmax(
+        self, k: KernelBuilder, x: Buffer, base: Expr, sums: Buffer, site: tuple[Expr, ...], first: Expr, last: Expr
+    ) -> None:
+        """Weights of rows first to last, or their powers and in `sums` what those are to be multiplied by; `site`: the
+        heads and the row that `sums` begins with."""
+        largest = k.alloc("largest", DType.F32, TOGETHER)
+        for m in k.loop("m", last, first):
+            k.store(largest, m - first, self._largest(k, x, k.let(base + m * self.width, "row")))
+        for m in k.loop("m", last, first):
+            row = k.let(base + m * self.width, "row")
+            share = k.let(self._powers(k, x, row, k.let(k.load(largest, m - first), "largest")), "share")
+            if self.form.weights.nodes:
+                self._weights(k, x, row, share, (*site[:-1], m))
+            else:
+                k.store(sums, m - site[-1], share)
+
+    def _largest(self, k: KernelBuilder, x: Buffer, row: Expr) -> Expr:
         for first, lanes in pieces(self.width - self.scores.n):
             k.store(x, row + (self.scores.n + first), const(float("-inf"), DType.F32, lanes))
-        largest = self._over(k, "max", lambda at, lanes: k.load(x, row + at, lanes))
+        return self._over(k, "max", lambda at, lanes: k.load(x, row + at, lanes))
+
+    def _powers(self, k: KernelBuilder, x: Buffer, row: Expr, largest: Expr) -> Expr:
+        """Scores of one row raised to powers in place; the reciprocal of their sum."""
 
         def power(at: Expr, lanes: int) -> Expr:
-            value = k.let(exp_clamped(k, k.let(k.load(x, row + at, lanes) - largest)), "power")
+            value = k.let(exp_nonpositive(k, k.let(k.load(x, row + at, lanes) - largest)), "power")
             k.store(x, row + at, value)
             return value
 

@@ -85,6 +85,15 @@ def exp_clamped(k: Builder, x: Expr) -> Expr:
     return fma(p, scale, scale)
 
 
+def exp_nonpositive(k: Builder, x: Expr) -> Expr:
+    """`exp_clamped` for x <= 0 (anything above that is undefined) and NaN."""
+    if x.dtype is not DType.F32:
+        return call("exp", x)
+    n, p = _reduced_exp(k, x, -88.0, None, _EXP5)
+    scale = k.let(_power_of_two(n), "scale")
+    return fma(p, scale, scale)
+
+
 def expm1(k: Builder, x: Expr) -> Expr:
     """e^x - 1 within 3 ulp up to x = 88.37; -1 from below -17 on."""
     if x.dtype is not DType.F32:
@@ -94,9 +103,9 @@ def expm1(k: Builder, x: Expr) -> Expr:
     return fma(p, scale, scale - 1.0)
 
 
-def _reduced_exp(k: Builder, x: Expr, low: float, high: float, tail: Sequence[float]) -> tuple[Expr, Expr]:
+def _reduced_exp(k: Builder, x: Expr, low: float, high: float | None, tail: Sequence[float]) -> tuple[Expr, Expr]:
     """n (i32) and e^r - 1 with x = n ln 2 + r, after clamping x; NaN goes into the second."""
-    x = k.let(maximum(low, minimum(high, x)), "x")
+    x = k.let(maximum(low, x if high is None else minimum(high, x)), "x")
     shifted = k.let(fma(x, _LOG2_E, _like(x, _MAGIC)), "n")
     n = k.let(shifted - _MAGIC, "n")
     r = k.let(fma(n, -_LN2_LOW, k.let(fma(n, -_LN2_HIGH, x), "r")), "r")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...ir.loops import Expr, binary, cast, const, select
+from ...ir.loops import Expr, binary, broadcast, cast, const, select
 from ...ir.types import DType
 from . import math_functions as mathf
 from .context import KernelBuilder, Lowering, Site, lowers
@@ -35,8 +35,10 @@ def _softmax(over: Strips, sites: list[Site]) -> None:
     """The powers are kept in the result where it has their type, else computed twice."""
     k, ctx = over.k, over.plan.ctx
     largest = _maxima(over, sites)
-    power = shifted_exp(largest)
     sink = ctx.output if ctx.output.type.dtype is over.operand else None
+
+    def power(k: KernelBuilder, item: Item) -> Expr:
+        return mathf.exp_nonpositive(k, k.let(item.x - broadcast(largest[item.vector], item.x.lanes)))
 
     def kept(k: KernelBuilder, item: Item) -> Expr:
         value = k.let(power(k, item), "power")
