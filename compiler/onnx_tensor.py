@@ -14,7 +14,7 @@ from ..ir.reference import MAX_ELEMENTS, dtype_of
 from ..ir.types import DType
 from .onnx_wire import MARK, map_file, text
 
-_HALVES = {TensorProto.INT4: DType.I8, TensorProto.UINT4: DType.U8}
+_HALVES: dict[int, DType] = {TensorProto.INT4: DType.I8, TensorProto.UINT4: DType.U8}
 """Element types of 4 bits, two to a byte, and the type that they are read as."""
 
 

@@ -154,9 +154,9 @@ class _Attention:
                 end = const(scores.m)
             else:
                 end = k.let(select(mb < first.row_tasks - 1, end, scores.m), "end")
-            for first in k.loop("rows", end, begin, step=TOGETHER):
-                last = k.let(minimum(first + TOGETHER, end), "last")
-                self._softmax(k, k.tensor(near), base, sums, (*self._heads(batch), begin), first, last)
+            for row in k.loop("rows", end, begin, step=TOGETHER):
+                last = k.let(minimum(row + TOGETHER, end), "last")
+                self._softmax(k, k.tensor(near), base, sums, (*self._heads(batch), begin), row, last)
             weights = Matrix(near, (0,) * len(batch), self.width, 1)
             second_part = replace(values, a=weights, finish=self._to_result(sums, begin))
             block_product(k, second_part, second, batch, mb, base)

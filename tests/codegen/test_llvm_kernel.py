@@ -68,10 +68,10 @@ def test_register_tile_matmul(target: str, shaped: bool, run_program: Run) -> No
         for r in range(8):
             k.store(acc, r, const(0.0, DType.F32, 8))
         for t in k.loop("t", kk):
-            for r in k.loop("r", 4, kind="unroll"):
-                x = k.let(broadcast(k.load(a, (i * 4 + r) * kk + t), 8))
+            for row in k.loop("r", 4, kind="unroll"):
+                factor = k.let(broadcast(k.load(a, (i * 4 + row) * kk + t), 8))
                 for v in range(2):
-                    k.store(acc, r * 2 + v, x * k.load(b, t * n + v * 8, 8) + k.load(acc, r * 2 + v))
+                    k.store(acc, row * 2 + v, factor * k.load(b, t * n + v * 8, 8) + k.load(acc, row * 2 + v))
         for r in range(8):
             k.store(c, (i * 4 + r // 2) * n + r % 2 * 8, k.load(acc, r))
     rng = np.random.default_rng(1)
@@ -101,11 +101,11 @@ def test_branches_and_empty_loops(target: str, run_program: Run) -> None:
         Block((Store(y, const(0), const(55, DType.I32)),)),
     )
     kernel = Kernel("model__k", kernel.params, Block((loop, branch)))
-    begin = np.arange(-10, 10)
-    end = np.array([5, -20, 0, 9, 3] * 4)
+    begins = np.arange(-10, 10)
+    ends = np.array([5, -20, 0, 9, 3] * 4)
     out = np.empty(n, np.int32)
-    run_kernel(run_program, target, kernel, [begin, end], out)
-    want = np.array([len(range(b, e, 3)) for b, e in zip(begin, end, strict=True)], np.int32)
+    run_kernel(run_program, target, kernel, [begins, ends], out)
+    want = np.array([len(range(b, e, 3)) for b, e in zip(begins, ends, strict=True)], np.int32)
     want[0] = 77
     np.testing.assert_array_equal(out, want)
 

@@ -97,7 +97,7 @@ def test_object_of_every_target(name: str) -> None:
     assert made.sizes.data == made.sizes.bss == 0, "writable data"
     assert made.sizes.embedded_weights == len(p.weights)
     weights = made.sections[next(s.section for s in made.symbols if s.name == "model_weights") or 0]
-    assert obj[weights.offset : weights.offset + weights.size] == p.weights
+    assert obj[weights.offset : weights.offset + weights.size] == bytes(p.weights)
     assert weights.offset % 64 == 0 or target.object_format == "macho" and weights.address % 64 == 0
     names = {s.name for s in made.symbols}
     assert {"model_run", "model__axpy", "model__001_second"} <= names

@@ -51,7 +51,7 @@ from c2c.ir.loops import (
 from c2c.ir.types import DType
 
 SEED = 20240607
-TYPES = [d for d in DType if d is not DType.STRING]
+TYPES: list[DType] = [d for d in DType if d is not DType.STRING]
 FLOATS = [d for d in TYPES if d.is_float]
 INTS = [d for d in TYPES if d.is_int]
 Array: TypeAlias = np.ndarray[Any, Any]

@@ -62,7 +62,7 @@ def test_weights_are_found_by_a_linker(name: str) -> None:
     builder.import_symbol(f"{prefix}expf", expf)
     builder.export_symbol(f"{prefix}model_run").export_symbol(f"{prefix}model_weights")
     library = builder.link(jit, f"test.{name}")
-    assert ctypes.string_at(library[f"{prefix}model_weights"], len(p.weights)) == p.weights
+    assert ctypes.string_at(library[f"{prefix}model_weights"], len(p.weights)) == bytes(p.weights)
     assert library[f"{prefix}model_weights"] % 64 == 0
     if target.os != "windows":
         y, arena = np.empty(N, np.float32), aligned_bytes(64)

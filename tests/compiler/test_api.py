@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -82,7 +82,7 @@ def test_options_that_make_no_sense_are_refused(small_cnn: onnx.ModelProto, wron
 
 
 def test_sizes_may_be_numpy_integers(small_cnn: onnx.ModelProto, tmp_path: Path) -> None:
-    manifest = compile(small_cnn, dims={"N": np.int64(2)}).save(tmp_path / "o")
+    manifest = compile(small_cnn, dims={"N": cast(int, np.int64(2))}).save(tmp_path / "o")
     assert manifest["options"]["dims"] == {"N": 2}
 
 

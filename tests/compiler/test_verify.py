@@ -15,6 +15,7 @@ from c2c.compiler.options import CompileOptions
 from c2c.compiler.verify import verify_model
 from c2c.ir.loops import Block
 from c2c.passes.loops import optimise_kernel
+from c2c.passes.lower import lower_graph
 
 OPTIONS = CompileOptions(Target.parse("native"), dims={"N": 1}, winograd_error=0)
 
@@ -26,12 +27,11 @@ def test_right_kernels_are_right(small_cnn: onnx.ModelProto) -> None:
 
 def test_the_first_wrong_node_is_named(small_cnn: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second convolution reads weights that are 5 % too large, in the compiled program only."""
-    lower = driver.lower_graph
 
     def wrong(graph: Any, *rest: Any) -> Any:
         node = next(n for n in graph.nodes if "conv2" in n.origin)
         node.inputs[1].data = node.inputs[1].data * np.float32(1.05)
-        return lower(graph, *rest)
+        return lower_graph(graph, *rest)
 
     monkeypatch.setattr(driver, "lower_graph", wrong)
     report = verify_model(small_cnn.SerializeToString(), OPTIONS)

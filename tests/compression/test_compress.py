@@ -85,16 +85,16 @@ def test_the_written_model_is_the_one_that_was_judged(monkeypatch: pytest.Monkey
     def spying(self: Session, price: float) -> object:
         runner_run = self.runner.run
 
-        def keep(*a: object, **k: object) -> object:
+        def keep(*a: Any, **k: Any) -> Any:
             results = runner_run(*a, **k)
             seen.append(results[1][0])
             return results
 
-        self.runner.run = keep
+        self.runner.run = keep  # type: ignore[method-assign]
         try:
             return original(self, price)
         finally:
-            self.runner.run = runner_run
+            self.runner.run = runner_run  # type: ignore[method-assign]
 
     monkeypatch.setattr(Session, "run", spying)
     data = samples()
@@ -128,7 +128,7 @@ def test_a_loss_is_kept() -> None:
 
 
 def test_same_seed_same_bytes_and_resuming_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def files(folder: str, **options: bool) -> tuple[bytes, bytes]:
+    def files(folder: str, **options: Any) -> tuple[bytes, bytes]:
         compress(network(), samples(), tmp_path / folder, max_size=1800, **options)
         return (tmp_path / folder / "model.onnx").read_bytes(), (tmp_path / folder / "report.json").read_bytes()
 
@@ -153,7 +153,7 @@ def test_same_seed_same_bytes_and_resuming_too(tmp_path: Path, monkeypatch: pyte
 def _stop_after(count: int, calls: list[int]) -> Callable[..., object]:
     original = Session._compress
 
-    def counted(self: Session, *a: object) -> object:
+    def counted(self: Session, *a: Any) -> object:
         if len(calls) == count:
             raise KeyboardInterrupt
         calls.append(1)
@@ -210,8 +210,13 @@ def _passed(price: float, **options: Any) -> tuple[onnx.ModelProto, dict[str, st
     from c2c.compression.onnx_model import write_coded
 
     found: list[Any] = []
+
+    def once(session: Session, *_: Any) -> tuple[Any, list[Any]]:
+        found.append(session.run(price))
+        return found[0], found
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "_by_size", lambda s, most, known: (found.append(s.run(price)) or found[0], found))
+        patch.setattr(search, "_by_size", once)
         compress(network(), samples(), max_size=10**9, **options)
     forms = {layer.name: c.form for layer, c in found[0].coded.items()}
     kept = next(iter(found[0].coded))
@@ -411,7 +416,7 @@ def test_lstm_and_embedding() -> None:
         ({"targets": ["pdp-11"]}, samples(), "pdp-11"),
     ],
 )
-def test_bad_requests(options: dict[str, object], data: dict[str, np.ndarray], match: str) -> None:
+def test_bad_requests(options: dict[str, Any], data: dict[str, np.ndarray], match: str) -> None:
     with pytest.raises(c2c.C2CError, match=match):
         compress(network(), data, **options)
 

@@ -122,7 +122,7 @@ def program() -> Program:
 def test_programs_round_trip() -> None:
     before = program()
     text = print_program(before)
-    after = parse_program(text, before.weights)
+    after = parse_program(text, bytes(before.weights))
     assert print_program(after) == text
     for name in ("name", "inputs", "outputs", "kernels", "steps", "arena_bytes", "weights", "threads", "notes"):
         assert getattr(after, name) == getattr(before, name), name
@@ -165,7 +165,7 @@ def test_programs_of_models_round_trip(
     options = CompileOptions(Target.parse(target), name="m", threads=2, dims={"N": 1})
     before = compile_file(save(small_cnn, "model.onnx"), options).program
     text = print_program(before)
-    after = parse_program(text, before.weights)
+    after = parse_program(text, bytes(before.weights))
     assert print_program(after) == text
     assert (after.kernels, after.steps, after.weights) == (before.kernels, before.steps, before.weights)
 

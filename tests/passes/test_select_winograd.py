@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from c2c.tests.passes.build import CONTEXT, Net, check
 
 
 def _chosen(
-    channels: int, outputs: int, size: int, error: float = 1e-4, target: Target = CONTEXT.target, **attrs: object
+    channels: int, outputs: int, size: int, error: float = 1e-4, target: Target = CONTEXT.target, **attrs: Any
 ) -> int | None:
     net = Net()
     graph = net.done(net.conv(net.input(1, channels, size, size), outputs, **attrs))
@@ -51,7 +52,7 @@ def test_large_weights_are_transformed_at_load(when: str, channels: int, prepare
         {"group": 2},
     ],
 )
-def test_other_forms_stay(form: dict[str, object]) -> None:
+def test_other_forms_stay(form: dict[str, Any]) -> None:
     net = Net()
     graph = net.done(net.conv(net.input(1, 32, 20, 20), 32, **form))
     check(graph, "canonicalize", "select-winograd")

@@ -37,6 +37,11 @@ class Case:
     constants: frozenset[int] = frozenset()
     outputs: int = 1
 
+    @property
+    def arrays(self) -> list[Array]:
+        """The inputs that are given."""
+        return [a for a in self.inputs if a is not None]
+
     def node(self, prefix: str = "") -> Node:
         """The node with its values, types inferred by ONNX."""
         values = [

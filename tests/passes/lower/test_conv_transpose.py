@@ -49,7 +49,7 @@ def expected(case: Case) -> Array:
     graph = helper.make_graph(
         [helper.make_node("ConvTranspose", names, ["y"], **case.attrs)],
         "g",
-        [helper.make_tensor_value_info(n, 1, np.shape(a)) for n, a in zip(names, case.inputs, strict=True)],
+        [helper.make_tensor_value_info(n, 1, np.shape(a)) for n, a in zip(names, case.arrays, strict=True)],
         [helper.make_tensor_value_info("y", 1, None)],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -58,7 +58,7 @@ def expected(case: Case) -> Array:
 
 
 def check(got: Array, case: Case) -> None:
-    shapes = [np.shape(a) for a in case.inputs]
+    shapes = [a.shape for a in case.arrays]
     np.testing.assert_allclose(got, expected(case), atol=2e-5, err_msg=f"{shapes} {case.attrs} seed {SEED}")
 
 

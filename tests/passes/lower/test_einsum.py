@@ -41,5 +41,5 @@ def test_equations(equations: list[tuple[str, tuple[int, ...]]], target: str) ->
         for equation, *shapes in equations
     ]
     for case, (got,) in zip(cases, run_ops(cases, target=target), strict=True):
-        want = np.einsum(case.attrs["equation"], *case.inputs, dtype=np.float64)
+        want = np.einsum(case.attrs["equation"], *(a.astype(np.float64) for a in case.arrays))
         np.testing.assert_allclose(got, want, atol=1e-5, rtol=1e-5, err_msg=f"{case.attrs} seed {SEED}")

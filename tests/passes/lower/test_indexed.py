@@ -107,7 +107,7 @@ def test_shapes_and_triangles() -> None:
             case("EyeLike", below(9, 4, 6), dtype=1, k=-1),
             case("EyeLike", below(9, 4, 6), dtype=7, k=9),
             case("ConstantOfShape", ints(3, 4), value=floats([2.5]), constants=(0,)),
-            case("Range", np.float32(1), np.float32(9), np.float32(2), constants=(0, 1, 2)),
+            case("Range", *(np.array(v, np.float32) for v in (1, 9, 2)), constants=(0, 1, 2)),
             case("Shape", noise(3, 4, 5), start=-2),
             case("Size", noise(3, 4, 5)),
         ]

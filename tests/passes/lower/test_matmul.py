@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,7 @@ from c2c.passes.lower.tasks import pieces
 from c2c.tests.passes.lower.harness import Array, Case, lines_asked_for, run_graph, run_ops
 
 SEED = 11
+Shape: TypeAlias = tuple[int, ...]
 TARGETS = ("native", "x86-64")
 
 MATMUL_SHAPES = [
@@ -65,7 +68,7 @@ def test_threads_do_not_change_bits(constant: bool) -> None:
         assert np.array_equal(a, b)
 
 
-GEMMS = [
+GEMMS: list[tuple[dict[str, Any], Shape, Shape, Shape | None]] = [
     ({"alpha": 0.5, "beta": 2.0}, (9, 33), (33, 40), (40,)),
     ({"transA": 1, "transB": 1}, (33, 9), (40, 33), (9, 1)),
     ({"transB": 1}, (9, 33), (40, 33), ()),

@@ -105,7 +105,7 @@ def test_pad(mode: str) -> None:
 
 
 def test_pad_with_a_value_that_arrives_at_run_time() -> None:
-    check([case("Pad", noise(3, 6), ints(1, 2, 0, 3), np.float32(-3.5), constants=(1,))])
+    check([case("Pad", noise(3, 6), ints(1, 2, 0, 3), np.array(-3.5, np.float32), constants=(1,))])
 
 
 def test_negative_pads_crop() -> None:
@@ -160,7 +160,7 @@ def test_an_input_that_decides_the_shape_must_be_constant() -> None:
 
 
 def test_dropout_in_training_mode_is_refused() -> None:
-    (kept,) = run_op("Dropout", [x := noise(3), np.float32(0.5)])
+    (kept,) = run_op("Dropout", [x := noise(3), np.array(0.5, np.float32)])
     np.testing.assert_array_equal(kept, x)
     with pytest.raises(UnsupportedOpError, match="training mode is random"):
-        run_op("Dropout", [noise(3), np.float32(0.5), np.bool_(True)], constants=[1, 2])
+        run_op("Dropout", [noise(3), np.array(0.5, np.float32), np.array(True)], constants=[1, 2])

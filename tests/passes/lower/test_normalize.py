@@ -49,7 +49,7 @@ def test_instance_and_batch_normalization(shape: tuple[int, ...]) -> None:
     for block in (4, 16):
         for case in cases:
             blocks = in_blocks(case, block)
-            (got,) = run_graph(blocks, list(case.inputs), threads=2)
+            (got,) = run_graph(blocks, case.arrays, threads=2)
             np.testing.assert_allclose(got, case.expected()[0], rtol=2e-5, atol=2e-5)
 
 
@@ -80,8 +80,7 @@ def test_fused_tail() -> None:
         Case("Softmax", [x], {"axis": 1}), Case("Softmax", [x], {"axis": -1}), Case("LogSoftmax", [x], {"axis": 0}),
     ]  # fmt: skip
     for case in cases:
-        for factor in (numbers((30,), seed=3), numbers(case.inputs[0].shape, seed=3), numbers((1, 1, 4, 1))):
-            inputs = [a for a in case.inputs if a is not None]
-            (got,) = run_graph(with_tail(case, factor), [*inputs, factor])
+        for factor in (numbers((30,), seed=3), numbers(case.arrays[0].shape, seed=3), numbers((1, 1, 4, 1))):
+            (got,) = run_graph(with_tail(case, factor), [*case.arrays, factor])
             expected = np.abs(case.expected()[0]) * factor
             np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5, err_msg=f"{case.op} {factor.shape}")

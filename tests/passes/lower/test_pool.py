@@ -67,7 +67,7 @@ def test_plain(threads: int) -> None:
         check(case, found)
 
 
-@pytest.mark.parametrize("case", [c for c in WINDOWS if c.inputs[0].dtype == np.float32], ids=lambda c: c.op)
+@pytest.mark.parametrize("case", [c for c in WINDOWS if c.arrays[0].dtype == np.float32], ids=lambda c: c.op)
 def test_blocked(case: Case) -> None:
     assert case.inputs[0] is not None
     check(case, run_graph(in_blocks(case, LANES), [case.inputs[0]]))

@@ -36,7 +36,7 @@ def case(
     directions = 2 if attrs.get("direction") == "bidirectional" else 1
 
     def normal(*shape: int) -> Array:
-        return (rng.standard_normal(shape) / max(2, hidden**0.5)).astype(np.float32)
+        return np.asarray(rng.standard_normal(shape) / max(2, hidden**0.5), np.float32)
 
     inputs: list[Array | None] = [None] * (8 if op == "LSTM" else 6)
     by_batch = attrs.get("layout", 0)

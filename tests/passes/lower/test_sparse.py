@@ -18,6 +18,7 @@ from c2c.ir.types import DType
 from c2c.passes.lower import lower_graph, lower_node
 from c2c.passes.lower.schedule import Tuning
 from c2c.passes.lower.sparse import make_lists
+from c2c.passes.pattern import required
 from c2c.tests.passes.build import Net, feeds_for
 from c2c.tests.passes.lower.harness import Case, in_blocks, run_graph, with_tail
 
@@ -123,7 +124,7 @@ def check(graph: Graph, inputs: list[np.ndarray], expected: np.ndarray, threads:
 def test_plain_tensors(number: int, threads: int) -> None:
     c = CASES[number]
     node = c.node()
-    graph = Graph("g", [node.inputs[0]], [node.output], [node], ["y"])
+    graph = Graph("g", [required(node)], [node.output], [node], ["y"])
     check(graph, [np.asarray(c.inputs[0])], c.expected()[0], threads)
 
 
