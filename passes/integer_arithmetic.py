@@ -2,11 +2,11 @@
 
 Before: Conv or Gemm of DequantizeLinear nodes, activations with one scale and constant weights; QLinearConv.
 After: `c2c.IntegerConv` of levels with the bias in its exact sums; then the scale, and where a QuantizeLinear follows
-Clip, Round and Cast to the next levels: no tensor of floats between convolutions. Levels are bytes of the type that
-products of the target take (`Target.byte_levels`), else i16 from which their zero point is taken away. Scales fold into
-one factor a channel, (x scale · w scale) / y scale in f32 as QLinearConv has it; sums of dequantised tensors are scaled
-by x scale / y scale. QuantizeLinear moves up through operators that only move or pick elements. Rounding is to the
-nearest even level, and no result depends on the target.
+Clip, Round and Cast (of bytes Round, Cast, Clip, Cast) to the next levels: no tensor of floats between convolutions.
+Levels are bytes of the type that products of the target take (`Target.byte_levels`), else i16 from which their zero
+point is taken away. Scales fold into one factor a channel, (x scale · w scale) / y scale in f32 as QLinearConv has it;
+sums of dequantised tensors are scaled by x scale / y scale. QuantizeLinear moves up through operators that only move or
+pick elements. Rounding is to the nearest even level, and no result depends on the target.
 Preserves: other operators, which read dequantised values. Needs: constants not folded yet.
 """
 
@@ -29,6 +29,9 @@ MOVING = ("MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", 
 """Operators whose results are elements of their operands: they commute with an increasing function of each."""
 
 PARTS = {"Concat"}
+
+WHOLE = 1 << 30
+"""Numbers below are rounded to an i32 whatever rounding came before."""
 
 EXACT = 1 << 24
 """Whole numbers below are exact in f32, and so are their sums in any order."""
@@ -121,11 +124,12 @@ RULES = (
 
 @dataclass(frozen=True, slots=True)
 class _Sums:
-    """A float value as sums · scale + bias, both of [1, K, 1…] or a number."""
+    """A float value as sums · scale + bias, both of [1, K, 1…] or a number, of magnitudes up to `most`."""
 
     sums: Value
     scale: np.ndarray
     bias: np.ndarray | None
+    most: float = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +250,8 @@ class _Rewriting:
             data = self._emit("Reshape", [data, shape], data.type.with_shape((1, w.shape[1], 1, 1)), node)
             type_ = type_.with_shape((1, w.shape[0], 1, 1))
         low, high = level_range(x.type.dtype)
-        attrs = {**attrs, "largest": max(high - scale.offset, scale.offset - low)}
+        largest = max(high - scale.offset, scale.offset - low)
+        attrs = {**attrs, "largest": largest}
         inputs: list[Value | None] = [data, rw.constant(f"{node.output.name}.weights", w)]
         if bias[0] is not None or levels.zero:
             inputs.append(None if bias[0] is None else rw.constant(f"{node.output.name}.bias", bias[0]))
@@ -255,13 +260,15 @@ class _Rewriting:
         sums = self._emit("c2c.IntegerConv", inputs, type_, node, **attrs)
         across = (1, -1, *(1,) * (rank - 2)) if w_scale.size > 1 else ()
         factor = (scale.step * w_scale.astype(np.float32)).reshape(across)
-        found = _Sums(sums, factor, None if bias[1] is None else bias[1].reshape(1, -1, *(1,) * (rank - 2)))
+        most = _most(w, largest, bias, factor)
+        found = _Sums(sums, factor, None if bias[1] is None else bias[1].reshape(1, -1, *(1,) * (rank - 2)), most)
         if type_.shape != node.output.type.shape:
             shape = rw.constant("shape", np.asarray(node.output.type.dims, np.int64))
             found = _Sums(
                 self._emit("Reshape", [sums, shape], node.output.type, node),
                 factor.reshape(1, -1) if factor.size > 1 else factor,
                 None if found.bias is None else found.bias.reshape(1, -1),
+                most,
             )
         self._scaled(node, found)
 
@@ -347,13 +354,34 @@ class _Rewriting:
         low, high = low - scale.offset, high - scale.offset
         x, low, high = self._bounded(x, scale.step, low, high)
         ends: list[Value | None] = [self._number(e, np.float32) for e in (low, high)]
-        clipped = self._emit("Clip", [self._divided(x, scale.step, node), *ends], x.type, node)
+        divided = self._divided(x, scale.step, node)
+        clipped = self._emit("Clip", [divided, *ends], x.type, node)
         rounded = self._emit("Round", [clipped], x.type, node)
-        levels = self._shifted(rounded, zero, form, node)
+        if form is self.bytes and self._largest(x) / scale.step < WHOLE:
+            levels = self._saturated(divided, zero, (low, high), form, node)
+        else:
+            levels = self._shifted(rounded, zero, form, node)
         self.floats[levels] = rounded
         if x in self.place:
             self.place[levels] = self.place[x]
         return levels
+
+    def _largest(self, x: Value) -> float:
+        """The largest magnitude of a value as far as it is known."""
+        if x in self.sums:
+            return self.sums[x].most
+        add = made_by(x, "Add")
+        parts = [] if add is None else [dequantized(self._resolved(v)) for v in add.inputs if v is not None]
+        known = [float(p[1].scale.max()) for p in parts if p is not None]
+        return 255 * sum(known) if add is not None and len(known) == 2 else float("inf")
+
+    def _saturated(self, x: Value, zero: int, ends: tuple[int, int], form: DType, node: Node) -> Value:
+        """The same of numbers that i32 holds, cut off as whole numbers: conversions to bytes do that."""
+        whole = self._cast(self._emit("Round", [x], x.type, node), DType.I32, node)
+        if zero:
+            whole = self._emit("Add", [whole, self._number(zero, np.int32)], whole.type, node)
+        limits: list[Value | None] = [self._number(e + zero, np.int32) for e in ends]
+        return self._cast(self._emit("Clip", [whole, *limits], whole.type, node), form, node)
 
     def _bounded(self, x: Value, step: np.float32, low: int, high: int) -> tuple[Value, int, int]:
         """Activations that only cut off, as bounds of the levels."""
@@ -428,3 +456,12 @@ class _Rewriting:
                 levels = self._levels(q, scale.offset, node)
                 factor = self._number(scale.step, np.float32)
                 self.rewriter.replace(node.output, self._from_levels(levels, factor, node.output.type, node))
+
+
+def _most(w: np.ndarray, largest: int, bias: tuple[np.ndarray | None, np.ndarray | None], factor: np.ndarray) -> float:
+    """The largest magnitude of (Σ x w + bias[0]) · factor + bias[1] for magnitudes of x of up to `largest`."""
+    sums = np.abs(w.astype(np.float64)).reshape(len(w), -1).sum(1) * largest
+    sums = (sums + (0 if bias[0] is None else np.abs(bias[0].astype(np.float64)))) * factor.reshape(-1).astype(
+        np.float64
+    )
+    return float((sums + (0 if bias[1] is None else np.abs(bias[1].astype(np.float64)))).max(initial=0))

@@ -82,7 +82,7 @@ def _is_candidate(type_: TensorType, dtype: DType) -> bool:
 
 def is_lined(found: DType, dtype: DType) -> bool:
     """Whether tensors of a type are blocked where those of `dtype` are: levels of quantised ones as well."""
-    return found is dtype or dtype is DType.F32 and found in (DType.I16, DType.U8, DType.I8)
+    return found is dtype or dtype is DType.F32 and found in (DType.I32, DType.I16, DType.U8, DType.I8)
 
 
 def _waste(type_: TensorType, block: int) -> int:
