@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from ..ir.graph import Node
+from collections.abc import Sequence
+
+from ..codegen.target import Target
+from ..ir.graph import Node, Value
+from ..passes.lower import Call
+from ..passes.lower.books import stream_cycles
+from ..passes.lower.schedule import DENSE, Choice
 from .driver import Compiled
 from .work import work_of
 
@@ -11,18 +17,28 @@ NEAR_BYTES_PER_CYCLE = 16
 
 
 def expected_cycles(compiled: Compiled) -> float:
-    """Cycles of one run; nodes without a schedule count by the roofline of their operations and bytes."""
-    target = compiled.options.target
-    flops_a_cycle = 2 * target.lanes() * target.fma_per_cycle
-    total = 0.0
-    counted: set[Node] = set()
+    """Cycles of one run: of each node what its schedules are expected to take, without schedules the roofline of its
+    operations and bytes; never less than its constants take to be read, as all of them are once a run. Compile with
+    `keep_constants`, so that they are known."""
+    by_node: dict[Node, list[Call]] = {}
     for call in compiled.calls:
-        if call.node in counted:
-            continue
-        counted.add(call.node)
-        if call.choices:
-            total += sum(choice.cycles for choice in call.choices)
-        else:
-            work = work_of(call.node)
-            total += max(work.own_flops / flops_a_cycle, work.bytes / NEAR_BYTES_PER_CYCLE)
-    return total
+        by_node.setdefault(call.node, []).append(call)
+    stored = {node: _stored(calls) for node, calls in by_node.items()}
+    whole = sum(stored.values())
+    target = compiled.options.target
+    a_byte = stream_cycles(target, whole) / max(whole, 1)
+    return sum(max(_computed(node, calls[0].choices, target), a_byte * stored[node]) for node, calls in by_node.items())
+
+
+def _stored(calls: Sequence[Call]) -> int:
+    """Bytes of the constants that the calls read, as they lie in memory."""
+    constants: dict[Value, int] = {v: v.type.nbytes for call in calls for v in call.args if v.is_constant}
+    return sum(constants.values())
+
+
+def _computed(node: Node, choices: Sequence[Choice], target: Target) -> float:
+    if choices:
+        told = [c.cycles for c in choices if c.name != DENSE]  # where no form is taken other families tell the time
+        return sum(told) if told else choices[0].cycles
+    work = work_of(node)
+    return max(work.own_flops / (2 * target.lanes() * target.fma_per_cycle), work.bytes / NEAR_BYTES_PER_CYCLE)

@@ -63,7 +63,9 @@ class Outcomes:
 
     def _compiled(self, model: ModelProto, target: Target) -> Compiled:
         """As `c2c compile model.onnx --weights packed` does, with the samples' shapes."""
-        options = CompileOptions(target, shapes=self.session.samples.shapes(), winograd_weights="load")
+        options = CompileOptions(
+            target, shapes=self.session.samples.shapes(), winograd_weights="load", keep_constants=True
+        )
         return compile_file(model.SerializeToString(), options)
 
 

@@ -67,7 +67,7 @@ class LayerSpeeds:
         if layer.kind not in ("conv", "matmul"):
             return 0.0
         graph = alone(layer, _example(layer, form))
-        return expected_cycles(compile_graph(graph, CompileOptions(self.target, name="layer")))
+        return expected_cycles(compile_graph(graph, CompileOptions(self.target, name="layer", keep_constants=True)))
 
 
 def forms() -> Sequence[Form]:

@@ -1,0 +1,38 @@
+"""Cycles expected of whole models."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from c2c.codegen.target import Target
+from c2c.compiler.driver import compile_graph
+from c2c.compiler.estimate import expected_cycles
+from c2c.compiler.options import CompileOptions
+from c2c.tests.passes.build import Net
+
+
+def cycles(weights: np.ndarray, target: str, rows: int = 1) -> float:
+    net = Net()
+    graph = net.done(net.op("Relu", net.op("MatMul", net.input(rows, len(weights)), weights)))
+    options = CompileOptions(Target.parse(target), keep_constants=True)
+    return float(expected_cycles(compile_graph(graph, options)))
+
+
+@pytest.mark.parametrize("target", ["x86-64-v3", "x86-64-v4", "arm64-neon"])
+def test_what_is_read_and_what_is_computed(target: str) -> None:
+    """One row takes as long as its weights take to arrive; many rows as long as their products."""
+    w = np.random.default_rng(0).standard_normal((1024, 1024)).astype(np.float32)
+    whole, half = cycles(w, target), cycles(w.astype(np.float16).astype(np.float32), target)
+    assert 0.45 * whole < half < 0.75 * whole, "half the bytes"
+    machine = Target.parse(target)
+    peak = 2 * 64 * w.size / (2 * machine.lanes() * machine.fma_per_cycle)
+    assert peak < cycles(w, target, 64) < 3 * peak
+
+
+def test_few_levels_are_read_sooner() -> None:
+    rng = np.random.default_rng(0)
+    levels = rng.standard_normal(16).astype(np.float32)
+    coded = rng.choice(levels, (1024, 1024))
+    dense = rng.standard_normal((1024, 1024)).astype(np.float32)
+    assert cycles(coded, "x86-64-v4") < 0.5 * cycles(dense, "x86-64-v4")
