@@ -1,9 +1,9 @@
 """Products of many rows by weights with zeros as pointwise convolutions, whose kernels leave zeros out.
 
-Before: y = x · w with x [rows, k] and constant w [k, n], or a Gemm of that form. After: y' = conv(x', w') with x' of
-[1, k, rows] and w' of [n, k, 1]: rows are pixels. Preserves: results but for the sign of a zero, and for absent weights
-that would meet an infinity or NaN. Chosen where weights have zeros enough and rows fill vectors: copies of x and y cost
-little beside the products that are left out.
+Before: y = x · w with x [rows, k] and constant w [k, n], and what is added to its columns, or a Gemm of that form.
+After: y' = conv(x', w') with x' of [1, k, rows] and w' of [n, k, 1]: rows are pixels. Preserves: results but for the
+sign of a zero, and for absent weights that would meet an infinity or NaN. Chosen where weights have zeros enough and
+rows fill vectors: copies of x and y cost little beside the products that are left out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..ir.types import DType
 from .base import GraphRewriter, Pass, PassContext, Rule, apply_rules, register_pass
 from .lower.gemm_kernel import tiles
 from .lower.sparse import list_plans, may_pay
-from .pattern import required
+from .pattern import either_order, made_by, required
 
 MIN_CHANNELS = 64
 """Elements of a row of x and of y from which on copies cost little."""
@@ -34,12 +34,15 @@ class SparseProducts(Pass):
         def rewrite(rw: GraphRewriter, node: Node) -> Value | None:
             return _as_convolution(rw, node, context.target)
 
-        rule = Rule("sparse-product", "x · w = conv(x', w')'", ("MatMul", "Gemm"), rewrite)
+        rule = Rule("sparse-product", "x · w = conv(x', w')'", ("MatMul", "Gemm", "Add"), rewrite)
         return apply_rules(graph, (rule,), context)
 
 
 def _as_convolution(rw: GraphRewriter, node: Node, target: Target) -> Value | None:
-    x, weights, y = required(node), _weights(node), node.output
+    product, bias = _parts(rw, node)
+    if product is None:
+        return None
+    x, weights, y = required(product), _weights(product), node.output
     if weights is None or x.type.dtype is not DType.F32 or not x.type.is_static or x.type.rank < 2:
         return None
     outputs, depth = weights.shape
@@ -49,7 +52,7 @@ def _as_convolution(rw: GraphRewriter, node: Node, target: Target) -> Value | No
     dense = min(s.cycles for s in tiles(target, DType.F32, rows, outputs, depth))
     if min(cycles for _, _, cycles in list_plans(target, weights, rows, 1)) > GAIN * dense:
         return None
-    origin, hint = node.origin, y.name
+    origin, hint = tuple(dict.fromkeys((*product.origin, *node.origin))), y.name
     plain, flat = x.type.with_shape((1, rows, depth)), x.type.with_shape((1, depth, rows))
     result, back = x.type.with_shape((1, outputs, rows)), x.type.with_shape((1, rows, outputs))
     swap = {"perm": (0, 2, 1)}
@@ -57,12 +60,30 @@ def _as_convolution(rw: GraphRewriter, node: Node, target: Target) -> Value | No
     x = rw.emit("Reshape", [x, shape], [plain], origin=origin, hint=f"{hint}.row").output
     x = rw.emit("Transpose", [x], [flat], swap, origin=origin, hint=f"{hint}.columns").output
     w = rw.constant(f"{hint}.weights", np.ascontiguousarray(weights).reshape(outputs, depth, 1))
-    bias = [node.inputs[2]] if len(node.inputs) > 2 else []
-    found = rw.emit(
-        "Conv", [x, w, *bias], [result], {"kernel_shape": (1,)}, origin=origin, hint=f"{hint}.pixels"
-    ).output
+    found = rw.emit("Conv", [x, w, bias], [result], {"kernel_shape": (1,)}, origin=origin, hint=f"{hint}.pixels").output
     found = rw.emit("Transpose", [found], [back], swap, origin=origin, hint=f"{hint}.back").output
-    return rw.emit_like(node, "Reshape", [found, rw.constant(f"{hint}.shape", np.array(y.type.dims))])
+    shape = rw.constant(f"{hint}.shape", np.array(y.type.dims))
+    return rw.emit("Reshape", [found, shape], [y.type], origin=origin, hint=hint).output
+
+
+def _parts(rw: GraphRewriter, node: Node) -> tuple[Node | None, Value | None]:
+    """The product that a node is or adds to, and what is added to its columns."""
+    if node.op == "Gemm":
+        return node, node.input(2)
+    if node.op == "MatMul":
+        readers = rw.readers(node.output) if rw.has_one_reader(node.output) else ()
+        return (None if any(_added(rw, r)[0] is node for r in readers) else node), None
+    return _added(rw, node)
+
+
+def _added(rw: GraphRewriter, node: Node) -> tuple[Node | None, Value | None]:
+    """A product that nobody else reads and the constant that an Add adds to its columns."""
+    for product, bias in either_order(node) if node.op == "Add" else ():
+        made = made_by(product, "MatMul")
+        columns = bias.data is not None and bias.type.shape == product.type.shape[-1:]
+        if made is not None and columns and rw.has_one_reader(product):
+            return made, bias
+    return None, None
 
 
 def _weights(node: Node) -> np.ndarray | None:

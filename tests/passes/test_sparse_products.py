@@ -41,3 +41,13 @@ def test_gemm(attrs: dict[str, float], bias: tuple[int, ...] | None, listed: boo
     graph = net.done(net.op("Gemm", net.input(64, 96), stored, *([net.random(*bias)] if bias else []), **attrs))
     check(graph, "sparse-products", tolerance=1e-5)
     assert ("Conv" in op_names(graph)) == listed
+
+
+def test_what_is_added_to_columns_is_the_bias() -> None:
+    net = Net()
+    product = net.op("MatMul", net.input(64, 96), pruned((96, 80), 0.9))
+    graph = net.done(net.op("Relu", net.op("Add", net.random(80), product)))
+    check(graph, "sparse-products", tolerance=1e-5)
+    assert op_names(graph) == ["Reshape", "Transpose", "Conv", "Transpose", "Reshape", "Relu"]
+    (conv,) = (n for n in graph.nodes if n.op == "Conv")
+    assert conv.input(2) is not None
