@@ -202,6 +202,11 @@ def _judging(p: argparse.ArgumentParser, calibration: int) -> None:
         "--target", action="append", metavar="T",
         help="report the expected speed there; the first one's packed weights are written (default native)",
     )  # fmt: skip
+    p.add_argument("--labels", metavar="NAME", help="array of right classes in --data and --judge: they are counted")
+    p.add_argument(
+        "--fine-tune", action="store_true", help="train with PyTorch, by the dense model's answers and labels"
+    )
+    p.add_argument("--epochs", type=int, default=10, metavar="N", help="of fine-tuning, for each size (default 10)")
     p.add_argument("--seed", type=int, default=0, help="of the order of samples (default 0)")
     p.add_argument("--resume", action="store_true", help="go on with what a stopped run left in the output folder")
     p.add_argument("-o", "--output", type=Path, default=Path("small"), metavar="DIR", help="folder (default small/)")

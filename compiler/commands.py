@@ -272,8 +272,8 @@ def compress_command(a: argparse.Namespace) -> int:
             a.model, a.data, a.output, max_size=None if a.max_size is None else _size(a.max_size),
             max_loss=None if a.max_loss is None else _share(a.max_loss), pareto=a.pareto, sparsity=a.sparsity,
             pattern=a.pattern, levels=a.levels, measure=a.measure, judge=a.judge, judged=a.judged,
-            calibration=a.calibration, held_out=a.held_out, seed=a.seed, resume=a.resume,
-            targets=a.target or ["native"], aim=a.aim, progress=show,
+            calibration=a.calibration, held_out=a.held_out, labels=a.labels, fine_tune=a.fine_tune, epochs=a.epochs,
+            seed=a.seed, resume=a.resume, targets=a.target or ["native"], aim=a.aim, progress=show,
         )  # fmt: skip
     if a.json:
         print(json.dumps(report.to_json()))

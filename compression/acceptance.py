@@ -13,20 +13,27 @@ MEASURES = ("auto", "top1", "threshold", "cosine")
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """measure: what was counted. same of total answers; cosine: mean over samples; noise: squared error over power."""
+    """measure: what was counted. same of total answers; cosine: mean over samples; noise: squared error over power.
+    right: of the dense network's answers, where there are labels (measure "labels"); `same` are right ones then."""
 
     measure: str
     same: int
     total: int
     cosine: float
     noise: float
+    right: int = 0
 
     @property
     def loss(self) -> float:
-        """Share of answers that differ; for measure "cosine" what the mean cosine lacks to 1."""
+        """Share of answers that differ; for measure "cosine" what the mean cosine lacks to 1; for "labels" the share of
+        right answers lost, below 0 where some were gained."""
+        if self.measure == "labels":
+            return (self.right - self.same) / max(self.total, 1)
         return 1 - self.cosine if self.measure == "cosine" else (self.total - self.same) / max(self.total, 1)
 
     def __str__(self) -> str:
+        if self.measure == "labels":
+            return f"{self.same}/{self.total} right (dense {self.right}), cosine {self.cosine:.6f}"
         counted = "" if self.measure == "cosine" else f"{self.same}/{self.total} answers, "
         return f"{counted}cosine {self.cosine:.6f}"
 
@@ -44,9 +51,14 @@ def pick_measure(measure: str, output: np.ndarray) -> str:
     return "threshold" if output.size and output.min() >= 0 and output.max() <= 1 else "cosine"
 
 
-def agreement(dense: np.ndarray, small: np.ndarray, measure: str) -> Agreement:
-    """Of two outputs [samples, …]."""
-    if measure == "top1":
+def agreement(dense: np.ndarray, small: np.ndarray, measure: str, labels: np.ndarray | None = None) -> Agreement:
+    """Of two outputs [samples, …]. labels: right classes [samples, …], compared with the largest of the last axis."""
+    right = 0
+    if labels is not None:
+        answers = (o.argmax(-1).reshape(labels.shape) == labels for o in (dense, small))
+        before, alike = answers
+        measure, right = "labels", int(before.sum())
+    elif measure == "top1":
         alike = dense.argmax(-1) == small.argmax(-1)
     elif measure == "threshold":
         alike = (dense > 0.5) == (small > 0.5)
@@ -55,7 +67,9 @@ def agreement(dense: np.ndarray, small: np.ndarray, measure: str) -> Agreement:
     a, b = (o.reshape(len(o), -1).astype(np.float64) for o in (dense, small))
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosine = np.where(norms > 0, (a * b).sum(1) / np.maximum(norms, 1e-300), 1.0)
-    return Agreement(measure, int(alike.sum()), int(alike.size), float(cosine.mean()), relative_error(dense, small))
+    return Agreement(
+        measure, int(alike.sum()), int(alike.size), float(cosine.mean()), relative_error(dense, small), right
+    )
 
 
 def relative_error(dense: np.ndarray, small: np.ndarray) -> float:

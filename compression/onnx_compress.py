@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import onnx
 from ..codegen.target import Target
 from ..ir.errors import C2CError, OptionsError
 from . import onnx_model
+from .fine_tune import FineTuning, require_torch
 from .mask import PATTERNS
 from .onnx_data_free import synthetic_samples
 from .onnx_result import Outcomes, write_outcome
@@ -19,15 +22,18 @@ from .reconstruct import Form
 from .report import Report, make_report
 from .samples import read_samples, split
 from .search import Budget, search
-from .session import Pass, Session, start
+from .session import Pass, start
 from .speed import LayerSpeeds
 from .state import resumed
 
 CALIBRATION = 512
 HELD_OUT = 512
+EPOCHS = 10
 AIMS = ("size", "speed")
 _SHRINKS = 3
 _MARGIN = 0.98
+
+Search = Callable[[Budget, list[Pass]], tuple[Pass, list[Pass]]]
 
 
 def compress(
@@ -48,22 +54,28 @@ def compress(
     aim: str = "size",
     calibration: int = CALIBRATION,
     held_out: int = HELD_OUT,
+    labels: str | None = None,
+    fine_tune: bool = False,
+    epochs: int = EPOCHS,
     seed: int = 0,
     resume: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> tuple[onnx.ModelProto, Report]:
-    """Compress a model without labels; returns the compressed model and a report, and writes both into `output`.
+    """Compress a model; returns the compressed model and a report, and writes both into `output`.
 
     data: samples by input name, or an .npz file of them; None makes some up. max_size: bytes of the packed weights;
     max_loss: share of judged answers that may differ from the dense model's; pareto: a row of sizes; without any of
     them a loss of 0.5 %. sparsity, pattern: zeros demanded of every matrix, and their shape. levels: the most values
     in a code book. measure, judged: what counts as the same answer, and of which output. judge: samples to judge by,
-    as `data`; None holds some of `data` out. calibration, held_out: the most samples fitted to, and judged by. seed: of
-    the order of samples and of positions. targets: whose expected speeds are reported; the weights are packed for the
-    first one. aim: "size", or "speed": masks are tried too, for the first target's sparse kernels. resume: go on with
-    what a run before left in `output`. Raises C2CError.
+    as `data`; None holds some of `data` out. calibration, held_out: the most samples fitted to, and judged by. labels:
+    the array in `data` and `judge` with the right class of each sample; right answers count then. fine_tune: train with
+    PyTorch, by the dense network's answers and the labels, on all of `data` that does not judge, `epochs` times for
+    each size. seed: of the order of samples and of positions. targets: whose expected speeds are reported; the weights
+    are packed for the first one. aim: "size", or "speed": masks are tried too, for the first target's sparse kernels.
+    resume: go on with what a run before left in `output`. Raises C2CError.
     """
     form = _form(sparsity, pattern, levels)
+    _check_training(fine_tune, labels if data is None else None, epochs)
     if pareto and (max_size is not None or max_loss is not None):
         raise OptionsError("the whole front and a budget are asked for", remedy="give one of them")
     if aim not in AIMS:
@@ -74,8 +86,10 @@ def compress(
     inputs = onnx_model.inputs_of(proto)
     arrays = synthetic_samples(proto, inputs, seed) if data is None else _read(data)
     judges = None if judge is None else _read(judge)
-    samples = split(arrays, inputs, seed, calibration=calibration, held_out=held_out, judges=judges)
-    samples = replace(samples, synthetic=data is None)
+    most = sys.maxsize if fine_tune else calibration
+    everything = split(arrays, inputs, seed, calibration=most, held_out=held_out, judges=judges, labels=labels)
+    everything = replace(everything, synthetic=data is None)
+    samples = everything.limited(calibration)
     folder = None if output is None else Path(output)
     machines = [Target.parse(t) for t in targets]
     session = start(proto, samples, form, measure=measure, output=judged, seed=seed, progress=progress)
@@ -83,25 +97,26 @@ def compress(
         session.speeds = LayerSpeeds(machines[0])
     if samples.synthetic:
         session.runner.settle(samples.arrays, spreads)
+    tuning = FineTuning(session, everything, epochs) if fine_tune else None
     if folder is not None:
-        session.state = resumed(folder, session.key(), resume)
+        session.state = resumed(folder, session.key() + ("" if tuning is None else tuning.key()), resume)
     outcomes = Outcomes(session, machines)
-    kept, passes = _fitting(session, budget, outcomes)
+    kept, passes = _fitting(partial(search, session) if tuning is None else tuning.search, budget, outcomes)
     report = make_report(session, kept, passes, outcomes, whole_front=pareto)
     if folder is not None:
         write_outcome(folder, outcomes.of(kept), report.to_json())
     return outcomes.of(kept).model, report
 
 
-def _fitting(session: Session, budget: Budget, outcomes: Outcomes) -> tuple[Pass, list[Pass]]:
+def _fitting(find: Search, budget: Budget, outcomes: Outcomes) -> tuple[Pass, list[Pass]]:
     """The search's result; again within less where the file, padded for its target's kernels, exceeds the budget."""
-    kept, passes = search(session, budget)
+    kept, passes = find(budget, [])
     most = budget.max_size
     for _ in range(_SHRINKS):
         if most is None or budget.max_size is None or outcomes.of(kept).bytes <= most:
             return kept, passes
         budget = Budget(int(budget.max_size * most / outcomes.of(kept).bytes * _MARGIN))
-        kept, passes = search(session, budget, passes)
+        kept, passes = find(budget, passes)
     assert most is not None
     for found in sorted(passes, key=lambda p: -p.size.total):
         if found.size.total <= kept.size.total and outcomes.of(found).bytes <= most:
@@ -112,6 +127,16 @@ def _fitting(session: Session, budget: Budget, outcomes: Outcomes) -> tuple[Pass
 
 def _read(samples: Path | str | Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     return samples if isinstance(samples, Mapping) else read_samples(samples)
+
+
+def _check_training(fine_tune: bool, lonely: str | None, epochs: int) -> None:
+    """lonely: labels without samples."""
+    if fine_tune:
+        require_torch()
+    if lonely is not None:
+        raise OptionsError("labels are given without samples", remedy="give --data too")
+    if epochs < 1:
+        raise OptionsError(f"{epochs} epochs make no sense", remedy="1 or more")
 
 
 def _form(sparsity: float, pattern: str, levels: int) -> Form:

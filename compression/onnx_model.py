@@ -253,6 +253,20 @@ def captured(model: ModelProto) -> set[str]:
     return found
 
 
+def with_constants(model: ModelProto, changed: Mapping[str, np.ndarray]) -> ModelProto:
+    """A copy of the model with other values for some constants."""
+    result = ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    for t in [t for t in graph.initializer if t.name in changed]:
+        graph.initializer.remove(t)
+    for node in [n for n in graph.node if n.op_type == "Constant" and n.output[0] in changed]:
+        graph.node.remove(node)
+    for name, data in changed.items():
+        _constant(result, name, data)
+    return result
+
+
 def constants_of(model: ModelProto) -> dict[str, np.ndarray]:
     """The constants that the file holds, by name."""
     return _constants(model)

@@ -116,7 +116,7 @@ def fit_layer(layer: Layer, m: Moments, price: float, form: Form, scale_power: f
     step = _best_step(target, gram, price, mask, form)
     book = codebook.uniform(_kept(target, mask), step, form.levels)
     book, index = descent.quantise(target, gram, book, price, mask)
-    found = _finish(layer, m, _rounded(book.levels), index, scale, rowed, weights)
+    found = _finish(layer, m, rounded(book.levels), index, scale, rowed, weights)
     return found if mask is None else replace(found, pattern=form.pattern)
 
 
@@ -127,7 +127,7 @@ def compress_plain(layer: Layer, step: float, form: Form) -> Coded:
     some = np.append(values.ravel()[:: values.size // PLAIN_SAMPLE | 1], [values.min(), values.max()])
     book, _ = codebook.fit(some, np.ones(()), step, PRICE * step**2, form.levels)
     book, index = codebook.compact(book, codebook.assign(values, book, PRICE * step**2))
-    levels = _rounded(book.levels)
+    levels = rounded(book.levels)
     found = [Coded(levels, _narrow(index), None, None, 0.0)]
     if not form.is_demanding:
         found += spelt(layer.dense)
@@ -238,7 +238,7 @@ def _grid(bias: np.ndarray, error: np.ndarray) -> np.ndarray:
     return np.asarray(np.round(bias / step) * step, np.float32)
 
 
-def _rounded(levels: np.ndarray) -> np.ndarray:
+def rounded(levels: np.ndarray) -> np.ndarray:
     """Levels with 10 bits of mantissa, as f16 has: the low bytes are zeros."""
     mantissa, exponent = np.frexp(levels)
     return np.asarray(np.ldexp(np.round(mantissa * 2048) / 2048, exponent), np.float32)

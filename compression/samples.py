@@ -18,11 +18,12 @@ LEAST = 4
 @dataclass(frozen=True, slots=True)
 class Samples:
     """arrays: [samples, *shape of the input] by input name. The first `calibration` samples are fitted to, the others
-    only judge."""
+    only judge. labels: the right class of each sample, [samples, …], where there are some."""
 
     arrays: Mapping[str, np.ndarray]
     calibration: int
     synthetic: bool = False
+    labels: np.ndarray | None = None
 
     @property
     def count(self) -> int:
@@ -31,6 +32,22 @@ class Samples:
     @property
     def held_out(self) -> slice:
         return slice(self.calibration, self.count)
+
+    @property
+    def judge_labels(self) -> np.ndarray | None:
+        return None if self.labels is None else self.labels[self.held_out]
+
+    def limited(self, calibration: int, held_out: int | None = None) -> Samples:
+        """With fewer samples to fit to, and to judge by."""
+        start = self.calibration
+        stop = self.count if held_out is None else min(start + held_out, self.count)
+        fitted = min(calibration, start)
+
+        def few(a: np.ndarray) -> np.ndarray:
+            return np.concatenate([a[:fitted], a[start:stop]])
+
+        labels = None if self.labels is None else few(self.labels)
+        return Samples({name: few(a) for name, a in self.arrays.items()}, fitted, self.synthetic, labels)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape that each input is fed with."""
@@ -56,20 +73,24 @@ def split(
     calibration: int,
     held_out: int,
     judges: Mapping[str, np.ndarray] | None = None,
+    labels: str | None = None,
 ) -> Samples:
     """Samples in a random order of `seed`: at most `calibration` to fit and `held_out` to judge, from different ones.
 
     judges: samples that do nothing but judge; without them a third of `data` at most is held out. An array of the
     input's rank holds samples along its first axis, each fed with a first dimension of 1; one of a rank more holds
-    whole feeds. Raises OptionsError.
+    whole feeds. labels: the array in both that holds the right classes. Raises OptionsError.
     """
+    data, marks = _without_labels(data, labels)
+    judges, own = (None, None) if judges is None else _without_labels(judges, labels)
     rng = np.random.default_rng(seed)
     arrays, total = _arrays(data, declared)
     if judges is None:
         others = min(held_out, max(total // 3, 1))
         fitted = min(calibration, total - others)
         order = rng.permutation(total)[: fitted + others]
-        return Samples({name: np.ascontiguousarray(a[order]) for name, a in arrays.items()}, fitted)
+        chosen = {name: np.ascontiguousarray(a[order]) for name, a in arrays.items()}
+        return Samples(chosen, fitted, labels=None if marks is None else _matching(marks, total)[order])
     beside, count = _arrays(judges, declared)
     for name, a in arrays.items():
         if beside[name].shape[1:] != a.shape[1:]:
@@ -79,7 +100,31 @@ def split(
                 remedy="give both one shape",
             )
     fit, judge = rng.permutation(total)[:calibration], rng.permutation(count)[:held_out]
-    return Samples({name: np.concatenate([a[fit], beside[name][judge]]) for name, a in arrays.items()}, len(fit))
+    chosen = {name: np.concatenate([a[fit], beside[name][judge]]) for name, a in arrays.items()}
+    if marks is None or own is None:
+        return Samples(chosen, len(fit))
+    return Samples(
+        chosen, len(fit), labels=np.concatenate([_matching(marks, total)[fit], _matching(own, count)[judge]])
+    )
+
+
+def _without_labels(
+    data: Mapping[str, np.ndarray], labels: str | None
+) -> tuple[Mapping[str, np.ndarray], np.ndarray | None]:
+    if labels is None:
+        return data, None
+    if labels not in data:
+        raise OptionsError(f"the samples have no array '{labels}' of labels", remedy=f"they have {', '.join(data)}")
+    marks = np.asarray(data[labels])
+    if marks.dtype.kind not in "iu":
+        raise OptionsError(f"the labels '{labels}' are {marks.dtype}", remedy="give the number of each sample's class")
+    return {name: a for name, a in data.items() if name != labels}, marks.astype(np.int64)
+
+
+def _matching(labels: np.ndarray, total: int) -> np.ndarray:
+    if len(labels) != total:
+        raise OptionsError(f"there are {len(labels)} labels for {total} samples")
+    return labels
 
 
 def _arrays(data: Mapping[str, np.ndarray], declared: Mapping[str, TensorType]) -> tuple[dict[str, np.ndarray], int]:

@@ -20,6 +20,10 @@ _CLOSE = 0.93
 _FINE = 1.3
 
 
+class DoesNotFit(C2CError):
+    """No pass is as small as the budget demands."""
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """max_size: bytes. max_loss: share of answers that may differ. Neither: the whole front."""
@@ -96,7 +100,7 @@ def _by_size(session: Session, most: int, known: Sequence[Pass] = ()) -> tuple[P
     good = [p for p in passes if p.size.total <= most]
     if not good:
         least = min(p.size.total for p in passes)
-        raise C2CError(f"the model does not fit into {most} bytes; the smallest try took {least}")
+        raise DoesNotFit(f"the model does not fit into {most} bytes; the smallest try took {least}")
     return max(good, key=lambda p: p.size.total), passes
 
 

@@ -12,7 +12,7 @@ from onnx import ModelProto
 from ..codegen.target import Target
 from ..compiler.driver import load_graph
 from ..compiler.options import CompileOptions
-from ..ir.errors import C2CError
+from ..ir.errors import C2CError, OptionsError
 from ..ir.graph import Graph
 from . import onnx_model, sensitivity
 from .acceptance import Agreement, agreement, pick_measure
@@ -123,7 +123,16 @@ class Session:
         outputs = self.runner.run(self.samples.arrays, visit)
         held = self.samples.held_out
         dense, small = (o[self.output][held] for o in outputs)
-        return Pass(price, coded, self.size_of(coded), agreement(dense, small, pick_measure(self.measure, dense)))
+        return Pass(price, coded, self.size_of(coded), self.judge(dense, small, self.samples.judge_labels))
+
+    def judge(self, dense: np.ndarray, small: np.ndarray, labels: np.ndarray | None) -> Agreement:
+        """Of two outputs [samples, …]; where there are labels, of the right answers."""
+        measure = pick_measure(self.measure, dense)
+        if labels is not None and labels.size != dense[..., 0].size:
+            raise OptionsError(
+                f"labels of shape {list(labels.shape)} do not fit the output, {list(dense.shape)} with the samples"
+            )
+        return agreement(dense, small, measure, labels)
 
     def size_of(self, coded: dict[Layer, Coded]) -> Size:
         if self.rest < 0:

@@ -56,6 +56,7 @@ LIBRARIES = {
         "compiler/bundle.py",
     },
     "zstandard": {"packing/"},
+    "torch": {"compression/torch_", "compression/fine_tune.py"},
     "onnxruntime": set(),
 }
 """Path prefixes that may import a library; any other use is an error."""
