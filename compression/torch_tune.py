@@ -144,7 +144,7 @@ def prune(learn: Lesson, start: Mapping[Layer, Given], density: float, progress:
     kept = sum(float(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
     ramp = int(learn.steps * _RAMP)
     for step, rows in enumerate(learn.batches()):
-        if step and step <= ramp and step % _MASK_EVERY == 0:
+        if step == ramp or 0 < step < ramp and step % _MASK_EVERY == 0:
             left = density + (kept - density) * (1 - step / ramp) ** 3
             masks = _masks(weights, optimizer, left)
             progress(f"pruning, {left:.1%} of the weights left")

@@ -16,14 +16,17 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from data import Data, DataError, load, write
+from data import Data, DataError, Part, load, write
 from networks import NETWORKS
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CACHE = ROOT / ".cache" / "datasets"
 BATCH = 128
+COPIES = {"digits": 5, "fashion": 0}
+"""Moved copies of each training image in DATA-train.npz: few images alone are learnt by heart in fine-tuning."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,15 @@ def moved(x: Tensor, recipe: Recipe, random: torch.Generator) -> Tensor:
     ]
     grid = nn.functional.affine_grid(torch.stack(rows, 1), list(x.shape), align_corners=False)
     return nn.functional.grid_sample(x, grid, align_corners=False)
+
+
+def with_copies(data: Data, copies: int, recipe: Recipe, seed: int) -> Data:
+    """The training images, and `copies` of each moved as in training."""
+    random = torch.Generator().manual_seed(seed)
+    x = torch.from_numpy(data.train.x)[:, None].float() / 255
+    others = [(moved(x, recipe, random)[:, 0] * 255).round().byte().numpy() for _ in range(copies)]
+    part = Part(np.concatenate([data.train.x, *others]), np.tile(data.train.y, copies + 1))
+    return Data(part, data.judge, data.test)
 
 
 def train(net: nn.Module, data: Data, recipe: Recipe, seed: int, name: str) -> None:
@@ -128,7 +140,7 @@ def main() -> int:
         try:
             if kind not in sets:
                 sets[kind] = load(kind, CACHE)
-                write(sets[kind], options.folder, kind)
+                write(with_copies(sets[kind], COPIES[kind], RECIPES[name], options.seed), options.folder, kind)
         except DataError as error:
             print(f"{name}: {error}", file=sys.stderr)
             return 1
