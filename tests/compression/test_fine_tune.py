@@ -168,7 +168,8 @@ def test_pruning_keeps_what_matters(labels: bool, classes: bool, one_thread: Non
     dense = torch_tune.dense_given(learn.layers)
     found = torch_tune.prune(learn, dense, 0.3, lambda stage: None)
     total = sum(g.weight.numel() for g in found.values())
-    assert sum(int((g.weight != 0).sum()) for g in found.values()) == pytest.approx(0.3 * total, abs=2)
+    kept = sum(int((g.weight != 0).sum()) for g in found.values())
+    assert 0.28 * total <= kept <= 0.3 * total + 2  # ties go
     cut = {v: Given(g.weight * (g.weight.abs() > g.weight.abs().quantile(0.7)), g.bias) for v, g in dense.items()}
     assert loss(learn, found) < 0.6 * loss(learn, cut)
 
@@ -208,9 +209,8 @@ def test_the_written_model_is_the_one_that_was_judged(last: str, few_steps: None
 def test_stages_go_on_until_too_much_is_lost(few_steps: None) -> None:
     options: dict[str, Any] = {"judge": samples(300, 3), "labels": "y", "fine_tune": True, "epochs": 1}
     _, report = compress(network(), samples(300, 2), max_loss=0.2, **options)
-    sizes = [row["bytes"] for row in report.front]
-    assert report.loss <= 0.2 and report.size == min(r["bytes"] for r in report.front if r["loss"] <= 0.2)
-    assert len(sizes) > 1
+    assert len(report.front) > 1 and report.loss <= 0.2
+    assert report.constants == min(r["constants"] for r in report.front if r["loss"] <= 0.2)
     with pytest.raises(c2c.C2CError, match="no size gives a loss"):
         compress(network(), samples(300, 2), max_loss=0.0, **options)
 
