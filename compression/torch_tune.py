@@ -1,8 +1,9 @@
 """Training in PyTorch: weights that are pruned bit by bit, and the levels and biases of code books.
 
 Pruning is gradual (Zhu and Gupta 2017), by what a weight's removal costs the loss, w² · E g² (LeCun, Denker and Solla
-1989, with squared gradients for the curvature, which Adam keeps anyway). Weights that are out keep getting gradients
-and may come back (Guo, Yao and Chen 2016). Levels get the sum of their members' gradients (Han, Mao and Dally 2016).
+1989, with squared gradients for the curvature: of probes before, and of the loss, which Adam keeps). Weights that are
+out keep getting gradients and may come back (Guo, Yao and Chen 2016). Levels get the sum of their members' gradients
+(Han, Mao and Dally 2016).
 The loss: the dense network's answers (Hinton, Vinyals and Dean 2015), and labels where there are some.
 """
 
@@ -34,6 +35,7 @@ TAUGHT = 0.5
 
 _RAMP = 0.6
 _MASK_EVERY = 50
+_PROBES = 20
 _BIAS_STEPS = 16.0
 """Steps of the grid of biases in their root mean square."""
 
@@ -72,6 +74,17 @@ class Lesson:
                 rows = torch.cat([rows, torch.randperm(self.count, generator=random)])
             yield rows[:BATCH]
             rows = rows[BATCH:]
+
+    def probe(self, given: Mapping[Layer, Given], rows: Tensor, random: torch.Generator) -> Tensor:
+        """What has squared gradients like the loss has curvatures, where the network answers as the dense one does and
+        the loss has no gradient: the answers' own likelihood, or the result in a random direction."""
+        result = torch_graph.run(self.graph, {k: a[rows] for k, a in self.feeds.items()}, given, self.result)
+        if not self.classes:
+            signs = torch.randint(0, 2, result.shape, generator=random) * 2 - 1
+            return (result * signs).mean() / torch.clamp(self.taught.std(), min=1e-6)
+        ours = result.reshape(-1, result.shape[-1])
+        drawn = torch.multinomial(torch.softmax(ours.detach(), 1), 1, generator=random)[:, 0]
+        return functional.cross_entropy(ours, drawn)
 
     def loss(self, given: Mapping[Layer, Given], rows: Tensor) -> Tensor:
         result = torch_graph.run(self.graph, {k: a[rows] for k, a in self.feeds.items()}, given, self.result)
@@ -143,10 +156,12 @@ def prune(learn: Lesson, start: Mapping[Layer, Given], density: float, progress:
     masks = {v: (w != 0).float() for v, w in weights.items()}
     kept = sum(float(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
     ramp = int(learn.steps * _RAMP)
+    curvature = _curvature(learn, start)
     for step, rows in enumerate(learn.batches()):
         if step == ramp or 0 < step < ramp and step % _MASK_EVERY == 0:
             left = density + (kept - density) * (1 - step / ramp) ** 3
-            masks = _masks(weights, optimizer, left)
+            costs = {v: w.detach() ** 2 * (curvature[v] + optimizer.state[w]["exp_avg_sq"]) for v, w in weights.items()}
+            masks = _dearest(costs, left)
             progress(f"pruning, {left:.1%} of the weights left")
         given = {v: Given((w.detach() * masks[v]).requires_grad_(), biases.get(v)) for v, w in weights.items()}
         loss = learn.loss(given, rows)
@@ -159,8 +174,20 @@ def prune(learn: Lesson, start: Mapping[Layer, Given], density: float, progress:
     return {v: Given(w.detach() * masks[v], biases[v].detach() if v in biases else None) for v, w in weights.items()}
 
 
-def _masks(weights: Mapping[Layer, Tensor], optimizer: torch.optim.Adam, density: float) -> dict[Layer, Tensor]:
-    costs = {v: w.detach() ** 2 * optimizer.state[w]["exp_avg_sq"] for v, w in weights.items()}
+def _curvature(learn: Lesson, start: Mapping[Layer, Given]) -> dict[Layer, Tensor]:
+    """Mean squared gradients of probes by weight."""
+    random = torch.Generator().manual_seed(learn.seed)
+    given = {v: Given(g.weight.clone().requires_grad_(), g.bias) for v, g in start.items()}
+    sums = {v: torch.zeros_like(g.weight) for v, g in start.items()}
+    for _, rows in zip(range(_PROBES), learn.batches(), strict=False):
+        grads = torch.autograd.grad(learn.probe(given, rows, random), [g.weight for g in given.values()])
+        for v, grad in zip(given, grads, strict=True):
+            sums[v] += grad.square() / _PROBES
+    return sums
+
+
+def _dearest(costs: Mapping[Layer, Tensor], density: float) -> dict[Layer, Tensor]:
+    """Masks of the share `density` of all weights that costs most."""
     everything = torch.cat([c.flatten() for c in costs.values()])
     least = everything.kthvalue(max(1, int(len(everything) * (1 - density)))).values
     return {v: (c > least).float() for v, c in costs.items()}
