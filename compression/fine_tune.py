@@ -7,7 +7,7 @@ compression without labels (`session`) of the pruned network.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -68,12 +68,12 @@ class FineTuning:
             digest.update(b"" if a is None else np.ascontiguousarray(a).tobytes())
         return digest.hexdigest()
 
-    def search(self, budget: Budget) -> tuple[Pass, list[Pass]]:
-        """The pass to keep, and all that were made."""
+    def search(self, budget: Budget, known: Sequence[Pass] = ()) -> tuple[Pass, list[Pass]]:
+        """The pass to keep, and all that were made. known: passes of a search for another size."""
         self.session.survey()
         if budget.max_size is not None:
             found = self.stage(budget.max_size)
-            return found, [found]
+            return found, [*known, found]
         passes: list[Pass] = []
         for ratio in RATIOS:
             try:
