@@ -85,3 +85,12 @@ def test_remainders_give_the_same_bits() -> None:
     for op in ("Exp", "Sigmoid", "Tanh", "Erf", "Gelu"):
         (whole,) = run_op(op, [x])
         np.testing.assert_array_equal(run_op(op, [x[:5]])[0], whole[:5])
+
+
+def test_sigmoid_ends_in_zero() -> None:
+    """No subnormal number comes out, and x times it stays near 0 for the largest x."""
+    x = np.array([-87.2, -87.4, -88, -100, -1e30, -3e38, -np.inf] * 3, np.float32)
+    (got,) = run_op("Sigmoid", [x])
+    assert (got[x < -87.3] == 0).all() and (got[x > -87.3] >= np.finfo(np.float32).tiny).all()
+    (swish,) = run_op("Swish", [x[:6]])
+    assert (np.abs(swish) <= 2e-36).all()
