@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..ir.graph import Graph, Node, Value
-from ..ir.types import DType, TensorType
+from ..ir.types import DType
 from .attention import HEADS, Chain, Form, emit_attention, read_form
 from .base import GraphRewriter, Pass, PassContext, Rule, apply_rules, register_pass
 from .pattern import made_by, required, scalar
@@ -156,9 +156,9 @@ def _repeated(x: Value, form: Form) -> Value | None:
     return source if source.type.shape == (*dims[:-3], 1, *x.type.dims[-2:]) else None
 
 
-def _again(rw: GraphRewriter, node: Node, form: Form, qkv: Sequence[Value], result: TensorType | None = None) -> Value:
+def _again(rw: GraphRewriter, node: Node, form: Form, qkv: Sequence[Value]) -> Value:
     """The attention `node` in another form or of other operands."""
-    return emit_attention(rw, form, qkv, result or node.output.type, origin=node.origin, hint=node.output.name)
+    return emit_attention(rw, form, qkv, node.output.type, origin=node.origin, hint=node.output.name)
 
 
 def _side_by_side(rw: GraphRewriter, node: Node) -> Value | None:
@@ -202,7 +202,9 @@ def _joined_result(rw: GraphRewriter, node: Node) -> Value | None:
     if (batch, heads, rows) != (form.outer, form.heads, inner.output.type.dims[-2]):
         return None
     flat = inner.output.type.with_shape((batch, rows, heads * size))
-    new = _again(rw, inner, form, [required(inner, i) for i in range(3)], flat)
+    origin = tuple(dict.fromkeys((*inner.origin, *node.origin)))
+    qkv = [required(inner, i) for i in range(3)]
+    new = emit_attention(rw, form, qkv, flat, origin=origin, hint=node.output.name)
     return reshape(rw, node, new, node.output.type)
 
 

@@ -31,7 +31,8 @@ def _product(rw: GraphRewriter, node: Node) -> Value | None:
     b = transpose(rw, node, required(node, 1), _order(right, batch + summed + columns))
     sizes = dict(zip(out, node.output.type.shape, strict=True))
     type_ = node.output.type.with_shape(tuple(sizes[c] for c in batch + rows + columns))
-    product = rw.emit("MatMul", [a, b], [type_], origin=node.origin, hint=node.output.name)
+    origin = (*node.origin, f"{node.origin[-1]}.product") if node.origin else ()
+    product = rw.emit("MatMul", [a, b], [type_], origin=origin, hint=node.output.name)
     return transpose(rw, node, product.output, _order(batch + rows + columns, out))
 
 

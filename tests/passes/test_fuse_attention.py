@@ -50,7 +50,7 @@ def test_heads_side_by_side_need_no_transpose(form: str, masked: bool) -> None:
     (node,) = (n for n in graph.nodes if n.op == "c2c.Attention")
     found = read_form(node)
     assert found.batch == (2, 3) and found.kv_heads == 3 and bool(found.scores.nodes) == masked
-    assert node.output.type.dims == (2, 9, 24)
+    assert node.output.type.dims == (2, 9, 24) and node.origin[-1].startswith("Transpose")
 
 
 @pytest.mark.parametrize("dims", [(2, 9, 8), (2, 3, 9, 8)])
