@@ -77,6 +77,7 @@ def test_zeros_and_blocks() -> None:
 
 def test_remembered_while_the_array_lives() -> None:
     array = RNG.integers(0, 7, (50, 40)).astype(np.float32)
+    gc.collect()
     before = len(module._KNOWN)
     found = structure(array)
     assert structure(array) is found and len(module._KNOWN) == before + 1
