@@ -1,0 +1,80 @@
+"""Rules that bring quantised networks to one form: QuantizeLinear as near as may be to what makes its operand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..ir.graph import Node, Value
+from ..ir.types import DType
+from .base import GraphRewriter, Rule
+from .pattern import made_by, required
+from .quantization import LEVELS, dequantized, scale_of
+
+MOVING = ("MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Identity")
+"""Operators whose results are elements of their operands: they commute with an increasing function of each."""
+
+PARTS = {"Concat"}
+
+
+def _raised(rw: GraphRewriter, node: Node) -> Value | None:
+    """QuantizeLinear(f(x…)) as f(QuantizeLinear(x)…)."""
+    scale, moving = scale_of(node), made_by(node.input(0), *MOVING)
+    if moving is None or scale is None or not scale.is_single or not rw.has_one_reader(moving.output):
+        return None
+    if len(moving.outputs) > 1 or node.output.type.dtype not in LEVELS:
+        return None
+    count = len(moving.inputs) if moving.op in PARTS else 1
+    sources = [required(moving, i) for i in range(count)]
+    if all(v.is_constant for v in sources) or any(v.type.dtype is not DType.F32 for v in sources):
+        return None
+    levels = []
+    for v in sources:
+        types = [v.type.with_dtype(node.output.type.dtype)]
+        levels.append(rw.emit("QuantizeLinear", [v, *node.inputs[1:]], types, node.attrs, origin=node.origin).output)
+    return rw.emit_like(node, moving.op, [*levels, *moving.inputs[count:]], **moving.attrs)
+
+
+def _cancelled(rw: GraphRewriter, node: Node) -> Value | None:
+    """QuantizeLinear(DequantizeLinear(x)) with equal scales and types is x."""
+    found, mine = dequantized(node.input(0)), scale_of(node)
+    if found is None or mine is None or not (mine.is_single and found[1].is_single):
+        return None
+    same = (mine.step, mine.offset) == (found[1].step, found[1].offset)
+    return found[0] if same and found[0].type == node.output.type else None
+
+
+def _spread(rw: GraphRewriter, node: Node) -> Value | None:
+    """QLinearConv as Conv between DequantizeLinear and QuantizeLinear."""
+    x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero = node.inputs[:8]
+    bias = node.input(8)
+    scales = [v for v in (x_scale, w_scale, y_scale) if v is not None and v.data is not None]
+    if x is None or w is None or w.data is None or len(scales) < 3 or bias is not None and bias.data is None:
+        return None
+    if any(v is not None and v.data is None for v in (x_zero, w_zero, y_zero)) or scales[2].type.size != 1:
+        return None
+    if scales[0].type.size != 1 or any(v.type.dtype is not DType.F32 for v in scales):
+        return None
+    emit = rw.emit
+    wide = x.type.with_dtype(DType.F32)
+    data = emit("DequantizeLinear", [x, scales[0], x_zero], [wide], origin=node.origin).output
+    types = [w.type.with_dtype(DType.F32)]
+    axis = {"axis": 0} if scales[1].type.size > 1 else {}
+    if axis and w_zero is not None and w_zero.data is not None and w_zero.type.size == 1:
+        w_zero = rw.constant(w_zero.name, np.broadcast_to(w_zero.data.reshape(()), scales[1].type.dims).copy())
+    weights = emit("DequantizeLinear", [w, scales[1], w_zero], types, axis, origin=node.origin).output
+    inputs: list[Value | None] = [data, weights]
+    if bias is not None:
+        assert scales[0].data is not None and scales[1].data is not None and bias.data is not None
+        steps = np.broadcast_to(scales[0].data.reshape(()) * scales[1].data, bias.type.dims).astype(np.float32)
+        types = [bias.type.with_dtype(DType.F32)]
+        scale = rw.constant("bias_scale", steps)
+        inputs.append(emit("DequantizeLinear", [bias, scale], types, {"axis": 0}, origin=node.origin).output)
+    y = emit("Conv", inputs, [node.output.type.with_dtype(DType.F32)], node.attrs, origin=node.origin).output
+    return rw.emit_like(node, "QuantizeLinear", [y, scales[2], y_zero])
+
+
+RULES = (
+    Rule("spread-qlinear-conv", "QLinearConv(x, …) = Q(Conv(DQ(x), DQ(w), DQ(b)))", ("QLinearConv",), _spread),
+    Rule("cancel-quantize", "Q(DQ(x)) = x", ("QuantizeLinear",), _cancelled),
+    Rule("raise-quantize", "Q(f(x)) = f(Q(x))", ("QuantizeLinear",), _raised),
+)
