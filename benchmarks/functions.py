@@ -18,7 +18,8 @@ import numpy as np
 
 from c2c.codegen.target import native
 from c2c.compiler.machine import least, load_kernel
-from c2c.ir.loops import Builder, Expr, const
+from c2c.ir.loops import Expr, const
+from c2c.ir.loops_builder import Builder
 from c2c.ir.types import DType
 from c2c.passes.lower import math_functions as mathf
 from c2c.runtime_stub.loader import Loaded

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..ir.loops import Program, Slot, Step
 from ..ir.loops_verify import stored_buffers
+from ..ir.program import Program, Slot, Step
 from .c_expressions import Operators
 from .c_helpers import C_TYPES
 from .c_style import CStyle

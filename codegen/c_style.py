@@ -40,7 +40,7 @@ from ..ir.loops import (
     Store,
     Unary,
     Var,
-)  # fmt: skip
+)
 from ..ir.loops_verify import stored_buffers
 from ..ir.loops_visit import expressions, operands, statements, walk
 from ..ir.types import DType

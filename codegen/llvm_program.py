@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import prod
 from pathlib import Path
 
-from ..ir.loops import Bytes, Program, Slot, Step
+from ..ir.program import Bytes, Program, Slot, Step
 from .llvm_kernel import Loops, iterations, kernel_text
 from .llvm_machine import assembly_text, object_bytes
 from .object_file import WEIGHTS_SECTIONS

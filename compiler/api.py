@@ -16,7 +16,7 @@ import onnx
 from ..codegen.llvm_program import emit_object
 from ..codegen.target import Target
 from ..ir.errors import OnnxImportError, OptionsError, RunError
-from ..ir.loops import Port
+from ..ir.program import Port
 from ..ir.types import DType
 from ..passes.lower.schedule import Tuning
 from ..runtime_stub.loader import Bound, Loaded

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from ..ir.errors import ShapeError
 from ..ir.graph import Graph, Value
-from ..ir.loops import Kernel, Port, Program, Step
+from ..ir.loops import Kernel
+from ..ir.program import Port, Program, Step
 from ..passes.lower import Call
 from ..passes.plan_memory import MemoryPlan
 from .names import identifier

@@ -18,9 +18,9 @@ from ..codegen.llvm_program import emit_asm, emit_llvm, write_object
 from ..codegen.object_file import read_object
 from ..codegen.object_weights import Packed
 from ..ir.errors import OptionsError
-from ..ir.loops import Port, Program
 from ..ir.loops_text import print_program
 from ..ir.loops_verify import stored_buffers
+from ..ir.program import Port, Program
 from . import packed as packed_weights
 from .header import example, header
 from .options import CompileOptions

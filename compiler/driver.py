@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ..ir.errors import PassError
 from ..ir.graph import Graph
-from ..ir.loops import Program
 from ..ir.loops_verify import verify_program
+from ..ir.program import Program
 from ..ir.types import DType
 from ..ir.verify import verify
 from ..passes.base import PassContext, find_pass, run_pipeline

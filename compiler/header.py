@@ -7,7 +7,7 @@ from math import prod
 from ..codegen.c_helpers import C_TYPES
 from ..codegen.c_source import PARALLEL as DECLARATIONS
 from ..codegen.object_weights import Packed
-from ..ir.loops import Port, Program
+from ..ir.program import Port, Program
 from ..ir.types import DType
 from .names import unique_identifiers
 from .packed import packed_bytes

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..ir.errors import RunError
 from ..ir.graph import Graph
-from ..ir.loops import Port
+from ..ir.program import Port
 from ..ir.types import DType, TensorType
 
 INTEGER_RANGE = 100

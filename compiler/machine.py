@@ -16,7 +16,9 @@ import numpy as np
 
 from ..codegen.llvm_program import emit_object
 from ..codegen.target import Target, native
-from ..ir.loops import Builder, Kernel, Port, Program, Slot, Step, const, fma
+from ..ir.loops import Kernel, const, fma
+from ..ir.loops_builder import Builder
+from ..ir.program import Port, Program, Slot, Step
 from ..ir.types import DType
 from ..runtime_stub.loader import Bound, Loaded, aligned_bytes
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..codegen.object_file import ObjectFile, read_object
 from ..codegen.object_weights import Packed
 from ..ir.errors import RunError
-from ..ir.loops import Program
+from ..ir.program import Program
 from ..ir.types import DType
 from ..packing import Constant, PackedWeights, pack, unpack
 

@@ -33,7 +33,6 @@ from .loops import (
     Load,
     Lookup,
     Prefetch,
-    Program,
     Ramp,
     Reduce,
     Select,
@@ -42,8 +41,9 @@ from .loops import (
     Store,
     Unary,
     Var,
-)  # fmt: skip
+)
 from .loops_visit import operands
+from .program import Program
 from .types import DType
 
 Array = np.ndarray[Any, Any]

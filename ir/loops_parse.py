@@ -20,7 +20,6 @@ from .loops import (
     UNARY,
     Alloc,
     Barrier,
-    Base,
     Binary,
     Bitcast,
     Block,
@@ -39,22 +38,19 @@ from .loops import (
     Let,
     Load,
     Lookup,
-    Port,
     Prefetch,
-    Program,
     Ramp,
     Reduce,
     Select,
     Shuffle,
-    Slot,
     Space,
-    Step,
     Stmt,
     Store,
     Unary,
     Var,
-)  # fmt: skip
+)
 from .loops_text import INFIX, type_text
+from .program import Base, Port, Program, Slot, Step
 from .types import DType
 
 _TOKEN = re.compile(

@@ -9,7 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from . import loops as ir
-from .loops import Builder, Expr, Kernel, Port, Program, Slot, Step
+from .loops import Expr, Kernel
+from .loops_builder import Builder
+from .program import Port, Program, Slot, Step
 from .types import DType
 
 FLOATS = (DType.F32, DType.F64, DType.F16, DType.BF16)

@@ -29,20 +29,17 @@ from .loops import (
     Let,
     Load,
     Lookup,
-    Port,
     Prefetch,
-    Program,
     Ramp,
     Reduce,
     Select,
     Shuffle,
-    Slot,
-    Step,
     Stmt,
     Store,
     Unary,
     Var,
-)  # fmt: skip
+)
+from .program import Port, Program, Slot, Step
 from .types import DType
 
 INFIX = {

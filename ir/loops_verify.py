@@ -38,20 +38,18 @@ from .loops import (
     Load,
     Lookup,
     Prefetch,
-    Program,
     Ramp,
     Reduce,
     Select,
     Shuffle,
-    Slot,
-    Step,
     Stmt,
     Store,
     Unary,
     Var,
-)  # fmt: skip
+)
 from .loops_ranges import Interval, interval, loop_interval
 from .loops_visit import operands, statements
+from .program import Program, Slot, Step
 from .types import DType
 
 MAX_LANES = 64

@@ -30,7 +30,7 @@ from .loops import (
     Stmt,
     Store,
     Unary,
-)  # fmt: skip
+)
 
 Rewrite = Callable[[Expr], Expr]
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..ir.errors import PassError
 from ..ir.graph import Graph, Value
-from ..ir.loops import Bytes, Slot, Span
+from ..ir.program import Bytes, Slot, Span
 from .lower.context import Call
 from .views import View, locate
 

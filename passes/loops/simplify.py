@@ -27,7 +27,7 @@ from ...ir.loops import (
     Stmt,
     Var,
     binary,
-)  # fmt: skip
+)
 from ...ir.loops_ranges import Interval, interval, loop_interval, truncating_div
 from ...ir.loops_visit import blocks, expressions, rewrite, walk, with_blocks, with_expressions
 from ...ir.types import DType

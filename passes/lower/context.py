@@ -15,7 +15,8 @@ import numpy as np
 from ...codegen.target import Target
 from ...ir.errors import UnsupportedOpError
 from ...ir.graph import Node, Value, constant
-from ...ir.loops import Buffer, Builder, Const, Expr, Kernel, Operand, as_expr, broadcast, ramp
+from ...ir.loops import Buffer, Const, Expr, Kernel, Operand, as_expr, broadcast, ramp
+from ...ir.loops_builder import Builder
 from ...ir.types import DType, TensorType
 from .channels import whole_blocks
 from .schedule import Choice, Tuning

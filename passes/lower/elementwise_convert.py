@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...ir.loops import Builder, Const, Expr, binary, bitcast, cast, const, maximum, minimum, select, unary
+from ...ir.loops import Const, Expr, binary, bitcast, cast, const, maximum, minimum, select, unary
+from ...ir.loops_builder import Builder
 from ...ir.types import DType
 from .elementwise_table import Application, rule
 

@@ -13,22 +13,8 @@ from collections.abc import Callable, Sequence
 from math import log as ln
 from math import log2, pi, sqrt
 
-from ...ir.loops import (
-    Builder,
-    Const,
-    Expr,
-    binary,
-    bitcast,
-    call,
-    cast,
-    const,
-    fma,
-    maximum,
-    minimum,
-    reduce,
-    select,
-    unary,
-)
+from ...ir.loops import Const, Expr, binary, bitcast, call, cast, const, fma, maximum, minimum, reduce, select, unary
+from ...ir.loops_builder import Builder
 from ...ir.types import DType
 
 _LOG2_E = log2(2.718281828459045)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...ir.loops import Builder, Expr, const
+from ...ir.loops import Expr, const
+from ...ir.loops_builder import Builder
 from .product import multiply_add
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from c2c.codegen.llvm_program import emit_object
 from c2c.codegen.target import Target
-from c2c.ir.loops import Program
+from c2c.ir.program import Program
 from c2c.runtime_stub.loader import Loaded
 
 MAIN = """

@@ -16,11 +16,13 @@ from c2c.codegen.c_helpers import helper
 from c2c.codegen.c_source import emit_c
 from c2c.ir import loops as ir
 from c2c.ir.errors import CodegenError
-from c2c.ir.loops import Builder, Kernel, Port, Program, Slot, Step
+from c2c.ir.loops import Kernel
+from c2c.ir.loops_builder import Builder
 from c2c.ir.loops_interp import run_program
 from c2c.ir.loops_random import random_inputs, random_program
 from c2c.ir.loops_verify import verify_program
 from c2c.ir.loops_visit import statements
+from c2c.ir.program import Port, Program, Slot, Step
 from c2c.ir.types import DType
 
 pytestmark = pytest.mark.needs("gcc")

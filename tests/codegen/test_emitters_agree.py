@@ -14,10 +14,12 @@ import pytest
 
 from c2c.codegen.llvm_program import emit_asm, emit_object
 from c2c.codegen.target import Target
-from c2c.ir.loops import CALLS, Builder, Port, Program, Slot, Step, call, dot, fma, shuffle, unary
+from c2c.ir.loops import CALLS, call, dot, fma, shuffle, unary
+from c2c.ir.loops_builder import Builder
 from c2c.ir.loops_interp import run_program
 from c2c.ir.loops_random import random_inputs, random_program
 from c2c.ir.loops_verify import verify_program
+from c2c.ir.program import Port, Program, Slot, Step
 from c2c.ir.types import DType
 from c2c.passes.loops import optimise_kernel
 from c2c.runtime_stub.loader import Loaded

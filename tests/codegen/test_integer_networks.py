@@ -13,7 +13,7 @@ from onnx import TensorProto
 from c2c.codegen.target import Target
 from c2c.compiler.driver import compile_file
 from c2c.compiler.options import CompileOptions
-from c2c.ir.loops import Program
+from c2c.ir.program import Program
 from c2c.tests.passes.test_integer_arithmetic import residual_net
 
 Runner: TypeAlias = Callable[[Program, Target, Sequence[np.ndarray]], list[np.ndarray]]

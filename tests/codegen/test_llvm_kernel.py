@@ -10,23 +10,9 @@ import pytest
 
 from c2c.codegen.llvm_program import emit_asm
 from c2c.codegen.target import Target
-from c2c.ir.loops import (
-    Block,
-    Builder,
-    For,
-    If,
-    Kernel,
-    Port,
-    Program,
-    Slot,
-    Step,
-    Store,
-    broadcast,
-    cast,
-    const,
-    ramp,
-    select,
-)
+from c2c.ir.loops import Block, For, If, Kernel, Store, broadcast, cast, const, ramp, select
+from c2c.ir.loops_builder import Builder
+from c2c.ir.program import Port, Program, Slot, Step
 from c2c.ir.types import DType
 
 ARM = pytest.param(

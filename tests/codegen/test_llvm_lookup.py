@@ -11,8 +11,10 @@ import pytest
 from c2c.codegen.llvm_program import emit_asm
 from c2c.codegen.target import Target
 from c2c.ir import loops_interp
-from c2c.ir.loops import Builder, Port, Program, Slot, Step, lookup
+from c2c.ir.loops import lookup
+from c2c.ir.loops_builder import Builder
 from c2c.ir.loops_verify import verify_program
+from c2c.ir.program import Port, Program, Slot, Step
 from c2c.ir.types import DType
 
 Array = np.ndarray[Any, Any]

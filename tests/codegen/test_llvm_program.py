@@ -16,7 +16,9 @@ from c2c.codegen.llvm_program import emit_asm, emit_llvm, emit_object, write_obj
 from c2c.codegen.object_file import read_object
 from c2c.codegen.target import OSES, TARGETS, Target
 from c2c.ir.errors import CodegenError
-from c2c.ir.loops import Builder, Expr, Kernel, Port, Program, Slot, Step, call, const, fma, maximum, ramp, unary
+from c2c.ir.loops import Expr, Kernel, call, const, fma, maximum, ramp, unary
+from c2c.ir.loops_builder import Builder
+from c2c.ir.program import Port, Program, Slot, Step
 from c2c.ir.types import DType
 from c2c.runtime_stub.loader import Loaded, aligned_bytes
 

@@ -10,8 +10,10 @@ import pytest
 
 from c2c.codegen.llvm_program import emit_asm
 from c2c.codegen.target import Target
-from c2c.ir.loops import Builder, Expr, Port, Program, Slot, Step, const, shuffle
+from c2c.ir.loops import Expr, const, shuffle
+from c2c.ir.loops_builder import Builder
 from c2c.ir.loops_interp import run_program as interpret
+from c2c.ir.program import Port, Program, Slot, Step
 from c2c.ir.types import DType
 from c2c.passes.loops import optimise_kernel
 

@@ -18,21 +18,16 @@ from c2c.ir.loops import (
     Binary,
     Bitcast,
     Broadcast,
-    Builder,
     Call,
     Cast,
     Const,
     Expr,
     Fma,
     Load,
-    Port,
-    Program,
     Ramp,
     Reduce,
     Select,
     Shuffle,
-    Slot,
-    Step,
     Unary,
     binary,
     bitcast,
@@ -48,6 +43,8 @@ from c2c.ir.loops import (
     shuffle,
     unary,
 )
+from c2c.ir.loops_builder import Builder
+from c2c.ir.program import Port, Program, Slot, Step
 from c2c.ir.types import DType
 
 SEED = 20240607

@@ -16,7 +16,9 @@ from c2c.codegen.object_file import read_object
 from c2c.codegen.object_weights import reserve
 from c2c.codegen.target import Target, native
 from c2c.ir.errors import CodegenError
-from c2c.ir.loops import Builder, Port, Program, Slot, Step, call
+from c2c.ir.loops import call
+from c2c.ir.loops_builder import Builder
+from c2c.ir.program import Port, Program, Slot, Step
 from c2c.ir.types import DType
 from c2c.runtime_stub.loader import aligned_bytes
 

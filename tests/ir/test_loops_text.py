@@ -16,10 +16,12 @@ from c2c.compiler.driver import compile_file
 from c2c.compiler.options import CompileOptions
 from c2c.ir import loops as ir
 from c2c.ir.errors import ParseError
-from c2c.ir.loops import Builder, Const, Kernel, Port, Program, Slot, Step
+from c2c.ir.loops import Const, Kernel
+from c2c.ir.loops_builder import Builder
 from c2c.ir.loops_parse import parse_kernel, parse_program
 from c2c.ir.loops_random import RandomKernel, random_program
 from c2c.ir.loops_text import print_expr, print_kernel, print_program
+from c2c.ir.program import Port, Program, Slot, Step
 from c2c.ir.types import DType
 
 

@@ -8,12 +8,13 @@ import pytest
 
 from c2c.ir import loops as ir
 from c2c.ir.errors import VerifyError
-from c2c.ir.loops import Builder, Port, Program, Slot, Step
+from c2c.ir.loops_builder import Builder
 from c2c.ir.loops_parse import parse_kernel
 from c2c.ir.loops_random import RandomKernel, random_program
 from c2c.ir.loops_ranges import Interval, interval
 from c2c.ir.loops_verify import verify_kernel, verify_program
 from c2c.ir.loops_visit import statements
+from c2c.ir.program import Port, Program, Slot, Step
 from c2c.ir.types import DType
 
 HEAD = "kernel k(x: f32[16], y: f32[16], n: i64[4]) {"
@@ -171,19 +172,19 @@ def test_programs_are_checked() -> None:
     assert "25 arguments for 26" in broken(fresh(), steps=(replace(first, args=first.args[1:]), *rest))
     assert "used twice" in broken(fresh(), steps=(first, first))
 
-    def moved(position: int, slot: ir.Slot) -> tuple[ir.Step, ...]:
+    def moved(position: int, slot: Slot) -> tuple[Step, ...]:
         args = list(first.args)
         args[position] = slot
         return (replace(first, args=tuple(args)), *rest)
 
-    assert "takes bytes 4 to 12292 of 12288" in broken(fresh(), steps=moved(0, ir.Slot("input", 4)))
-    assert "no output 99" in broken(fresh(), steps=moved(0, ir.Slot("output", 0, 99)))
-    assert "of 0 of arena" in broken(fresh(), steps=moved(0, ir.Slot("arena")))
-    assert "is not aligned" in broken(fresh(), arena_bytes=1 << 20, steps=moved(0, ir.Slot("arena", 2)))
+    assert "takes bytes 4 to 12292 of 12288" in broken(fresh(), steps=moved(0, Slot("input", 4)))
+    assert "no output 99" in broken(fresh(), steps=moved(0, Slot("output", 0, 99)))
+    assert "of 0 of arena" in broken(fresh(), steps=moved(0, Slot("arena")))
+    assert "is not aligned" in broken(fresh(), arena_bytes=1 << 20, steps=moved(0, Slot("arena", 2)))
     names = [b.name for b in p.kernels["random_0"].params]
     stored = next(n for n in names[13:] if n in {s.buffer.name for s in _stores(p.kernels["random_0"])})
     assert "is written but bound to weights" in broken(
-        fresh(), weights=bytearray(1 << 20), steps=moved(names.index(stored), ir.Slot("weights"))
+        fresh(), weights=bytearray(1 << 20), steps=moved(names.index(stored), Slot("weights"))
     )
 
 

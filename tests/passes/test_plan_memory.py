@@ -10,7 +10,8 @@ import pytest
 
 from c2c.ir.errors import PassError
 from c2c.ir.graph import Graph, Node, Value, constant
-from c2c.ir.loops import Block, Kernel, Slot
+from c2c.ir.loops import Block, Kernel
+from c2c.ir.program import Slot
 from c2c.ir.types import DType, TensorType
 from c2c.passes.lower.context import Call
 from c2c.passes.plan_memory import ALIGN, Interval, lower_bound, place, plan

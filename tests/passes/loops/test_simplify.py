@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from c2c.ir import loops as ir
-from c2c.ir.loops import Builder, Expr
+from c2c.ir.loops import Expr
+from c2c.ir.loops_builder import Builder
 from c2c.ir.loops_interp import run_kernel
 from c2c.ir.loops_parse import parse_kernel
 from c2c.ir.loops_random import RandomKernel, random_memory

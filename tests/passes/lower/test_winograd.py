@@ -11,7 +11,8 @@ import pytest
 
 from c2c.codegen.target import Target, native
 from c2c.ir.graph import Graph, Node
-from c2c.ir.loops import Binary, Builder, Fma, For, Let, Prefetch
+from c2c.ir.loops import Binary, Fma, For, Let, Prefetch
+from c2c.ir.loops_builder import Builder
 from c2c.ir.loops_interp import run_kernel
 from c2c.ir.loops_visit import statements, walk
 from c2c.ir.types import DType

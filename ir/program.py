@@ -1,0 +1,74 @@
+"""A compiled network as kernels, the steps that call them and the memory they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from .loops import Kernel
+from .types import DType
+
+Bytes: TypeAlias = bytearray | memoryview
+"""A model's weights; a memoryview at a 64-byte boundary is what `plan_memory` makes."""
+
+Base: TypeAlias = Literal["arena", "weights", "input", "output", "prepared"]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where a buffer lies: byte `offset` from a base (`index` counts inputs or outputs; else it is 0)."""
+
+    base: Base
+    offset: int = 0
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call of a kernel. `symbol` names the node in the machine code, `origin` its ONNX nodes."""
+
+    kernel: str
+    args: tuple[Slot, ...]
+    symbol: str
+    origin: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output of the model: public name, element type and logical shape (always plain layout)."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A constant's place in the weights: bytes [offset, offset + nbytes) of one element type."""
+
+    name: str
+    dtype: DType
+    offset: int
+    nbytes: int
+
+
+@dataclass(eq=False, slots=True)
+class Program:
+    """A whole model: kernels, the steps that call them in order, memory sizes and packed weights.
+
+    prepare: steps that run once, before all others, and fill `prepared_bytes` of the app's from the weights.
+    spans: the constants in the weights, in order, as far as they are known; the text form leaves them out.
+    """
+
+    name: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    kernels: dict[str, Kernel]
+    steps: tuple[Step, ...]
+    arena_bytes: int
+    weights: Bytes
+    threads: int = 1
+    notes: dict[str, str] = field(default_factory=dict)
+    prepare: tuple[Step, ...] = ()
+    prepared_bytes: int = 0
+    spans: tuple[Span, ...] = ()
