@@ -178,10 +178,10 @@ class Lowering:
         self.serial += 1
         return constant(f"{self.node.output.name}.{hint}{self.serial}", data)
 
-    def scratch(self, hint: str, dtype: DType, size: int) -> Value:
-        """Arena memory of `size` elements that lives during this node's calls (times `threads` for one a worker)."""
+    def scratch(self, hint: str, dtype: DType, *shape: int) -> Value:
+        """Arena memory of `shape` elements that lives during this node's calls (times `threads` for one a worker)."""
         self.serial += 1
-        return Value(f"{self.node.output.name}.{hint}{self.serial}", TensorType(dtype, (size,)))
+        return Value(f"{self.node.output.name}.{hint}{self.serial}", TensorType(dtype, shape))
 
     def epilogue(self, k: KernelBuilder, site: Site, result: Expr) -> Expr:
         """The fused elementwise tail applied to a vector of the anchor's results; identity without a tail."""

@@ -2,12 +2,13 @@
 
 The best form where a group has only a few output channels and tensors are plain (the last layer of an image network,
 depthwise audio filters); elsewhere the form that is always right. Tile: output channels × vectors of pixels. Pixels at
-the border of a row are computed singly, with the range of their taps.
+the border of a row are computed singly, with the range of their taps, or where they are many as others, of rows with
+zeros beside them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from ...codegen.target import Target
@@ -17,14 +18,18 @@ from ...ir.types import DType
 from .context import INDEX, Lowering, Site, offset, strides
 from .conv_kernel import flattens, unravel
 from .micro import prefetches
+from .packing import bordered
 from .row_schedules import DOUBT
 from .schedule import Schedule, choose
-from .tasks import tasks
+from .tasks import PARALLEL_MACS, tasks
 from .tile import TILE_OVERHEAD, Run, Tile, bound, runs
 from .window import Window
 
 LINE = 16
 """Elements of a cache line."""
+
+COPIED = 8.0
+"""Bytes of a cycle that rows are copied with."""
 
 MAX_VECTORS = 8
 """Vectors of pixels of a tile."""
@@ -54,8 +59,36 @@ class PlanarConvolution:
 
 
 def lower_planar(ctx: Lowering, conv: PlanarConvolution) -> None:
-    """Append the kernel of a convolution in planar form."""
+    """Append the kernels of a convolution in planar form."""
+    lanes = 1 if _is_blocked(ctx, conv) else ctx.lanes(_sums(ctx))
+    wide = replace(conv, window=_without_border(conv.window))
+    if lanes > 1 and _cycles(ctx.target, wide, lanes) + _copying(wide) < _cycles(ctx.target, conv, lanes):
+        axes, macs = wide.window.axes, conv.x.type.dims[0] * conv.window.pixels * conv.weights.type.size
+        sizes, before = (axes[0].size, axes[1].size, axes[2].size), (0, 0, max(0, conv.window.w.pad))
+        conv = replace(wide, x=bordered(ctx, conv.x, conv.x.type.dtype, before, sizes, macs >= PARALLEL_MACS))
     _Writer(ctx, conv).write()
+
+
+def _sums(ctx: Lowering) -> DType:
+    dtype = ctx.node.output.type.dtype
+    return ACCUMULATORS.get(dtype, dtype)
+
+
+def _cycles(target: Target, conv: PlanarConvolution, lanes: int) -> float:
+    return min(s.cycles for s in schedules(target, conv, conv.window, lanes))
+
+
+def _without_border(window: Window) -> Window:
+    """The window over rows with as many zeros beside them as it reads."""
+    axis = window.w
+    before = max(0, axis.pad)
+    size = max(before + axis.size, (axis.out - 1) * axis.stride - axis.pad + before + axis.reach + 1)
+    return replace(window, w=replace(axis, size=size, pad=axis.pad - before, pad_end=0))
+
+
+def _copying(conv: PlanarConvolution) -> float:
+    """Cycles that writing the rows takes."""
+    return prod(conv.x.type.dims[:-1]) * conv.window.w.size * conv.x.type.dtype.nbytes / COPIED
 
 
 def schedules(target: Target, conv: PlanarConvolution, window: Window, lanes: int) -> list[Schedule[Tile]]:
@@ -64,7 +97,6 @@ def schedules(target: Target, conv: PlanarConvolution, window: Window, lanes: in
     rows = conv.x.type.dims[0] * conv.groups * conv.channels_out * window.d.out * window.h.out
     depth = conv.channels_in * window.taps
     found: dict[tuple[int, tuple[Run, ...]], Schedule[Tile]] = {}
-    least = 0.0
     for channels in at_once:
         most = max(1, min(MAX_VECTORS, (target.registers - 1 - channels) // channels))
         for vectors in range(most, 0, -1):
@@ -75,8 +107,8 @@ def schedules(target: Target, conv: PlanarConvolution, window: Window, lanes: in
                 (r.end - r.begin) // r.step * (TILE_OVERHEAD + depth * bound(target, channels, r.vectors)) for r in row
             )
             total = cycles * rows / channels
-            found[channels, row] = Schedule(f"tile={channels}x{vectors}", max(total, least), Tile(channels, vectors))
-            least = least or total * (1 + DOUBT)
+            doubt = 1 + DOUBT if found else 1.0
+            found[channels, row] = Schedule(f"tile={channels}x{vectors}", total * doubt, Tile(channels, vectors))
     return list(found.values())
 
 
@@ -86,8 +118,7 @@ class _Writer:
         self.window = conv.window
         if conv.window.is_pointwise and flattens(ctx) and not _is_blocked(ctx, conv):
             self.window = conv.window.merged()
-        dtype = ctx.node.output.type.dtype
-        self.acc = ACCUMULATORS.get(dtype, dtype)
+        self.acc = _sums(ctx)
         self.lanes = 1 if _is_blocked(ctx, conv) else ctx.lanes(self.acc)
         tile = self._tile_of_least_cycles()
         self.channels, self.vectors = tile.rows, tile.vectors

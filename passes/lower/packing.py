@@ -66,7 +66,7 @@ def bordered(
     n, channels, *size = x.type.dims
     leading, lanes = 3 - len(size), ctx.lanes(dtype)
     depth, height, width = (*(1,) * leading, *size)
-    out = ctx.scratch("bordered", dtype, n * channels * prod(shape))
+    out = ctx.scratch("bordered", dtype, n, channels, *shape[leading:])
     k = ctx.kernel()
     count = n * channels
     for plane in k.parallel("plane", count) if spread and ctx.threads > 1 and count > 1 else k.loop("plane", count):

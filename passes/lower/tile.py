@@ -238,7 +238,8 @@ class Run:
 
 
 def runs(axis: Axis, lanes: int, vectors: int) -> Iterator[Run]:
-    """A row with lanes along it: interior pixels as vectors, `vectors` at a time, border pixels singly."""
+    """A row with lanes along it: interior pixels as vectors, `vectors` at a time, what is left of them at once, border
+    pixels singly."""
     inside = axis.interior()
     if not inside:
         yield Run(0, axis.out, 1, 1, True)
@@ -246,8 +247,8 @@ def runs(axis: Axis, lanes: int, vectors: int) -> Iterator[Run]:
     if inside.start:
         yield Run(0, inside.start, 1, 1, True)
     at, left = inside.start, len(inside)
-    for v in dict.fromkeys((vectors, 1)):
-        whole = left // (v * lanes) * v * lanes
+    for v in (vectors, left // lanes % vectors):
+        whole = left // (v * lanes) * v * lanes if v else 0
         if whole:
             yield Run(at, at + whole, v, lanes)
         at, left = at + whole, left - whole

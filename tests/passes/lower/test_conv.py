@@ -226,3 +226,9 @@ def test_tiles_share_what_the_next_pass_reads(target: str, kernel: int) -> None:
     panel = channels * kernel * kernel * vectors * machine.lanes() // 16
     chunks = int(choice.name.partition("chunks=")[2].split()[0]) if "chunks=" in choice.name else 1
     assert lines_asked_for(call.kernel, weights) >= set(range(-(-panel // chunks), weights.size // 16))
+
+
+@pytest.mark.parametrize(("taps", "calls"), [(1, 1), (39, 2)])
+def test_rows_with_many_pixels_at_the_border_get_zeros_beside_them(taps: int, calls: int) -> None:
+    case = conv((1, 8, 5, 70), (4, 8, 3, taps), pads=[1, taps // 2, 1, taps // 2])
+    assert len(lower_node(case.node(), Target.parse("x86-64-v4"), 1)) == calls

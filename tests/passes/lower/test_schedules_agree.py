@@ -52,6 +52,7 @@ PLAIN = [
     operator("Softmax", (9, 37)),
     operator("MaxPool", (1, 5, 13, 14), kernel_shape=[3, 3], strides=[2, 2]),
     conv((1, 9, 7, 75), (4, 9, 3, 5), pads=[1, 2, 1, 1]),
+    conv((2, 3, 5, 70), (4, 3, 3, 39), pads=[1, 19, 1, 17]),
 ]
 
 
