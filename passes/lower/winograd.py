@@ -26,7 +26,7 @@ from .conv_reading import pixel, read_directly, read_through
 from .micro import AT_ONCE, in_turns, multiply, packed, rows_of, splats_lanes
 from .tasks import guarded, tasks
 from .tile import Tile
-from .winograd_plan import LINE, Plan, make_plan, runs
+from .winograd_plan import LINE, Plan, choose_plan, runs
 from .winograd_transform import apply
 from .winograd_weights import transformed_weights
 
@@ -39,7 +39,7 @@ def lower_winograd(ctx: Lowering) -> None:
         return lower_conv(ctx)
     lanes = ctx.lanes(conv.dtype)
     whole = pad_operands(ctx, lanes)
-    plan = make_plan(ctx, conv, m)
+    plan = choose_plan(ctx, conv, m)
     if not whole:
         plan = replace(plan, valid=conv.channels_out - (plan.blocks_out - 1) * lanes)
     bias = padded_bias(ctx, conv.bias, 1, lanes)

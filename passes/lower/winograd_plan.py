@@ -8,8 +8,10 @@ from math import prod
 from .context import Lowering
 from .conv_kernel import Convolution
 from .micro import prefetches, splats_lanes
+from .row_schedules import DOUBT
+from .schedule import Schedule, choose
 from .tasks import is_even
-from .tile import Lined, Tile, choose_tile, split
+from .tile import Lined, Tile, choose_tile, split, step_cycles
 
 LINE = 16
 """Elements of a cache line."""
@@ -25,6 +27,10 @@ with four times as many where that has 2 MB."""
 FAR = 512 << 10
 """Bytes beyond which weights, larger or not than the second cache, are fetched ahead: what ran before has pushed them
 out. F(4x4) of 64 channels, 56x56, gains 7 % in a network where that cache has 2 MB."""
+
+
+SCALES = (0.5, 0.7, 1.4, 2.0)
+"""Tiles of blocks that are listed beside the usual one, over its."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,9 @@ class Plan:
     phased: bool
     valid: int
     ahead: bool = False
+
+    def __str__(self) -> str:
+        return f"block={self.block} tile={self.tile}"
 
     @property
     def n(self) -> int:
@@ -88,11 +97,24 @@ class Plan:
 
 def make_plan(ctx: Lowering, conv: Convolution, m: int) -> Plan:
     """Tiles of a task so that weights are read seldom and V and M stay small."""
+    return schedules(ctx, conv, m)[0].plan
+
+
+def choose_plan(ctx: Lowering, conv: Convolution, m: int) -> Plan:
+    """The plan that is thought, or known, to be the fastest."""
+    channels = f"{conv.batch} of {conv.channels_in}->{conv.channels_out} {conv.dtype}"
+    problem = f"F{m} {conv.window} {channels} threads {ctx.threads}"
+    return choose(ctx, "winograd-block", problem, schedules(ctx, conv, m))
+
+
+def schedules(ctx: Lowering, conv: Convolution, m: int) -> list[Schedule[Plan]]:
+    """The plan of the block by the rules first, then blocks of about so many times its tiles as SCALES says."""
     lanes, n, size = ctx.lanes(conv.sums), m + 2, max(conv.dtype.nbytes, 2)
     plan = Plan(conv, m, lanes, Tile(1, 1), 1, False, lanes)
     per_tile = n * n * (plan.blocks_in + plan.blocks_out) * lanes * size
     weights = n * n * plan.blocks_in * plan.blocks_out * lanes * lanes * size
     near, most_bytes = ctx.target.l2_bytes * 3 // 4, max(MAX_SCRATCH, 4 * ctx.target.l2_bytes)
+    ahead = prefetches(ctx.target) and weights > min(FAR, ctx.target.l2_bytes)
 
     def traffic(block: int) -> float:
         size = block * per_tile
@@ -100,18 +122,36 @@ def make_plan(ctx: Lowering, conv: Convolution, m: int) -> Plan:
         reads = -(-plan.tiles // block) * weights
         return buffers + (reads if weights > near else reads / 4)
 
-    few = ctx.threads > 1 and plan.tiles < 8 * ctx.threads and plan.tiles * per_tile <= most_bytes
-    if few:
-        block = plan.tiles
-    else:
-        most = max(1, min(-(-plan.tiles // ctx.threads), most_bytes // per_tile))
-        sizes = {-(-plan.tiles // count) for count in range(-(-plan.tiles // most), plan.tiles + 1)}
-        uneven = {b: not is_even(-(-plan.tiles // b), ctx.threads) for b in sizes}
-        block = min((b for b in sizes if b >= min(12, most)), key=lambda b: (uneven[b], traffic(b), b))
+    def planned(block: int, phased: bool) -> Schedule[Plan]:
+        made = replace(plan, block=block, tile=_tile(ctx, conv, block), phased=phased, ahead=ahead)
+        cycles = _product_cycles(ctx, made) + traffic(block) / ctx.target.l2_bytes_per_cycle
+        return Schedule(str(made), cycles, made)
+
+    if ctx.threads > 1 and plan.tiles < 8 * ctx.threads and plan.tiles * per_tile <= most_bytes:
+        return [planned(plan.tiles, True)]
+    most = max(1, min(-(-plan.tiles // ctx.threads), most_bytes // per_tile))
+    sizes = {-(-plan.tiles // count) for count in range(-(-plan.tiles // most), plan.tiles + 1)}
+    even = {b: is_even(-(-plan.tiles // b), ctx.threads) for b in sizes}
+    usual = min((b for b in sizes if b >= min(12, most)), key=lambda b: (not even[b], traffic(b), b))
+    others = [min(sizes, key=lambda b: (abs(b - usual * scale), b)) for scale in SCALES]
+    found = [planned(b, False) for b in dict.fromkeys((usual, *others))]
+    least = found[0].cycles
+    return [found[0], *(replace(s, cycles=max(s.cycles, least * (1 + DOUBT))) for s in found[1:])]
+
+
+def _tile(ctx: Lowering, conv: Convolution, block: int) -> Tile:
+    lanes = ctx.lanes(conv.sums)
     lined = Lined(lanes, lanes, lanes) if splats_lanes(ctx.target) else None
-    tile = choose_tile(ctx.target, conv.sums, block, conv.channels_out, lined=lined, depth=conv.channels_in)
-    ahead = prefetches(ctx.target) and weights > min(FAR, ctx.target.l2_bytes)
-    return replace(plan, block=block, tile=tile, phased=few, ahead=ahead)
+    return choose_tile(ctx.target, conv.sums, block, conv.channels_out, lined=lined, depth=conv.channels_in)
+
+
+def _product_cycles(ctx: Lowering, plan: Plan) -> float:
+    """Cycles of the products of all blocks."""
+    steps = plan.n**2 * plan.blocks_in * plan.lanes * -(-plan.tiles // plan.block)
+    parts = split(plan.block, plan.tile.pixels)
+    each = sum(count * groups * step_cycles(ctx.target, pixels, vectors)
+               for count, pixels in parts for _, groups, vectors in plan.groups)  # fmt: skip
+    return steps * each
 
 
 @dataclass(frozen=True, slots=True)

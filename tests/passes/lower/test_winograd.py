@@ -16,10 +16,11 @@ from c2c.ir.loops_builder import Builder
 from c2c.ir.loops_interp import run_kernel
 from c2c.ir.loops_visit import statements, walk
 from c2c.ir.types import DType
-from c2c.passes.lower import lower_node
+from c2c.passes.lower import lower_graph, lower_node
 from c2c.passes.lower.context import Lowering
 from c2c.passes.lower.conv import read_convolution
 from c2c.passes.lower.micro import AT_ONCE
+from c2c.passes.lower.schedule import Tuning
 from c2c.passes.lower.tasks import is_even
 from c2c.passes.lower.winograd_plan import SMALL, make_plan, runs
 from c2c.passes.lower.winograd_transform import apply
@@ -229,3 +230,16 @@ def test_plain_input_falls_back_to_conv() -> None:
     )
     (got,) = run_graph(graph, [arrays[0]])
     np.testing.assert_allclose(got, run_ops([case])[0][0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_block_computes_the_same(threads: int) -> None:
+    case, graph = layer((1, 2 * LANES, 33, 41), 3 * LANES, [1, 1, 1, 1], 4)
+    choices = [c for call in lower_graph(graph, native(), threads) for c in call.choices]
+    (choice,) = [c for c in choices if c.family == "winograd-block"]
+    assert len(choice.candidates) > 2 and choice.name == choice.candidates[0][0]
+    expected = case.expected()[0]
+    for name, _ in choice.candidates:
+        inputs = [np.asarray(case.inputs[0])]
+        (got,) = run_graph(graph, inputs, threads=threads, tuning=Tuning({choice.key: name}))
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * float(np.abs(expected).max()), err_msg=name)
