@@ -156,7 +156,8 @@ def test_steps_of_a_problem_are_those_of_all_its_nodes() -> None:
 def test_the_same_file_gives_the_same_bytes(tmp_path: Path) -> None:
     graph = two_products()
     base = compile_graph(graph, OPTIONS)
-    second = {c.key: c.candidates[1][0] for c in base.schedules if len(c.candidates) > 1}
+    several = [c for c in base.schedules if len(c.candidates) > 1]
+    second = {c.key: c.candidates[c.family != "winograd"][0] for c in several}  # another form would open other problems
     write_tuning(tmp_path / "t.json", OPTIONS.target, {k: Measured(n, 1.0, "", 2.0) for k, n in second.items()})
     manifests = []
     for folder in ("a", "b"):
