@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -275,11 +275,7 @@ def compress_command(a: argparse.Namespace) -> int:
             calibration=a.calibration, held_out=a.held_out, labels=a.labels, fine_tune=a.fine_tune, epochs=a.epochs,
             seed=a.seed, resume=a.resume, targets=a.target or ["native"], aim=a.aim, progress=show,
         )  # fmt: skip
-    if a.json:
-        print(json.dumps(report.to_json()))
-    else:
-        print_report(report)
-    return 0
+    return _reported(a, report, print_report)
 
 
 def quantize_command(a: argparse.Namespace) -> int:
@@ -292,10 +288,15 @@ def quantize_command(a: argparse.Namespace) -> int:
             max_loss=_share(a.max_loss), bits=a.bits, block=a.block, measure=a.measure, judge=a.judge, judged=a.judged,
             calibration=a.calibration, held_out=a.held_out, seed=a.seed, resume=a.resume, time=a.time, progress=show,
         )  # fmt: skip
+    return _reported(a, report, print_report)
+
+
+def _reported(a: argparse.Namespace, report: Any, show: Callable[[Any], None]) -> int:
+    """Print a report as it is asked for; the exit code of success."""
     if a.json:
         print(json.dumps(report.to_json()))
     else:
-        print_report(report)
+        show(report)
     return 0
 
 

@@ -57,15 +57,19 @@ class PlanarConvolution:
         """Output channels of one group."""
         return self.weights.type.dims[0] // self.groups
 
+    @property
+    def macs(self) -> int:
+        return self.x.type.dims[0] * self.window.pixels * self.weights.type.size
+
 
 def lower_planar(ctx: Lowering, conv: PlanarConvolution) -> None:
     """Append the kernels of a convolution in planar form."""
     lanes = 1 if _is_blocked(ctx, conv) else ctx.lanes(_sums(ctx))
     wide = replace(conv, window=_without_border(conv.window))
     if lanes > 1 and _cycles(ctx.target, wide, lanes) + _copying(wide) < _cycles(ctx.target, conv, lanes):
-        axes, macs = wide.window.axes, conv.x.type.dims[0] * conv.window.pixels * conv.weights.type.size
+        axes = wide.window.axes
         sizes, before = (axes[0].size, axes[1].size, axes[2].size), (0, 0, max(0, conv.window.w.pad))
-        conv = replace(wide, x=bordered(ctx, conv.x, conv.x.type.dtype, before, sizes, macs >= PARALLEL_MACS))
+        conv = replace(wide, x=bordered(ctx, conv.x, conv.x.type.dtype, before, sizes, conv.macs >= PARALLEL_MACS))
     _Writer(ctx, conv).write()
 
 
@@ -133,8 +137,7 @@ class _Writer:
         k, conv, window = self.k, self.conv, self.window
         batch = conv.x.type.dims[0]
         dims = (batch, conv.groups, conv.channels_out // self.channels, window.d.out, window.h.out)
-        macs = batch * window.pixels * conv.weights.type.size
-        for t in tasks(k, macs, prod(dims)):
+        for t in tasks(k, conv.macs, prod(dims)):
             n, group, block, d, h = unravel(k, t, dims)
             self._row(n, group, k.let(group * conv.channels_out + block * self.channels, "m"), d, h)
         k.done("conv_planar")

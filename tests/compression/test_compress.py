@@ -90,11 +90,11 @@ def test_the_written_model_is_the_one_that_was_judged(monkeypatch: pytest.Monkey
             seen.append(results[1][0])
             return results
 
-        self.runner.run = keep  # type: ignore[method-assign]
+        monkeypatch.setattr(self.runner, "run", keep)
         try:
             return original(self, price)
         finally:
-            self.runner.run = runner_run  # type: ignore[method-assign]
+            monkeypatch.setattr(self.runner, "run", runner_run)
 
     monkeypatch.setattr(Session, "run", spying)
     data = samples()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -13,12 +15,12 @@ from c2c.tests.passes.lower.harness import run_graph
 EPSILON = float(np.finfo(np.float32).eps)
 
 
-def verified(graph: Graph, length: int, **options: object) -> None:
+def verified(graph: Graph, length: int, **options: Any) -> None:
     """The graph after the pass, compiled, against the graph before it: √length roundings of sums."""
     feeds = feeds_for(graph, 3)
     expected = reference.evaluate(graph, feeds)
     check(graph, "absorb-transposes")
-    got = run_graph(graph, list(feeds.values()), **options)  # type: ignore[arg-type]
+    got = run_graph(graph, list(feeds.values()), **options)
     for y, want in zip(got, expected.values(), strict=True):
         scale = float(np.abs(want).max())
         np.testing.assert_allclose(y, want, rtol=0, atol=EPSILON * (4 + 4 * np.sqrt(length)) * scale)
@@ -73,7 +75,7 @@ def test_threads_do_not_change_bits() -> None:
         graph = net.done(net.op("Transpose", net.op("MatMul", a, b), perm=(0, 2, 1, 3)))
         check(graph, "absorb-transposes")
         assert op_names(graph) == ["c2c.MatMul"]
-        return run_graph(graph, list(feeds_for(graph, 3).values()), threads=threads)[0]
+        return np.asarray(run_graph(graph, list(feeds_for(graph, 3).values()), threads=threads)[0])
 
     np.testing.assert_array_equal(results(1), results(3))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -310,7 +311,8 @@ def _operators(graph: Graph) -> list[str]:
 
 def test_what_the_operators_give_for_nan_is_kept() -> None:
     """Rows that see no key, and keys and values that are not finite, in every form of mask."""
-    for weights in (lambda net: lambda p: p, zero_where_nan):
+    forms: list[Callable[[Net], Any]] = [lambda net: lambda p: p, zero_where_nan]
+    for weights in forms:
         net = Net()
         mask = np.where(np.random.default_rng(2).random((S, S)) < 0.6, 0, -np.inf).astype(np.float32)
         mask[1] = -np.inf

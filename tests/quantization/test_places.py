@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from onnx import helper
 
@@ -15,8 +17,8 @@ from c2c.quantization.places import find_places
 from c2c.tests.quantization.networks import model, normal, residual_network
 
 
-def imported(proto: object, shape: tuple[int, ...]) -> Graph:
-    data = prepared(proto).SerializeToString()  # type: ignore[arg-type]
+def imported(proto: Any, shape: tuple[int, ...]) -> Graph:
+    data = prepared(proto).SerializeToString()
     return load_graph(data, CompileOptions(Target.parse("native"), shapes={"x": shape}))
 
 

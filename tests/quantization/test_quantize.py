@@ -35,7 +35,8 @@ def relative(got: np.ndarray, want: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def quantized() -> tuple[onnx.ModelProto, Any]:
-    return c2c.quantize(residual_network(), samples(), max_loss=1.0)
+    proto, report = c2c.quantize(residual_network(), samples(), max_loss=1.0)
+    return proto, report
 
 
 def test_the_network_answers_as_the_one_of_floats(quantized: tuple[onnx.ModelProto, Any]) -> None:
