@@ -1,12 +1,14 @@
 """Operators of onnxruntime's domain com.microsoft that quantisers write, in terms of ONNX's own.
 
-Sources: onnxruntime, docs/ContribOperators.md. Sums are exact where onnxruntime's are; DynamicQuantizeLSTM is computed
-with the weights that its levels stand for and floats that are not quantised on the way.
+Sources: onnxruntime, docs/ContribOperators.md. Sums are exact where onnxruntime's are. DynamicQuantizeLSTM makes levels
+of its inputs together and of the state a row and step, which onnxruntime does for all rows of a batch together; with
+peepholes or options it is computed in floats, with the weights that its levels stand for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -187,13 +189,60 @@ def _unpacked(data: np.ndarray, bits: int) -> np.ndarray:
 def _lstm(node: OldNode, emit: Emit) -> tuple[Value, ...]:
     """Inputs X, W [directions, size, 4H], R, B, sequence_lens, initial_h, initial_c, P, then scales and zero points of
     W and R, one a direction or one a column of it."""
+    if node.input(7) is not None or node.attrs.keys() - {"direction", "hidden_size"}:
+        return _lstm_of_floats(node, emit)
+    w, r = _levels(node, 1, 8), _levels(node, 2, 10)
+    directions, size, columns = w.centred.shape
+    if not (w.fits and r.fits) or not size * columns:
+        return _lstm_of_floats(node, emit)
+    total = directions * columns
+    x, x_scale, x_zero = emit.emit("DynamicQuantizeLinear", [node.data], {}, 3)
+    w_levels = emit.constant(np.ascontiguousarray(w.centred.transpose(1, 0, 2)).reshape(size, total))
+    sums = _product(emit, x, x_zero, w_levels, None)
+    step = np.broadcast_to(w.scale, (directions, columns)).reshape(total)
+    factor = _one(emit, "Mul", x_scale, emit.constant(np.ascontiguousarray(step)))
+    gates = _with_bias(emit, sums, factor, _gate_bias(node, emit, total))
+    r_levels = emit.constant(np.ascontiguousarray(r.centred.transpose(0, 2, 1)))
+    inputs = [gates, emit.constant(r.scale), r_levels, None, *(node.input(i) for i in (4, 5, 6))]
+    return emit.emit("c2c.DynamicLSTM", inputs, node.attrs, node.outputs)
+
+
+def _gate_bias(node: OldNode, emit: Emit, total: int) -> Value | None:
+    """B [directions, 8H], those of W and R together, as [directions · 4H]."""
+    b = node.input(3)
+    if b is None:
+        return None
+    first, second = emit.emit("Split", [b], {"axis": 1, "num_outputs": 2}, 2)
+    return _one(emit, "Reshape", _one(emit, "Add", first, second), emit.constant(np.asarray([total], np.int64)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Levels:
+    """Weights [directions, rows, columns] of scale · levels, scale [directions, 1 or columns]."""
+
+    centred: np.ndarray
+    scale: np.ndarray
+
+    @property
+    def fits(self) -> bool:
+        return self.centred.dtype == np.int8
+
+
+def _levels(node: OldNode, index: int, first: int) -> _Levels:
+    """Levels less their zero points, i8 where they fit, else i16."""
+    levels, scale, zero = (_data(node, i) for i in (index, first, first + 1))
+    placed = zero.reshape(len(levels), 1, -1).astype(np.int16)
+    centred = levels.astype(np.int16) - placed
+    fits = centred.size == 0 or centred.min() >= -128 and centred.max() <= 127
+    return _Levels(centred.astype(np.int8) if fits else centred, scale.reshape(len(levels), -1))
+
+
+def _lstm_of_floats(node: OldNode, emit: Emit) -> tuple[Value, ...]:
+    """With the weights that levels stand for."""
     inputs = [node.input(i) for i in range(8)]
     for index, first in ((1, 8), (2, 10)):
-        levels, scale, zero = (_data(node, i) for i in (index, first, first + 1))
-        directions = len(levels)
-        placed = (a.reshape(directions, 1, -1) for a in (scale, zero))
-        step, offset = next(placed), next(placed).astype(np.int32)
-        weights = (levels.astype(np.int32) - offset).astype(np.float32) * step
+        found = _levels(node, index, first)
+        weights = found.centred.astype(np.float32) * found.scale[:, None, :]
         inputs[index] = emit.constant(np.ascontiguousarray(weights.transpose(0, 2, 1)))
     return emit.emit("LSTM", inputs, node.attrs, node.outputs)
 

@@ -191,6 +191,7 @@ _COUNTS: dict[str, Callable[[Node], int]] = {
     "LSTM": _recurrent,
     "GRU": _recurrent,
     "RNN": _recurrent,
+    "c2c.DynamicLSTM": lambda n: 2 * prod(_dims(n, 0)[:2]) * _size(n, 2),
     "MaxPool": _pool,
     "AveragePool": _pool,
     "LpPool": _pool,

@@ -137,6 +137,18 @@ def _recurrent(node: Node) -> None:
         _require(found is None or found.type.dims == shape, f"input {index} must have shape {list(shape)}", node)
 
 
+def _dynamic_lstm(node: Node) -> None:
+    """x [S, B, D·4H], the scale of r [D, 1 or 4H], constant r [D, 4H, H], lengths [B], initial [D, B, H]."""
+    x, r = _shape(node, 0), _shape(node, 2)
+    _require(len(x) == 3 and len(r) == 3, "input and recurrent weights have three axes", node)
+    hidden, state = r[2], (r[0], x[1], r[2])
+    _require(r[1] == 4 * hidden and x[2] == r[0] * r[1], f"gates {list(x)} and recurrent weights {list(r)}", node)
+    _require(_shape(node, 1) in ((r[0], 1), (r[0], r[1])), "one scale for each direction or column is needed", node)
+    for index, shape in ((4, (x[1],)), (5, state), (6, state)):
+        found = node.input(index)
+        _require(found is None or found.type.dims == shape, f"input {index} must have shape {list(shape)}", node)
+
+
 def _in_range(node: Node, indices: np.ndarray, length: int) -> None:
     """Indices of an axis, negative ones counted from its end."""
     if indices.size:
@@ -238,6 +250,7 @@ _CHECKS: dict[str, Callable[[Node], None]] = {
     "ScatterElements": _elements,
     "ScatterND": _nd,
     "SpaceToDepth": _space_to_depth,
+    "c2c.DynamicLSTM": _dynamic_lstm,
     "c2c.IntegerConv": _convolution,
     "c2c.WinogradConv": _convolution,
 }

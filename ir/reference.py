@@ -36,11 +36,14 @@ _LIKE_FIRST_INPUT = frozenset({"GroupNormalization"})
 
 _ALIASES = {
     "c2c.Reorder": "Identity", "c2c.Copy": "Identity", "c2c.WinogradConv": "Conv", "c2c.IntegerConv": "Conv",
+    "c2c.DynamicLSTM": "LSTM",
 }  # fmt: skip
 
-_OF_INTEGERS = frozenset({"c2c.IntegerConv"})
-"""Operators on integers whose types are those of their alias on float32, with one more input, the zero point of the
-first. MaxPool takes i16 beside ONNX's types."""
+_OF_INTEGERS = frozenset({"c2c.IntegerConv", "c2c.DynamicLSTM"})
+"""Operators on integers whose types are those of their alias on float32. MaxPool takes i16 beside ONNX's types."""
+
+_WITH_ZERO = frozenset({"c2c.IntegerConv"})
+"""Operators with one input more than their alias, the zero point of the first."""
 
 _TO_ONNX = {
     DType.F32: TensorProto.FLOAT, DType.F64: TensorProto.DOUBLE, DType.F16: TensorProto.FLOAT16,
@@ -157,7 +160,7 @@ def checked_type(type_: TensorType, name: str) -> TensorType:
 
 def most_inputs(op: str, schema: OpSchema) -> int:
     """Inputs that an operator takes."""
-    return int(schema.max_input) + (1 if op in _OF_INTEGERS else 0)
+    return int(schema.max_input) + (1 if op in _WITH_ZERO else 0)
 
 
 def infer_node(node: Node, unread: Collection[int] = ()) -> list[TensorType]:

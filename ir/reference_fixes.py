@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops.op_conv import Conv as _Conv
+from onnx.reference.ops.op_lstm import LSTM as _LSTM
 from onnx.reference.ops.op_max_pool import MaxPool as _MaxPool
 
 
@@ -47,4 +48,45 @@ class MaxPool(_MaxPool):
         return (largest.astype(np.int16), *rest)
 
 
-FIXES: list[type[OpRun]] = [GlobalMaxPool, Conv, MaxPool]
+class LSTM(_LSTM):
+    """Of integers R with a scale in place of W (`c2c.DynamicLSTM`): x [steps, batch, directions · gates] is the inputs'
+    part of all gates, and rows of the state become levels by their own range."""
+
+    op_domain = ""
+
+    def _run(self, *inputs: Any, **attrs: Any) -> Any:
+        run: Any = super()._run
+        if inputs[2].dtype.kind == "f":
+            return run(*inputs, **attrs)
+        x, scale, r, _, _, *states = (*inputs, *[None] * 7)[:7]
+        none = np.zeros((len(r), x.shape[1], r.shape[2]), np.float32)
+        h, c = (none if s is None else s for s in states)
+        zeros = np.zeros((len(r), 3 * r.shape[2]), np.float32)
+        step: Any = self._step
+        parts = x.reshape(*x.shape[:2], len(r), -1)
+        return step(parts, r, zeros, list(enumerate(scale)), h, c, zeros, num_directions=len(r))[: self.n_outputs]
+
+    def _run_forward(self, X: Any, W: Any, R: Any, B: Any, P: Any, H_0: Any, C_0: Any) -> Any:
+        if R.dtype.kind == "f":
+            forward: Any = super()._run_forward
+            return forward(X, W, R, B, P, H_0, C_0)
+        (direction, scale), h, c, found = W, H_0, C_0, []
+        for x in X[:, :, direction]:
+            levels, step = dynamic_levels(h)
+            sums = levels.astype(np.int32) @ R.astype(np.int32).T
+            i, o, f, g = np.split(x + sums.astype(np.float32) * (step * scale), 4, -1)
+            c = self.f(f) * c + self.f(i) * self.g(g)
+            h = (self.f(o) * self.h(c)).astype(np.float32)
+            found.append(h)
+        return np.stack(found), h, c
+
+
+def dynamic_levels(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Levels less their zero point and scales [rows, 1] of rows, each as DynamicQuantizeLinear has it."""
+    low, high = rows.min(-1, keepdims=True, initial=0), rows.max(-1, keepdims=True, initial=0)
+    scale = (np.where(high > low, high - low, np.float32(1)) / np.float32(255)).astype(np.float32)
+    zero = np.rint(np.clip(-low / scale, 0, 255))
+    return np.clip(np.rint(rows / scale) + zero, 0, 255) - zero, scale
+
+
+FIXES: list[type[OpRun]] = [GlobalMaxPool, Conv, MaxPool, LSTM]

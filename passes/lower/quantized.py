@@ -11,9 +11,10 @@ from math import ceil, prod
 import numpy as np
 
 from ...ir.graph import Value
-from ...ir.loops import Expr, broadcast, cast, const, maximum, minimum, ramp, reduce, select, shuffle, unary
+from ...ir.loops import Expr, broadcast, cast, const, maximum, minimum, ramp, shuffle, unary
 from ...ir.types import DType, TensorType
 from .context import KernelBuilder, Lowering, Site, lowers, strides
+from .dynamic_levels import found_range, level
 from .integer_product import Finish as Sums
 from .integer_product import multiply_rows
 from .matmul import batch_strides, multiply, write
@@ -89,31 +90,11 @@ def lower_dynamic_quantize_linear(ctx: Lowering) -> None:
     size, lanes = x.type.size, ctx.lanes()
     k = ctx.kernel()
     source = k.tensor(x)
-    ends = k.registers("ends", DType.F32, 2, lanes)
-    low, high = k.registers("low", DType.F32, 1, 1), k.registers("high", DType.F32, 1, 1)
-    for i in range(2):
-        k.store(ends, i, const(0.0, DType.F32, lanes))
-    for buffer in (low, high):
-        k.store(buffer, 0, const(0.0, DType.F32))
-    for at, width in spans(k, size, lanes):
-        v = k.let(k.load(source, at, width), "v")
-        if width == lanes:
-            k.store(ends, 0, minimum(k.load(ends, 0), v))
-            k.store(ends, 1, maximum(k.load(ends, 1), v))
-        else:
-            k.store(low, 0, minimum(k.load(low, 0), reduce("min", v)))
-            k.store(high, 0, maximum(k.load(high, 0), reduce("max", v)))
-    least = k.let(minimum(k.load(low, 0), reduce("min", k.load(ends, 0))), "least")
-    most = k.let(maximum(k.load(high, 0), reduce("max", k.load(ends, 1))), "most")
-    extent = k.let(most - least, "extent")
-    scale = k.let(select(extent > 0.0, extent, 1.0) / 255.0, "scale")
-    zero = k.let(unary("round", minimum(maximum(0.0 - least / scale, 0.0), 255.0)), "zero")
+    scale, zero = found_range(k, source, const(0), size)
     k.store(k.tensor(scale_out), 0, scale)
     k.store(k.tensor(zero_out), 0, cast(zero, DType.U8))
     for at, width in spans(k, size, lanes):
-        v = k.load(source, at, width)
-        level = unary("round", v / broadcast(scale, width)) + broadcast(zero, width)
-        k.store(k.tensor(y), at, _saturated(level, DType.U8))
+        k.store(k.tensor(y), at, level(k.load(source, at, width), scale, zero, DType.U8))
     k.done("dynamic_quantize")
 
 

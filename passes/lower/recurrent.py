@@ -6,6 +6,7 @@ units end in registers together and the gate arithmetic runs right there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from ...ir.loops import Expr, const, maximum, minimum
@@ -14,7 +15,7 @@ from .activations import activations
 from .context import Lowering, lowers
 from .product import multiply_add
 from .recurrence import Memory, Sequence, allocate, padded_row, padded_rows, recurrent_weights
-from .recurrence_loop import Moment, gate_sums, input_part, run_steps
+from .recurrence_loop import Gates, Moment, gate_sums, input_part, run_steps
 
 
 @lowers("LSTM")
@@ -23,15 +24,22 @@ def lower_lstm(ctx: Lowering) -> None:
     seq = Sequence(ctx, 4, activations(ctx, ("Sigmoid", "Tanh", "Tanh")))
     _check(seq)
     cell = ctx.scratch("cell", seq.dtype, seq.directions * seq.dims[1] * seq.padded)
+    memory = allocate(seq, range(4), cell)
+    run_lstm(seq, memory, lambda now: lambda block: gate_sums(seq, memory, now, block, range(4)))
+
+
+def run_lstm(seq: Sequence, memory: Memory, sums: Callable[[Moment], Callable[[Expr], list[Gates]]]) -> None:
+    """The time loop; `sums` of a moment gives the gates of a block of units, a list a row."""
+    cell = memory.cell
+    assert cell is not None
     peephole = padded_rows(seq, 7, range(3)) if seq.operand(7) is not None else None
-    memory = allocate(seq, range(4), cell, (peephole,) if peephole else ())
-    forgets = bool(ctx.node.attrs.get("input_forget", 0))
+    forgets = bool(seq.ctx.node.attrs.get("input_forget", 0))
 
     def step(now: Moment) -> None:
         k, (f, g, h) = now.k, seq.functions[now.direction]
+        of_block = sums(now)
         for block in now.blocks(seq.blocks):
-            sums = gate_sums(seq, memory, now, block, range(4))
-            for b, (i, o, forget, c) in zip(now.batch, sums, strict=True):
+            for b, (i, o, forget, c) in zip(now.batch, of_block(block), strict=True):
                 at = k.let(seq.own_at(now.direction, b) + block * seq.lanes, "at")
                 old = k.let(k.load(k.tensor(cell), at, seq.lanes), "c")
                 if peephole:

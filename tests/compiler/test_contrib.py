@@ -132,26 +132,42 @@ def test_weights_alone(op: str, block: int, levels: type) -> None:
         assert expanded == (rows <= 8)
 
 
-def test_a_dynamically_quantised_lstm_is_near() -> None:
+def dynamic_lstm(x: Array, *, zeros: int = 0, biased: bool = True, lengths: bool = False) -> list[Array | None]:
+    """Operands of a bidirectional DynamicQuantizeLSTM of 8 inputs and 16 units."""
+    hidden = 16
+    given: list[Array | None] = [np.full(2, 0.004, np.float32), np.full(2, zeros, np.int8)]
+    weights = [i8(2, 8, 4 * hidden), i8(2, hidden, 4 * hidden)]
+    if zeros:
+        weights = [np.clip(w, zeros - 100, zeros + 100) for w in weights]
+    bias, count = f32(2, 8 * hidden) if biased else None, np.array([4], np.int32) if lengths else None
+    return [x, *weights, bias, count, None, None, None, *given, *given]
+
+
+@pytest.mark.parametrize("options", [{}, {"zeros": 20}, {"biased": False}, {"lengths": True}])
+def test_a_dynamically_quantised_lstm(options: dict[str, Any]) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    x, hidden = f32(6, 1, 8), 16
-    scales: list[Array | None] = [np.full(2, 0.004, np.float32), np.zeros(2, np.int8)]
-    inputs: list[Array | None] = [
-        x,
-        i8(2, 8, 4 * hidden),
-        i8(2, hidden, 4 * hidden),
-        f32(2, 8 * hidden),
-        None,
-        None,
-        None,
-        None,
-    ]
-    attrs = {"direction": "bidirectional", "hidden_size": hidden}
-    proto = model("DynamicQuantizeLSTM", [*inputs, *scales, *scales], attrs, 1, [TensorProto.FLOAT])
+    x = f32(6, 1, 8)
+    inputs = dynamic_lstm(x, **options)
+    attrs = {"direction": "bidirectional", "hidden_size": 16}
+    proto = model("DynamicQuantizeLSTM", inputs, attrs, 1, [TensorProto.FLOAT] * 3)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    compiled = c2c.compile(proto)
+    assert any(n.op == "c2c.DynamicLSTM" for n in compiled.compiled.graph.nodes)
+    found = compiled.run({"i0": x}).values()
+    for got, want in zip(found, session.run(None, {"i0": x}), strict=True):
+        assert np.abs(want).max() > 0.3
+        np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_a_dynamically_quantised_lstm_with_options_is_near() -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    x = f32(6, 1, 8)
+    inputs = dynamic_lstm(x)
+    attrs = {"direction": "bidirectional", "hidden_size": 16, "clip": 2.0}
+    proto = model("DynamicQuantizeLSTM", inputs, attrs, 1, [TensorProto.FLOAT])
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     (want,) = session.run(None, {"i0": x})
     (got,) = c2c.compile(proto).run({"i0": x}).values()
-    assert np.abs(want).max() > 0.3
     np.testing.assert_allclose(got, want, atol=0.03)
 
 
