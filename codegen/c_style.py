@@ -331,7 +331,7 @@ class CStyle:
             lane = f"{at} * {group} + {j}" if at else str(j)
             factors = [cast_to("int32_t", self.value(x, lane if x.lanes > 1 else "")) for x in (a, b)]
             total = infix("add", total, cast_to("uint32_t", infix("mul", *factors)))
-        return cast_to("int32_t", total)
+        return cast_to("int32_t" if e.dtype is DType.I32 else "int16_t", total)
 
     def _lookup(self, e: Lookup, at: str) -> Code:
         table = self.temporary(e.table) if not isinstance(e.table, Var) else e.table

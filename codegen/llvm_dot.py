@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..ir.loops import Dot
+from ..ir.loops import Const, Dot
 from ..ir.types import DType
 from .llvm_types import value_type, vector
 from .llvm_writer import Writer
@@ -43,9 +43,19 @@ _INSTRUCTIONS = (
 """The first that the target has is taken. Products of i16 that wrap (-32768 squared, twice) wrap as the sums do."""
 
 
+_PAIRS = {
+    32: ("llvm.x86.avx512.pmaddubs.w.512", "avx512bw"),
+    16: ("llvm.x86.avx2.pmadd.ub.sw", "avx2"),
+    8: ("llvm.x86.ssse3.pmadd.ub.sw.128", "ssse3"),
+}
+"""Instructions for so many sums in i16 of two products of u8 and i8, and the feature that has them."""
+
+
 def dot(w: Writer, target: Target, e: Dot, a: str, b: str, c: str) -> str:
     """The operand that holds `e`, of the operands a, b and c."""
     group = e.a.lanes // e.lanes
+    if e.dtype is DType.I16:
+        return _narrow(w, target, e, a, b, c)
     for row in _INSTRUCTIONS:
         if not _has(target, row.feature) or (row.group, row.lanes) != (group, e.lanes):
             continue
@@ -82,9 +92,22 @@ def _fenced(w: Writer, value: str, lanes: int) -> str:
     return w.op(f"bitcast {floats} {made} to {sums}")
 
 
+def _narrow(w: Writer, target: Target, e: Dot, a: str, b: str, c: str) -> str:
+    """Sums in i16, of pairs by one instruction where the target has it."""
+    name, feature = _PAIRS.get(e.lanes, ("", ""))
+    mixed = {e.a.dtype, e.b.dtype} == {DType.U8, DType.I8}
+    if e.a.lanes != 2 * e.lanes or not mixed or not _has(target, feature):
+        return _widened(w, e, e.a.lanes // e.lanes, a, b, c)
+    bytes_, sums = vector("i8", e.a.lanes), vector("i16", e.lanes)
+    factors = (a, b) if e.a.dtype is DType.U8 else (b, a)
+    made = w.call(name, sums, *((bytes_, f) for f in factors))
+    return made if isinstance(e.c, Const) and e.c.value == 0 else w.op(f"add {sums} {c}, {made}")
+
+
 def _widened(w: Writer, e: Dot, group: int, a: str, b: str, c: str) -> str:
-    """Products in i32, then those of a group one after another."""
-    wide, lanes = vector("i32", e.a.lanes), e.a.lanes
+    """Products in the type of the sums, then those of a group one after another."""
+    scalar = "i32" if e.dtype is DType.I32 else "i16"
+    wide, lanes = vector(scalar, e.a.lanes), e.a.lanes
     factors = []
     for value, operand in ((a, e.a), (b, e.b)):
         extend = "sext" if operand.dtype.is_signed else "zext"
@@ -93,8 +116,8 @@ def _widened(w: Writer, e: Dot, group: int, a: str, b: str, c: str) -> str:
     for j in range(group):
         picked = tuple(range(j, lanes, group))
         if lanes == group:
-            part = w.extract("i32", lanes, products, j)
+            part = w.extract(scalar, lanes, products, j)
         else:
             part = products if group == 1 else w.shuffle(wide, products, "poison", picked)
-        c = w.op(f"add {vector('i32', e.lanes)} {c}, {part}")
+        c = w.op(f"add {vector(scalar, e.lanes)} {c}, {part}")
     return c

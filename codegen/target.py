@@ -182,6 +182,11 @@ class Target:
         return DType.I8 if "dotprod" in self.has else None
 
     @property
+    def adds_byte_pairs(self) -> bool:
+        """Products of u8 and i8 added in pairs to an i16 that saturates, and no dot products of bytes."""
+        return "ssse3" in self.has and not self.has_dot_prod
+
+    @property
     def has_fp16(self) -> bool:
         """Arithmetic on f16, not only conversion."""
         return any(f in self.has for f in ("fp16", "avx512fp16"))

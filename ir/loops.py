@@ -162,7 +162,10 @@ class Fma(Expr):
 
 @dataclass(frozen=True, slots=True)
 class Dot(Expr):
-    """c[i] + Σ_j a[i*g + j] * b[i*g + j] for j below g = a.lanes / lanes, in i32 that wraps; a, b of 8 or 16 bits."""
+    """c[i] + Σ_j a[i*g + j] * b[i*g + j] for j below g = a.lanes / lanes, in i32 that wraps; a, b of 8 or 16 bits.
+
+    Of bytes it may be i16, for whoever knows that no sum leaves it: such a sum is unspecified.
+    """
 
     a: Expr
     b: Expr
@@ -395,8 +398,8 @@ def fma(a: Operand, b: Operand, c: Expr) -> Expr:
 
 
 def dot(a: Expr, b: Expr, c: Expr) -> Expr:
-    """Groups of neighbouring products of small integers, added to c."""
-    return Dot(DType.I32, c.lanes, a, b, c)
+    """Groups of neighbouring products of small integers, added to c; of bytes to i16 where no sum leaves that."""
+    return Dot(c.dtype, c.lanes, a, b, c)
 
 
 def lookup(table: Expr, index: Expr) -> Expr:

@@ -152,7 +152,7 @@ def combine(e: Expr, x: list[Array]) -> Array:
             return (wide[0] * wide[1] + wide[2]).astype(e.dtype.numpy)
         case Dot():
             products = (x[0].astype(np.int64) * x[1].astype(np.int64)).reshape(e.lanes, -1).sum(1)
-            return np.asarray(products + x[2], np.int64).astype(np.int32)
+            return np.asarray(products + x[2], np.int64).astype(e.dtype.numpy)
         case Lookup():
             return np.take(x[0], x[1].astype(np.int64) & (e.table.lanes - 1))
         case Cast():

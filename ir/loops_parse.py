@@ -408,7 +408,7 @@ class _Parser:
         if name == "fma":
             return Fma(args[2].dtype, args[2].lanes, *args)
         if name == "dot":
-            return Dot(DType.I32, args[2].lanes, *args)
+            return Dot(args[2].dtype, args[2].lanes, *args)
         if name == "lookup":
             return Lookup(dtype, args[1].lanes, *args)
         if name == "select":

@@ -383,7 +383,8 @@ def _bitcast_problem(e: Bitcast) -> str:
 def _dot_problem(e: Dot) -> str:
     small = all(x.dtype.is_int and x.dtype.bits <= 16 for x in (e.a, e.b))
     whole = e.a.lanes == e.b.lanes and e.a.lanes % e.lanes == 0
-    good = small and whole and e.dtype is e.c.dtype is DType.I32 and e.c.lanes == e.lanes
+    narrow = e.dtype is DType.I16 and e.a.dtype.bits == e.b.dtype.bits == 8
+    good = small and whole and e.dtype is e.c.dtype and (narrow or e.dtype is DType.I32) and e.c.lanes == e.lanes
     return "" if good else f"of {e.a.dtype}x{e.a.lanes}, {e.b.dtype}x{e.b.lanes} and {e.c.dtype}x{e.c.lanes}"
 
 

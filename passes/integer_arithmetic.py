@@ -177,7 +177,7 @@ class _Rewriting:
             type_ = type_.with_shape((1, w.shape[0], 1, 1))
         low, high = level_range(x.type.dtype)
         largest = max(high - scale.offset, scale.offset - low)
-        attrs = {**attrs, "largest": largest}
+        attrs = {**attrs, "largest": largest, "least": low - scale.offset}
         inputs: list[Value | None] = [data, rw.constant(f"{node.output.name}.weights", w)]
         if bias[0] is not None or levels.zero:
             inputs.append(None if bias[0] is None else rw.constant(f"{node.output.name}.bias", bias[0]))

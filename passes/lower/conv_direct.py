@@ -48,6 +48,12 @@ def lower_direct(ctx: Lowering, conv: Convolution) -> None:
 
     Input and output are plain or blocked by the target's lanes; blocked ones hold whole blocks in every group.
     """
+    DirectWriter(ctx, choose_plan(ctx, *flattened(ctx, conv)), ConvKernel(ctx)).write()
+
+
+def flattened(ctx: Lowering, conv: Convolution) -> tuple[Convolution, bool]:
+    """The convolution, its pixels as one row where they may be, and whether whole vectors may be stored; pads operands
+    of the tail."""
     whole = pad_operands(ctx, ctx.lanes(conv.sums)) and (
         conv.groups == 1 or conv.channels_out % ctx.lanes(conv.sums) == 0
     )
@@ -55,12 +61,11 @@ def lower_direct(ctx: Lowering, conv: Convolution) -> None:
         conv = replace(conv, window=conv.window.merged())
     elif conv.window.is_column and flattens(ctx):
         conv = replace(conv, window=conv.window.turned(), weights=conv.weights.swapaxes(3, 4))
-    plan = choose_plan(ctx, conv, whole)
-    DirectWriter(ctx, plan, ConvKernel(ctx)).write()
+    return conv, whole
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     """Where a tile stands: image, block of outputs, first output channel, output row, input image, elements offsets of
     the first input channel in it, of weights and of the bias; what its products fetch: weights, and lines from where
     the results of each vector begin."""
@@ -146,7 +151,7 @@ class DirectWriter:
         blocks_in = conv.channels_in // lanes if self.pixel > 1 else conv.channels_in
         at = block * (plan.tile.vectors * lanes)
         whole = k.image(conv.x, n, self.rows_in)
-        place = _Place(
+        place = Place(
             n,
             block,
             group * conv.channels_out + at,
@@ -167,7 +172,7 @@ class DirectWriter:
             image = place.image.enter(k, h * height.stride - height.pad)
             self._row(out, replace(place, d=d, h=h, image=image), tiles, row - rows[0])
 
-    def _row(self, out: Outputs, place: _Place, tiles: Expr, number: Expr) -> None:
+    def _row(self, out: Outputs, place: Place, tiles: Expr, number: Expr) -> None:
         """A row, or a task's tiles of it; `number`: rows of the task before it."""
         k, plan, skip = self.k, self.plan, 0
         for s in plan.segments:
@@ -182,7 +187,7 @@ class DirectWriter:
                 self._tile(out, replace(place, soon=soon), s, k.let(i * s.pixels + s.start, "w"))
             skip += s.count
 
-    def _tile(self, out: Outputs, place: _Place, s: Segment, w: Expr) -> None:
+    def _tile(self, out: Outputs, place: Place, s: Segment, w: Expr) -> None:
         k, axis, plan = self.k, self.conv.window.w, self.plan
         acc = k.registers("acc", self.conv.sums, s.pixels * out.vectors, plan.lanes)
         place = self._fetch_results(out, place, s, w)
@@ -193,7 +198,7 @@ class DirectWriter:
                 self._channels(out, place, channels, groups, w, acc, s.dynamic)
         self._end(out, place, s, w, acc)
 
-    def _fetch_results(self, out: Outputs, place: _Place, s: Segment, w: Expr) -> _Place:
+    def _fetch_results(self, out: Outputs, place: Place, s: Segment, w: Expr) -> Place:
         """Ask for the tile's results, or have the place tell what its blocks of channels are to ask for."""
         k, y = self.k, self.ctx.output
         if not y.type.layout.block or not self.ahead.asks or k.tensor(y, "y").space != "param":
@@ -205,7 +210,7 @@ class DirectWriter:
         left = self.ahead.results(k.tensor(y, "y"), starts, s.pixels)
         return replace(place, results=tuple(starts)) if left else place
 
-    def _begin(self, out: Outputs, place: _Place, s: Segment, w: Expr, acc: Buffer) -> None:
+    def _begin(self, out: Outputs, place: Place, s: Segment, w: Expr, acc: Buffer) -> None:
         """First values of the accumulators: the bias, or the sums over the chunks before."""
         k, plan = self.k, self.plan
         for _ in guarded(k, place.chunk < 1, plan.chunks > 1):
@@ -224,7 +229,7 @@ class DirectWriter:
             for i, at in self._results(out, place, s, w):
                 k.store(acc, i, k.load(k.tensor(self.ctx.output, "y"), at, plan.lanes))
 
-    def _end(self, out: Outputs, place: _Place, s: Segment, w: Expr, acc: Buffer) -> None:
+    def _end(self, out: Outputs, place: Place, s: Segment, w: Expr, acc: Buffer) -> None:
         """Store sums for the next chunk, results after the last one."""
         k, plan = self.k, self.plan
         for _ in k.when(place.chunk < plan.chunks - 1) if plan.chunks > 1 else ():
@@ -238,21 +243,21 @@ class DirectWriter:
                     value = cast(k.load(acc, p * out.vectors + v), self.ctx.node.output.type.dtype)
                     finish(k, coords, valid, value)
 
-    def _results(self, out: Outputs, place: _Place, s: Segment, w: Expr) -> Iterator[tuple[int, Expr]]:
+    def _results(self, out: Outputs, place: Place, s: Segment, w: Expr) -> Iterator[tuple[int, Expr]]:
         """Each accumulator's index and where its result lies."""
         for p in range(s.pixels):
             for v in range(out.vectors):
                 coords = (place.n, place.channel + v * self.plan.lanes, *self._spatial(place, w + p))
                 yield p * out.vectors + v, self.k.place(self.ctx.output, coords)
 
-    def _spatial(self, place: _Place, w: Expr) -> tuple[Expr, ...]:
+    def _spatial(self, place: Place, w: Expr) -> tuple[Expr, ...]:
         (top, left), (down, right) = self.raster.first, self.raster.step
         return self.conv.window.spatial(place.d, place.h * down + top, w * right + left)
 
     def _channels(
         self,
         out: Outputs,
-        place: _Place,
+        place: Place,
         channels: Inputs,
         groups: tuple[Taps, ...],
         w: Expr,
@@ -309,7 +314,7 @@ class DirectWriter:
                                 self.ahead.taps(place.soon, ws)
                             self._products(out, channels.size, g, xs, ws, acc)
 
-    def _fetch_pixels(self, place: _Place, x: Expr, pixels: int) -> None:
+    def _fetch_pixels(self, place: Place, x: Expr, pixels: int) -> None:
         """The pixels of the next tile, when they are read for the first time: planes are far apart."""
         for _ in guarded(self.k, place.block < 1, self.plan.blocks_out > 1):
             self.ahead.pixels(x, pixels)

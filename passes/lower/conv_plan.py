@@ -249,12 +249,16 @@ def _reads_from_second_cache(ctx: Lowering, plan: Plan) -> bool:
 
 def pack_weights(plan: Plan, target: Target) -> np.ndarray:
     """Weights in the order in which the kernel reads them, zero beyond the last output channel."""
+    return packed_together(plan, products_together(target, plan.conv.dtype))
+
+
+def packed_together(plan: Plan, together: int) -> np.ndarray:
+    """The same with `together` channels side by side for each output channel."""
     conv, lanes = plan.conv, plan.lanes
     taps, cin, cout = conv.window.taps, conv.channels_in, conv.channels_out
     total = -(-cout // lanes) * lanes
     w = np.zeros((conv.groups, total, cin, taps), conv.weights.dtype)
     w[:, :cout] = conv.weights.reshape(conv.groups, cout, cin, taps)
-    together = products_together(target, conv.dtype)
     parts = []
     for group in w:
         for out in plan.outputs:

@@ -1,7 +1,7 @@
 """c2c.IntegerConv: convolutions of integers with exact 32-bit sums, given as float32.
 
-Direct, by register tiles of pairs of products where the target has them, of blocked levels in i16; depthwise ones as
-floats, which hold their sums exactly; others (plain tensors, large groups) by the planar kernel of ConvInteger.
+Direct, by register tiles of pairs of products where the target has them, of blocked levels in i16; pointwise ones by
+bytes where their levels mostly allow it (`conv_pairs`); depthwise ones as floats, which hold their sums exactly; others (plain tensors, large groups) by the planar kernel of ConvInteger.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .context import KernelBuilder, Lowering, Site, lowers
 from .conv import whole_blocks
 from .conv_direct import lower_direct
 from .conv_kernel import Convolution
+from .conv_pairs import fits_pairs, lower_pairs, pair_cycles
 from .conv_schedules import problem
 from .depthwise import is_depthwise, is_exact, lower_depthwise
 from .depthwise_bytes import fits_bytes, lower_depthwise_bytes
@@ -91,6 +92,8 @@ def _schedules(ctx: Lowering, conv: Convolution) -> list[Schedule[Lower]]:
     target, vector = ctx.target, ctx.lanes(conv.sums)
     cycles = conv.macs / _rate(target, conv.dtype) + conv.weights.nbytes / FAR
     found: list[Schedule[Lower]] = [Schedule("direct", cycles, lower_direct)]
+    if fits_pairs(ctx, conv):
+        found.append(Schedule("pairs", pair_cycles(ctx, conv, cycles), lower_pairs))
     if fits(ctx, conv, ctx.node.attrs.get("largest", 1 << 15)):
         tiles = conv.batch * -(-conv.window.h.out // 4) * -(-conv.window.w.out // 4)
         vectors = 36 * tiles * (-(-conv.channels_in // vector) + -(-conv.channels_out // vector))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ...codegen.target import Target
-from ...ir.loops import Buffer, Expr, broadcast, cast, dot, shuffle
+from ...ir.loops import Buffer, Expr, broadcast, cast, const, dot, shuffle
 from ...ir.types import DType
 from .context import KernelBuilder
 from .product import multiply_add
@@ -103,15 +103,17 @@ def multiply(
     unroll: int = 1,
     soon: Sequence[Ahead] = (),
     together: int = 1,
+    narrow: int = 0,
 ) -> None:
     """acc[(first + r)·vectors + v] += Σ x[r, i] · w[i, v] for i below `count`.
 
     `sets` copies of the tile follow each other in `acc`: step i adds to copy i % sets, which hides the latency of
     small tiles. `unroll`: steps of one iteration, a multiple of `sets`. `soon`: read after this product.
     `together`: steps that lie side by side in x (of step 1) and, lane by lane, in packed weights; `count` and `unroll`
-    are multiples of it.
+    are multiples of it. `narrow`: so many times `together` products of bytes are first added in pairs of i16, which
+    their sums must not leave; then these are multiples of all of them.
     """
-    inner = _Inner(k, x, w, acc, first, sets, together)
+    inner = _Inner(k, x, w, acc, first, sets, together, narrow)
     turns = 1
     if splats_lanes(k.ctx.target):
         if x.step == 1 and count >= w.lanes:
@@ -154,9 +156,14 @@ class _Inner:
     first: int
     sets: int
     together: int
+    narrow: int = 0
 
     def steps(self, i: Expr, count: int) -> None:
         """Steps i to i + count."""
+        if self.narrow:
+            for j in range(0, count, self.together * self.narrow):
+                self._narrow(i, j, self.together)
+            return
         if self.together > 1:
             for j in range(0, count, self.together):
                 self._together(i, j, self.together)
@@ -191,6 +198,23 @@ class _Inner:
             for v in range(w.vectors):
                 at = j // group % self.sets * (self.acc.size // self.sets) + (self.first + r) * w.vectors + v
                 k.store(self.acc, at, dot(factor, vectors[v], k.load(self.acc, at)))
+
+    def _narrow(self, i: Expr, j: int, group: int) -> None:
+        """`narrow` groups of steps from j after i, added in i16 before they are added to the sums."""
+        k, w, width = self.k, self.w, self.w.lanes * group
+        starts = range(j, j + group * self.narrow, group)
+        weights = [
+            [k.let(k.load(w.buffer, w.at + i * w.step + (s * w.step + v * width), width), "w") for s in starts]
+            for v in range(w.vectors)
+        ]
+        ones, zeros = (const(n, DType.I16, width // 2) for n in (1, 0))
+        for r, factors in enumerate(zip(*(self._factors(i, s, group) for s in starts), strict=True)):
+            for v in range(w.vectors):
+                total: Expr = zeros
+                for x, factor in zip(factors, weights[v], strict=True):
+                    total = dot(x, factor, total)
+                at = (self.first + r) * w.vectors + v
+                k.store(self.acc, at, dot(total, ones, k.load(self.acc, at)))
 
     def _factors(self, i: Expr, j: int, group: int) -> Iterator[Expr]:
         """Steps j to j + group after i of each row, in every lane. Rows that lie side by side come as one vector where

@@ -14,7 +14,7 @@ import pytest
 
 from c2c.codegen.llvm_program import emit_asm, emit_object
 from c2c.codegen.target import Target
-from c2c.ir.loops import CALLS, call, dot, fma, shuffle, unary
+from c2c.ir.loops import CALLS, call, const, dot, fma, shuffle, unary
 from c2c.ir.loops_builder import Builder
 from c2c.ir.loops_interp import run_program
 from c2c.ir.loops_random import random_inputs, random_program
@@ -99,6 +99,39 @@ def test_every_dot_is_exact(target: str) -> None:
 )  # fmt: skip
 def test_dot_is_one_instruction(target: str, instruction: str) -> None:
     assert f"\t{instruction}\t" in emit_asm(every_dot(), Target.parse(target))
+
+
+def narrow_dots() -> Program:
+    """Sums in i16 of 2 and 4 products of bytes, from zero and from others."""
+    k = Builder()
+    xs = {d: k.param(f"x_{d}", d, 256) for d in (DType.U8, DType.I8)}
+    c, y = k.param("x_c", DType.I16, 64), k.param("y", DType.I16, 4096)
+    at = 0
+    for a, b in itertools.product(xs, xs):
+        for group, lanes in ((2, 1), (2, 8), (2, 16), (2, 32), (4, 8), (4, 16)):
+            factors = k.load(xs[a], 3, group * lanes), k.load(xs[b], 100, group * lanes)
+            for first in (const(0, DType.I16, lanes), k.load(c, at % 30, lanes)):
+                k.store(y, at, dot(*factors, first))
+                at += lanes
+    kernel = k.kernel("dots")
+    ports = tuple(Port(p.name, p.dtype, (p.size,)) for p in kernel.params)
+    step = Step("dots", (*(Slot("input", 0, i) for i in range(3)), Slot("output")), "step", ("dots",))
+    return Program("narrow", ports[:-1], ports[-1:], {"dots": kernel}, (step,), 0, bytearray())
+
+
+@pytest.mark.parametrize("target", ["x86-64", "x86-64+ssse3", "x86-64-v3", "x86-64-v4"])
+def test_sums_in_i16_are_exact(target: str) -> None:
+    if not Target.parse(target).runs_here:
+        pytest.skip(f"{target} does not run on this machine")
+    program = narrow_dots()
+    verify_program(program)
+    rng = np.random.default_rng(2)
+    inputs = [rng.integers(lo, hi, p.shape).astype(p.dtype.numpy) for p, (lo, hi) in zip(
+        program.inputs, ((0, 90), (-90, 90), (-300, 300)), strict=True)]  # fmt: skip
+    (expected,) = run_program(program, inputs)
+    (found,) = run_native(program, inputs, target)
+    assert np.array_equal(found, expected), differences(found, expected)
+    assert ("pmaddubsw" in emit_asm(program, Target.parse(target))) == (target != "x86-64")
 
 
 def every_call() -> Program:

@@ -9,12 +9,13 @@ import pytest
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
+import c2c
 from c2c.codegen.target import Target
 from c2c.compiler.api import from_compiled
 from c2c.compiler.driver import compile_file
 from c2c.compiler.options import CompileOptions
 from c2c.ir.types import DType
-from c2c.passes.lower import integer_conv, winograd_integer
+from c2c.passes.lower import conv_pairs, integer_conv, winograd_integer
 from c2c.tests.passes.test_integer_arithmetic import Net, run
 
 
@@ -43,6 +44,54 @@ def test_forms_are_exact(
     (want,) = ReferenceEvaluator(model).run(None, {"x": x})
     (got,) = from_compiled(compiled).run({"x": x}).values()
     np.testing.assert_array_equal(got, want)
+
+
+def hostile(kind: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Levels whose sums just fit, do so nearly everywhere, half of the time, or nowhere."""
+    rng = np.random.default_rng(6)
+    small = rng.integers(0, 65, shape)
+    few = np.where(rng.random(shape) < {"rare": 0.002, "often": 0.05}.get(kind, 0), 255, small)
+    made = {"edge": np.full(shape, 64), "pairs": np.full(shape, 128), "all": np.full(shape, 255)}
+    return made.get(kind, few).astype(np.uint8)
+
+
+@pytest.mark.parametrize("target", ["x86-64-v4", "x86-64-v3", "x86-64+ssse3"])
+@pytest.mark.parametrize("shape", [(16, 16, 5, 7), (21, 40, 6, 5), (130, 9, 3, 5), (64, 100, 9, 9)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_products_of_bytes_never_saturate(
+    shape: tuple[int, int, int, int], target: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not Target.parse(target).runs_here:
+        pytest.skip(f"{target} does not run on this machine")
+    monkeypatch.setattr(conv_pairs, "SAVED", 9.0)
+    channels, maps, height, width = shape
+    net = Net(channels, height, width)
+    net.shape[0] = 2
+    rng = np.random.default_rng(1)
+    monkeypatch.setattr(net, "weights", lambda *dims: rng.choice([-128, 127], (*dims, 1)).astype(np.int8))
+    y, _ = net.quantized_conv("x", net.scale(0), maps, 1)
+    model = net.model([y])
+    loaded = c2c.compile(model.SerializeToString(), target=target, threads=threads)
+    chosen = [c.name for call in loaded.compiled.calls for c in call.choices if c.family == "integer-conv"]
+    assert set(chosen) == {"pairs"}
+    for kind in ("edge", "pairs", "rare", "often", "all"):
+        x = hostile(kind, tuple(net.shape))
+        (want,) = ReferenceEvaluator(model).run(None, {"x": x})
+        np.testing.assert_array_equal(loaded.run({"x": x})[y], want, kind)
+
+
+@pytest.mark.parametrize(("target", "zero", "form"), [
+    ("x86-64-v3", 0, "pairs"), ("x86-64-v3", 9, "direct"), ("x86-64-v4", 0, "pairs"), ("x86-64", 0, "direct"),
+    ("x86-64-v4+avx512vnni", 0, "direct"), ("arm64-neon", 0, "direct"),
+])  # fmt: skip
+def test_bytes_are_added_in_pairs_where_that_pays(target: str, zero: int, form: str, tmp_path: Path) -> None:
+    net = Net(256, 14, 14)
+    y, _ = net.quantized_conv("x", net.scale(zero), 256, 1)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(net.model([y]).SerializeToString())
+    compiled = compile_file(path, CompileOptions(Target.parse(target), name="m"))
+    chosen = [c.name for call in compiled.calls for c in call.choices if c.family == "integer-conv"]
+    assert set(chosen) == {form}
 
 
 CASES = [
