@@ -1,8 +1,9 @@
 """Operators of onnxruntime's domain com.microsoft that quantisers write, in terms of ONNX's own.
 
 Sources: onnxruntime, docs/ContribOperators.md. Sums are exact where onnxruntime's are. DynamicQuantizeLSTM makes levels
-of its inputs together and of the state a row and step, which onnxruntime does for all rows of a batch together; with
-peepholes or options it is computed in floats, with the weights that its levels stand for.
+of all inputs together and of the state a row and step; onnxruntime leaves out inputs beyond the longest sequence, and
+takes all rows of a batch together. With peepholes or options it is computed in floats, with the weights that its
+levels stand for.
 """
 
 from __future__ import annotations
