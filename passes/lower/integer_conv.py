@@ -1,7 +1,8 @@
 """c2c.IntegerConv: convolutions of integers with exact 32-bit sums, given as float32.
 
 Direct, by register tiles of pairs of products where the target has them, of blocked levels in i16; pointwise ones by
-bytes where their levels mostly allow it (`conv_pairs`); depthwise ones as floats, which hold their sums exactly; others (plain tensors, large groups) by the planar kernel of ConvInteger.
+bytes where their levels mostly allow it (`conv_pairs`); depthwise ones as floats, which hold their sums exactly; others
+(plain tensors, large groups) by the planar kernel of ConvInteger.
 """
 
 from __future__ import annotations
