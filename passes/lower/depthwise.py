@@ -2,7 +2,8 @@
 
 A tile is a run of pixels of one row and one block of channels. For each row of the filter its weights are loaded once;
 each input vector is loaded once and feeds all its taps. Rows beyond the input are left out by the loop's bounds, taps
-beyond it by leaving out their products in the first and last tiles. Integers are summed as floats, exact below 2^24.
+beyond it by leaving out their products in the first and last tiles. Integers are summed as floats, exact below 2^24; a
+bias beyond that is added to the sums as i32.
 """
 
 from __future__ import annotations
@@ -37,17 +38,19 @@ def is_depthwise(ctx: Lowering, conv: Convolution) -> bool:
     return lanes % multiplier == 0 or multiplier % lanes == 0
 
 
-def is_exact(conv: Convolution, largest: int) -> bool:
-    """Whether all sums over integers of up to `largest` are whole numbers that f32 holds."""
+def is_exact(conv: Convolution, largest: int, *, biased: bool = False) -> bool:
+    """Whether all sums over integers of up to `largest` are whole numbers that f32 holds, with the bias or without."""
     sums = np.abs(conv.weights.astype(np.int64)).reshape(len(conv.weights), -1).sum(1) * largest
-    return bool(np.all(sums + (0 if conv.bias is None else np.abs(conv.bias.astype(np.int64))) < 1 << 24))
+    bias = 0 if conv.bias is None or not biased else np.abs(conv.bias.astype(np.int64))
+    return bool(np.all(sums + bias < 1 << 24))
 
 
 def lower_depthwise(ctx: Lowering, conv: Convolution) -> None:
     """Append the kernel of a depthwise convolution (see `is_depthwise`)."""
     whole = pad_operands(ctx, ctx.lanes(conv.sums))
     pixels = choose(ctx, "depthwise", problem(ctx, conv, whole), schedules(ctx, conv))
-    DepthwiseWriter(ctx, conv, whole, ConvKernel(ctx), pixels).write()
+    apart = conv.dtype.is_int and not is_exact(conv, ctx.node.attrs.get("largest", 1 << 15), biased=True)
+    DepthwiseWriter(ctx, conv, whole, ConvKernel(ctx), pixels, bias_apart=apart).write()
 
 
 def schedules(ctx: Lowering, conv: Convolution) -> list[Schedule[int]]:
@@ -87,10 +90,20 @@ class Place:
 
 
 class DepthwiseWriter:
-    """Writes a kernel of tiles of `pixels`, or rows of its result as a part of the kernel `k`."""
+    """Writes a kernel of tiles of `pixels`, or rows of its result as a part of the kernel `k`.
+
+    bias_apart: sums of integers are held by f32, and the bias, added to them in i32, is not.
+    """
 
     def __init__(
-        self, ctx: Lowering, conv: Convolution, whole_vectors: bool, k: ConvKernel, pixels: int | None = None
+        self,
+        ctx: Lowering,
+        conv: Convolution,
+        whole_vectors: bool,
+        k: ConvKernel,
+        pixels: int | None = None,
+        *,
+        bias_apart: bool = False,
     ) -> None:
         self.ctx, self.conv, self.k, self.lanes = ctx, conv, k, ctx.lanes(conv.sums)
         self.pixels = pixels or usual_pixels(ctx.target, conv.window.w)
@@ -104,7 +117,9 @@ class DepthwiseWriter:
         self.plane = conv.window.d.size * self.rows_in * conv.window.w.size * self.lanes
         self.x: Buffer = self.k.tensor(conv.x, "x")
         self.w: Buffer = self.k.tensor(ctx.pack("weights", self._packed()), "w")
-        self.bias: Value | None = padded_bias(ctx, self._first_sums(), 1, self.lanes)
+        self.apart = padded_bias(ctx, conv.bias, 1, self.lanes) if bias_apart else None
+        first = None if bias_apart else self._first_sums()
+        self.bias: Value | None = padded_bias(ctx, first, 1, self.lanes)
 
     def _divided(self) -> tuple[Segment, ...]:
         """A row as tiles."""
@@ -216,7 +231,14 @@ class DepthwiseWriter:
                     self._filter_loop(s, w, x, y, acc)
         for p in range(s.pixels):
             spatial = self.conv.window.spatial(place.d, place.h, w + p)
-            finish(k, (place.n, place.block * lanes, *spatial), valid, k.load(acc, p))
+            finish(k, (place.n, place.block * lanes, *spatial), valid, self._biased(place, k.load(acc, p)))
+
+    def _biased(self, place: Place, sums: Expr) -> Expr:
+        """With what is added apart."""
+        if self.apart is None:
+            return sums
+        bias = self.k.load(self.k.tensor(self.apart), place.block * self.lanes, self.lanes)
+        return cast(cast(sums, DType.I32) + bias, DType.F32)
 
     def _filter_row(self, s: Segment, x: Expr, w: Expr, acc: Buffer) -> None:
         """All taps of a filter's row at once."""

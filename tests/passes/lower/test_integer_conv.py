@@ -147,3 +147,25 @@ def test_matrices_give_576_times_the_convolution() -> None:
     np.testing.assert_array_equal(found, 576 * np.array(want))
     assert np.abs(b).sum(1).max() ** 2 * winograd_integer.LARGEST <= 32767
     assert winograd_integer.NINTH * 9 % (1 << 32) == 1
+
+
+@pytest.mark.parametrize("target", ["x86-64-v4", "x86-64-v3", "x86-64"])
+def test_depthwise_layers_have_any_bias(target: str) -> None:
+    """Biases that f32 does not hold beside the sums, as channels of small scales have them."""
+    if not Target.parse(target).runs_here:
+        pytest.skip(f"{target} does not run on this machine")
+    net = Net(21, 9, 11)
+    scale = net.scale(101)
+    w = net.weights(21, 1, 3)
+    bias = net.rng.integers(-(1 << 30), 1 << 30, 21).astype(np.int32)
+    steps = (net.rng.uniform(20, 90, 21) / (1 << 30)).astype(np.float32)
+    out = [net.constant(np.array(0.02, np.float32)), net.scale(101)[1]]
+    names = [net.constant(a) for a in (w, steps, np.zeros(21, np.int8), bias)]
+    y = net.node("QLinearConv", ["x", *scale, *names[:3], *out, names[3]], group=21, pads=[1, 1, 1, 1])
+    model = net.model([y])
+    loaded = c2c.compile(model.SerializeToString(), target=target)
+    assert any("depthwise" in c.kernel.name for c in loaded.compiled.calls)
+    x: np.ndarray = np.random.default_rng(4).integers(0, 256, net.shape).astype(np.uint8)
+    (want,) = ReferenceEvaluator(model).run(None, {"x": x})
+    assert np.unique(want).size > 20
+    np.testing.assert_array_equal(loaded.run({"x": x})[y], want)
