@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..ir.graph import Node, Value
+from ..ir.reference import element_type
 from ..ir.types import DType
 from .base import GraphRewriter, Rule
 from .pattern import made_by, required
@@ -73,7 +74,31 @@ def _spread(rw: GraphRewriter, node: Node) -> Value | None:
     return rw.emit_like(node, "QuantizeLinear", [y, scales[2], y_zero])
 
 
+def _dynamic(rw: GraphRewriter, node: Node) -> Value | None:
+    """ConvInteger of levels whose zero point is known at run time only, given as f32: its levels are i16 less that."""
+    conv = made_by(node.input(0), "ConvInteger")
+    if conv is None or node.output.type.dtype is not DType.F32 or not rw.has_one_reader(conv.output):
+        return None
+    x, w, x_zero, w_zero = required(conv), required(conv, 1), conv.input(2), conv.input(3)
+    known = w.data is not None and (w_zero is None or w_zero.data is not None)
+    if w.data is None or not known or x_zero is not None and x_zero.type.size != 1:
+        return None
+    weights = w.data.astype(np.int16)
+    if w_zero is not None and w_zero.data is not None:
+        weights = weights - w_zero.data.astype(np.int16).reshape(-1, *(1,) * (w.type.rank - 1))
+    if np.abs(weights).max(initial=0) <= 127:
+        weights = weights.astype(np.int8)
+    wide = {"to": element_type(DType.I16)}
+    levels = rw.emit("Cast", [x], [x.type.with_dtype(DType.I16)], wide, origin=conv.origin).output
+    if x_zero is not None:
+        zero = rw.emit("Cast", [x_zero], [x_zero.type.with_dtype(DType.I16)], wide, origin=conv.origin).output
+        levels = rw.emit("Sub", [levels, zero], [levels.type], origin=conv.origin).output
+    attrs = {**conv.attrs, "largest": 255, "least": -255}
+    return rw.emit_like(node, "c2c.IntegerConv", [levels, rw.constant(w.name, weights)], **attrs)
+
+
 RULES = (
+    Rule("dynamic-convolution", "f32(ConvInteger(x, w, z)) = integer-conv(i16(x) - z, w)", ("Cast",), _dynamic),
     Rule("spread-qlinear-conv", "QLinearConv(x, …) = Q(Conv(DQ(x), DQ(w), DQ(b)))", ("QLinearConv",), _spread),
     Rule("cancel-quantize", "Q(DQ(x)) = x", ("QuantizeLinear",), _cancelled),
     Rule("raise-quantize", "Q(f(x)) = f(Q(x))", ("QuantizeLinear",), _raised),

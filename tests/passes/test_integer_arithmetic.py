@@ -92,6 +92,29 @@ def test_qlinear_convolutions_are_exact(options: dict[str, Any]) -> None:
         np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize("zeros", [None, "channels", "one"])
+@pytest.mark.parametrize("options", [{"target": "native"}, {"target": "x86-64-v3"}, {"target": "x86-64"}])
+def test_dynamic_convolutions_are_exact(zeros: str | None, options: dict[str, Any]) -> None:
+    """ConvInteger of levels whose zero point comes at run time, as onnxruntime's quantize_dynamic writes them."""
+    net = Net(13, 9, 11)
+    levels, scale, zero = (f"dynamic{i}" for i in range(3))
+    net.nodes.append(helper.make_node("DynamicQuantizeLinear", ["x"], [levels, scale, zero]))
+    w = net.weights(40, 13, 3)
+    inputs = [levels, net.constant(w), zero]
+    if zeros:
+        inputs.append(net.constant(net.rng.integers(-60, 60, 40 if zeros == "channels" else ()).astype(np.int8)))
+    sums = net.node("Cast", [net.node("ConvInteger", inputs, pads=[1, 0, 1, 1], strides=[1, 2])], to=TensorProto.FLOAT)
+    y = net.node("Relu", [net.node("Mul", [sums, scale])])
+    model = net.model([y], TensorProto.FLOAT)
+    x = np.random.default_rng(1).normal(0.3, 1, net.shape).astype(np.float32)
+    loaded = c2c.compile(model.SerializeToString(), **options)
+    nodes = [m for n in loaded.compiled.graph.nodes for m in (n, *n.attrs.get("body", loaded.compiled.graph).nodes)]
+    assert {"c2c.IntegerConv"} == {n.op for n in nodes if "Conv" in n.op}
+    (want,) = ReferenceEvaluator(model).run(None, {"x": x})
+    (got,) = loaded.run({"x": x}).values()
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
 def residual_net() -> tuple[Net, str]:
     """A block with a shortcut through a convolution, in QDQ form, with Relu and Clip, on 13 channels."""
     net = Net(13, 9, 10)
