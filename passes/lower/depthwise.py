@@ -48,7 +48,8 @@ def is_exact(conv: Convolution, largest: int, *, biased: bool = False) -> bool:
 def lower_depthwise(ctx: Lowering, conv: Convolution) -> None:
     """Append the kernel of a depthwise convolution (see `is_depthwise`)."""
     whole = pad_operands(ctx, ctx.lanes(conv.sums))
-    pixels = choose(ctx, "depthwise", problem(ctx, conv, whole), schedules(ctx, conv))
+    note = "integers in floats, which hold their sums" if conv.dtype.is_int else ""
+    pixels = choose(ctx, "depthwise", problem(ctx, conv, whole), schedules(ctx, conv), note=note)
     apart = conv.dtype.is_int and not is_exact(conv, ctx.node.attrs.get("largest", 1 << 15), biased=True)
     DepthwiseWriter(ctx, conv, whole, ConvKernel(ctx), pixels, bias_apart=apart).write()
 

@@ -28,13 +28,20 @@ from .micro import products_together
 from .quantized import integer_convolution
 from .schedule import Schedule, choose
 from .window import window
+from .winograd import is_winograd
 from .winograd_integer import fits, lower_winograd_integer
 
 EFFICIENCY = 0.7
 """Part of the rate of multiply-adds that products reach where sums take as many instructions again."""
 
+WIDE_EFFICIENCY = 0.48
+"""The same where both share the two units that there are for 512 bits."""
+
 DOT_EFFICIENCY = 0.9
 """The same of dot products that add to their sums."""
+
+NOTED = 1.1
+"""How many times as fast floats are thought where a report says so."""
 
 TRANSFORM = 3.3
 """Cycles of both transforms for one vector of V or M of 32 bytes; wider ones come from farther caches."""
@@ -56,7 +63,8 @@ def lower_integer_conv(ctx: Lowering) -> None:
         merged = whole_blocks(ctx, conv)
         if merged is not None:
             even = _even(ctx, merged)
-            lowering = choose(ctx, "integer-conv", problem(ctx, even, True), _schedules(ctx, even))
+            found = _schedules(ctx, even)
+            lowering = choose(ctx, "integer-conv", problem(ctx, even, True), found, note=_note(ctx, even, found))
             return lowering(ctx, even)
     return _planar(ctx)
 
@@ -110,7 +118,26 @@ def _rate(target: Target, dtype: DType) -> float:
     together = target.lanes(DType.I32) * products_together(target, dtype)
     if target.has_dot_prod and together > target.lanes(DType.I32):
         return DOT_EFFICIENCY * target.dots_per_cycle * together
-    return EFFICIENCY * target.fma_per_cycle * together
+    shared = target.vector_bits == 512 and target.fma_per_cycle == 2
+    return (WIDE_EFFICIENCY if shared else EFFICIENCY) * target.fma_per_cycle * together
+
+
+def _note(ctx: Lowering, conv: Convolution, found: list[Schedule[Lower]]) -> str:
+    """What floats would take where that is less: the layer stays in integers, since others would give other bits."""
+    faster = min(s.cycles for s in found) / _float_cycles(ctx, conv)
+    return f"floats are thought {faster:.1f}x as fast, with other bits" if faster > NOTED else ""
+
+
+def _float_cycles(ctx: Lowering, conv: Convolution) -> float:
+    """Estimated cycles of the same layer in f32, direct or by F(4×4, 3×3)."""
+    vector = ctx.lanes(DType.F32)
+    rate = DOT_EFFICIENCY * ctx.target.fma_per_cycle * vector
+    if not is_winograd(conv):
+        return conv.macs / rate
+    tiles = conv.batch * -(-conv.window.h.out // 4) * -(-conv.window.w.out // 4)
+    moved = 36 * tiles * (-(-conv.channels_in // vector) + -(-conv.channels_out // vector))
+    products = 36 * tiles * conv.channels_in * conv.channels_out
+    return min(conv.macs / rate, products / rate + TRANSFORM * ctx.target.vector_bits / 256 * moved)
 
 
 def _even(ctx: Lowering, conv: Convolution) -> Convolution:

@@ -36,13 +36,15 @@ class Schedule(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was chosen for a node: `candidates` are (name, cycles), the cheapest first; `origin` names ONNX nodes."""
+    """What was chosen for a node: `candidates` are (name, cycles), the cheapest first; `origin` names ONNX nodes; `note`:
+    what a report is to say beside it."""
 
     family: str
     problem: str
     name: str
     candidates: tuple[tuple[str, float], ...]
     origin: tuple[str, ...] = ()
+    note: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -55,7 +57,9 @@ class Choice:
 
     @property
     def reason(self) -> str:
-        """How the estimate of what was chosen compares where weights could be read dense or in another form."""
+        """How the estimate of what was chosen compares where weights could be read dense or in another form; the note."""
+        if self.note:
+            return f" ({self.note})"
         others = {name: cycles for name, cycles in self.candidates if (name == DENSE) != (self.name == DENSE)}
         if DENSE not in dict(self.candidates) or not others or not self.cycles:
             return ""
@@ -90,12 +94,14 @@ class Chooser(Protocol):
     def choices(self) -> list[Choice]: ...
 
 
-def choose(ctx: Chooser, family: str, problem: str, candidates: Sequence[Schedule[T]], *nodes: Node) -> T:
+def choose(
+    ctx: Chooser, family: str, problem: str, candidates: Sequence[Schedule[T]], *nodes: Node, note: str = ""
+) -> T:
     """The plan that the tuning names for (family, problem), else the one of least cycles (of equal ones the first).
 
     family: kebab-case, e.g. "winograd". problem: shapes and whatever else decides the candidates, as stable text, e.g.
     "1x1/1 56x56 64->256 f32 threads 1"; equal problems have equal candidates. nodes: whom it is for, where `ctx` is not
-    the Lowering of one. Raises TuningError where the tuning names a schedule that is no candidate.
+    the Lowering of one. note: for reports. Raises TuningError where the tuning names a schedule that is no candidate.
     """
     assert candidates, f"{family} {problem}: no candidates"
     ranked = sorted(candidates, key=lambda s: s.cycles)
@@ -109,5 +115,5 @@ def choose(ctx: Chooser, family: str, problem: str, candidates: Sequence[Schedul
             remedy="tune again with this version, or compile without the tuning",
         )
     origin = tuple(dict.fromkeys(name for n in nodes for name in n.origin))
-    ctx.choices.append(Choice(family, problem, wanted, tuple((s.name, s.cycles) for s in ranked), origin))
+    ctx.choices.append(Choice(family, problem, wanted, tuple((s.name, s.cycles) for s in ranked), origin, note))
     return by_name[wanted].plan

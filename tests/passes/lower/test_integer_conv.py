@@ -94,6 +94,19 @@ def test_bytes_are_added_in_pairs_where_that_pays(target: str, zero: int, form: 
     assert set(chosen) == {form}
 
 
+@pytest.mark.parametrize(("target", "kernel", "said"), [
+    ("arm64-neon", 1, True), ("arm64-dotprod", 1, False), ("x86-64-v3", 1, False), ("x86-64-v3", 3, False),
+])  # fmt: skip
+def test_reports_say_where_floats_are_faster(target: str, kernel: int, said: bool, tmp_path: Path) -> None:
+    net = Net(64, 14, 14)
+    y, _ = net.quantized_conv("x", net.scale(9), 64, kernel, pads=[kernel // 2] * 4)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(net.model([y]).SerializeToString())
+    compiled = compile_file(path, CompileOptions(Target.parse(target), name="m"))
+    choices = {c for call in compiled.calls for c in call.choices if c.family == "integer-conv"}
+    assert {"floats are thought" in c.reason for c in choices} == {said}
+
+
 CASES = [
     # channels, maps, kernel, group, height, width, strides, pads, dilation
     (32, 48, 1, 1, 13, 11, (1, 1), (0, 0, 0, 0), 1),
