@@ -1,7 +1,7 @@
 """Integer arithmetic between quantised convolutions.
 
-Before: Conv or Gemm of DequantizeLinear nodes, activations with one scale and constant weights; QLinearConv; ConvInteger
-whose sums are cast to f32.
+Before: Conv or Gemm of DequantizeLinear nodes, activations with one scale and constant weights; QLinearConv;
+ConvInteger whose sums are cast to f32.
 After: `c2c.IntegerConv` of levels with the bias in its exact sums; then the scale, and where a QuantizeLinear follows
 Clip, Round and Cast (of bytes Round, Cast, Clip, Cast) to the next levels: no tensor of floats between convolutions.
 Levels are bytes of the type that products of the target take (`Target.byte_levels`), else i16 from which their zero

@@ -27,7 +27,7 @@ def problem(ctx: Lowering, conv: Convolution, whole_vectors: bool) -> str:
     """What decides the candidates: shapes, layouts and threads."""
     layouts = f"{conv.x.type.layout.block or 1}->{conv.y.layout.block or 1}{'' if whole_vectors else ' exact'}"
     channels = f"{conv.batch}x{conv.groups} of {conv.channels_in}->{conv.channels_out}"
-    kind = f" {conv.dtype}" if conv.dtype.is_int else ""
+    kind = f" {conv.dtype}{' in floats' * conv.in_floats}" if conv.dtype.is_int else ""
     return f"{conv.window} {channels} blocks {layouts} threads {ctx.threads}{kind}"
 
 

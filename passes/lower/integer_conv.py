@@ -24,7 +24,7 @@ from .conv_pairs import fits_pairs, lower_pairs, pair_cycles
 from .conv_schedules import problem
 from .depthwise import is_depthwise, is_exact, lower_depthwise
 from .depthwise_bytes import fits_bytes, lower_depthwise_bytes
-from .micro import products_together
+from .micro import products_together, splats_lanes
 from .quantized import integer_convolution
 from .schedule import Schedule, choose
 from .window import window
@@ -39,6 +39,9 @@ WIDE_EFFICIENCY = 0.48
 
 DOT_EFFICIENCY = 0.9
 """The same of dot products that add to their sums."""
+
+CONVERTED = 1.1
+"""What converting levels costs where x is read as vectors, whose lanes are the factors."""
 
 NOTED = 1.1
 """How many times as fast floats are thought where a report says so."""
@@ -97,13 +100,18 @@ Lower: TypeAlias = Callable[[Lowering, Convolution], None]
 
 
 def _schedules(ctx: Lowering, conv: Convolution) -> list[Schedule[Lower]]:
-    """The direct form, and F(4×4, 3×3) where that is exact."""
+    """The direct form; as floats, by bytes and by F(4×4, 3×3) where that is exact."""
     target, vector = ctx.target, ctx.lanes(conv.sums)
     cycles = conv.macs / _rate(target, conv.dtype) + conv.weights.nbytes / FAR
     found: list[Schedule[Lower]] = [Schedule("direct", cycles, lower_direct)]
+    largest = ctx.node.attrs.get("largest", 1 << 15)
+    of_levels = conv.dtype is DType.I16 and not conv.zero
+    if splats_lanes(target) and of_levels and is_exact(conv, largest, biased=True):
+        floats = conv.macs * CONVERTED / _float_rate(target) + 4 * conv.weights.size / FAR
+        found.append(Schedule("floats", floats, _lower_floats))
     if fits_pairs(ctx, conv):
         found.append(Schedule("pairs", pair_cycles(ctx, conv, cycles), lower_pairs))
-    if fits(ctx, conv, ctx.node.attrs.get("largest", 1 << 15)):
+    if fits(ctx, conv, largest):
         tiles = conv.batch * -(-conv.window.h.out // 4) * -(-conv.window.w.out // 4)
         vectors = 36 * tiles * (-(-conv.channels_in // vector) + -(-conv.channels_out // vector))
         products = 36 * tiles * conv.channels_in * conv.channels_out
@@ -111,6 +119,12 @@ def _schedules(ctx: Lowering, conv: Convolution) -> list[Schedule[Lower]]:
         cycles = products / _rate(target, DType.I16) + weights / FAR + TRANSFORM * target.vector_bits / 256 * vectors
         found.append(Schedule("F4", cycles, lower_winograd_integer))
     return found
+
+
+def _lower_floats(ctx: Lowering, conv: Convolution) -> None:
+    """Append the kernel of sums that f32 holds exactly."""
+    bias = None if conv.bias is None else conv.bias.astype(np.float32)
+    lower_direct(ctx, replace(conv, weights=conv.weights.astype(np.float32), bias=bias, in_floats=True))
 
 
 def _rate(target: Target, dtype: DType) -> float:
@@ -124,14 +138,20 @@ def _rate(target: Target, dtype: DType) -> float:
 
 def _note(ctx: Lowering, conv: Convolution, found: list[Schedule[Lower]]) -> str:
     """What floats would take where that is less: the layer stays in integers, since others would give other bits."""
-    faster = min(s.cycles for s in found) / _float_cycles(ctx, conv)
+    best = min(found, key=lambda s: s.cycles)
+    if best.name == "floats":
+        return "integers in floats, which hold their sums"
+    faster = best.cycles / _float_cycles(ctx, conv)
     return f"floats are thought {faster:.1f}x as fast, with other bits" if faster > NOTED else ""
+
+
+def _float_rate(target: Target) -> float:
+    return DOT_EFFICIENCY * target.fma_per_cycle * target.lanes(DType.F32)
 
 
 def _float_cycles(ctx: Lowering, conv: Convolution) -> float:
     """Estimated cycles of the same layer in f32, direct or by F(4×4, 3×3)."""
-    vector = ctx.lanes(DType.F32)
-    rate = DOT_EFFICIENCY * ctx.target.fma_per_cycle * vector
+    vector, rate = ctx.lanes(DType.F32), _float_rate(ctx.target)
     if not is_winograd(conv):
         return conv.macs / rate
     tiles = conv.batch * -(-conv.window.h.out // 4) * -(-conv.window.w.out // 4)

@@ -36,8 +36,10 @@ class Schedule(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was chosen for a node: `candidates` are (name, cycles), the cheapest first; `origin` names ONNX nodes; `note`:
-    what a report is to say beside it."""
+    """What was chosen for a node: `candidates` are (name, cycles), the cheapest first; `origin` names ONNX nodes.
+
+    note: what reports say beside it.
+    """
 
     family: str
     problem: str
@@ -57,7 +59,7 @@ class Choice:
 
     @property
     def reason(self) -> str:
-        """How the estimate of what was chosen compares where weights could be read dense or in another form; the note."""
+        """The note, or how the estimate compares where weights could be read dense or in another form."""
         if self.note:
             return f" ({self.note})"
         others = {name: cycles for name, cycles in self.candidates if (name == DENSE) != (self.name == DENSE)}

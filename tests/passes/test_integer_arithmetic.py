@@ -112,7 +112,7 @@ def test_dynamic_convolutions_are_exact(zeros: str | None, options: dict[str, An
     assert {"c2c.IntegerConv"} == {n.op for n in nodes if "Conv" in n.op}
     (want,) = ReferenceEvaluator(model).run(None, {"x": x})
     (got,) = loaded.run({"x": x}).values()
-    np.testing.assert_allclose(got, want, rtol=1e-6)
+    np.testing.assert_allclose(got, np.asarray(want), rtol=1e-6)
 
 
 def residual_net() -> tuple[Net, str]:

@@ -14,6 +14,7 @@ from c2c.codegen.target import Target
 from c2c.compiler.api import from_compiled
 from c2c.compiler.driver import compile_file
 from c2c.compiler.options import CompileOptions
+from c2c.compiler.verify import run_as_program
 from c2c.ir.types import DType
 from c2c.passes.lower import conv_pairs, integer_conv, winograd_integer
 from c2c.tests.passes.test_integer_arithmetic import Net, run
@@ -94,17 +95,39 @@ def test_bytes_are_added_in_pairs_where_that_pays(target: str, zero: int, form: 
     assert set(chosen) == {form}
 
 
-@pytest.mark.parametrize(("target", "kernel", "said"), [
-    ("arm64-neon", 1, True), ("arm64-dotprod", 1, False), ("x86-64-v3", 1, False), ("x86-64-v3", 3, False),
+@pytest.mark.parametrize(("target", "channels", "form", "said"), [
+    ("arm64-neon", 64, "floats", "integers in floats"), ("arm64-neon", 2048, "direct", "floats are thought"),
+    ("arm64-dotprod", 2048, "direct", ""), ("x86-64-v3", 64, "direct", ""),
 ])  # fmt: skip
-def test_reports_say_where_floats_are_faster(target: str, kernel: int, said: bool, tmp_path: Path) -> None:
-    net = Net(64, 14, 14)
-    y, _ = net.quantized_conv("x", net.scale(9), 64, kernel, pads=[kernel // 2] * 4)
+def test_floats_are_taken_where_they_are_exact(
+    target: str, channels: int, form: str, said: str, tmp_path: Path
+) -> None:
+    net = Net(channels, 14, 14)
+    y, _ = net.quantized_conv("x", net.scale(9), 64, 1)
     path = tmp_path / "m.onnx"
     path.write_bytes(net.model([y]).SerializeToString())
     compiled = compile_file(path, CompileOptions(Target.parse(target), name="m"))
     choices = {c for call in compiled.calls for c in call.choices if c.family == "integer-conv"}
-    assert {"floats are thought" in c.reason for c in choices} == {said}
+    assert {c.name for c in choices} == {form}
+    assert all(said in c.reason if said else not c.reason for c in choices)
+
+
+@pytest.mark.parametrize("shape", [(16, 40, 1, 1), (21, 20, 3, 2), (3, 24, 3, 1), (40, 9, 5, 1)])
+@pytest.mark.needs("qemu-aarch64", "aarch64-linux-gnu-gcc")
+def test_floats_are_exact(shape: tuple[int, int, int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(integer_conv, "CONVERTED", 0.0)
+    channels, maps, kernel, stride = shape
+    net = Net(channels, 9, 11)
+    y, _ = net.quantized_conv("x", net.scale(77), maps, kernel, pads=[kernel // 2] * 4, strides=[stride] * 2)
+    model = net.model([y])
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    compiled = compile_file(path, CompileOptions(Target.parse("arm64-neon"), name="m"))
+    assert {c.name for call in compiled.calls for c in call.choices if c.family == "integer-conv"} == {"floats"}
+    x = np.random.default_rng(4).choice(np.array([0, 255, 3, 200], np.uint8), net.shape)
+    (want,) = ReferenceEvaluator(model).run(None, {"x": x})
+    (got,) = run_as_program(compiled, {"x": x}).values()
+    np.testing.assert_array_equal(got, want)
 
 
 CASES = [
