@@ -200,11 +200,12 @@ class KernelPrinter:
         self.block(s)
 
     def _prefetch(self, s: Prefetch) -> None:
-        """Into the second-level cache; a plain address computation, since the element may lie outside."""
+        """A plain address computation, since the element may lie outside."""
         v, b = self.values, s.buffer
         at = v.index(s.index)
         pointer = self.w.op(f"getelementptr {memory_type(b.dtype)}, ptr {v.pointers[b]}, i64 {at}")
-        arguments = f"ptr {pointer}, i32 0, i32 2, i32 1"
+        locality = 3 if s.near else 2
+        arguments = f"ptr {pointer}, i32 0, i32 {locality}, i32 1"
         self.w.intrinsics["llvm.prefetch.p0"] = "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"
         self.w.line(f"call void @llvm.prefetch.p0({arguments})")
 

@@ -298,10 +298,14 @@ class Barrier:
 
 @dataclass(frozen=True, slots=True)
 class Prefetch:
-    """A hint that the cache line of a parameter's element is read soon; no effect where `index` is outside."""
+    """A hint that the cache line of a parameter's element is used soon; no effect where `index` is outside.
+
+    near: into the first-level cache, where it is wanted within some hundred instructions; else into the second.
+    """
 
     buffer: Buffer
     index: Expr
+    near: bool = False
 
 
 Stmt: TypeAlias = For | If | Let | Alloc | Store | Block | Prefetch | Barrier

@@ -116,8 +116,8 @@ class Builder:
         assert value.dtype is buffer.dtype, f"store {value.dtype} into {buffer.name}: {buffer.dtype}"
         self._emit(Store(buffer, i, value))
 
-    def prefetch(self, buffer: Buffer, index: Operand) -> None:
-        self._emit(Prefetch(buffer, as_expr(index, Const(DType.I64, 1, 0))))
+    def prefetch(self, buffer: Buffer, index: Operand, *, near: bool = False) -> None:
+        self._emit(Prefetch(buffer, as_expr(index, Const(DType.I64, 1, 0)), near))
 
     def kernel(self, name: str, *, shaped: bool = True, inplace: bool = False) -> Kernel:
         assert len(self._blocks) == 1, "a loop was left open"

@@ -316,7 +316,7 @@ class _Parser:
             self.expect("[")
             index = self.expr()
             self.expect("]")
-            return Prefetch(buffer, index)
+            return Prefetch(buffer, index, self.accept("near"))
         if word == "barrier":
             return Barrier()
         self.refuse(f"expected a statement, found '{word}'")

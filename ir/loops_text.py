@@ -136,7 +136,8 @@ def _statement(stmt: Stmt, depth: int, lines: list[str]) -> None:
             _block(stmt, depth + 1, lines)
             lines.append(f"{pad}}}")
         case Prefetch():
-            lines.append(f"{pad}prefetch {stmt.buffer.name}[{print_expr(stmt.index)}]")
+            near = " near" if stmt.near else ""
+            lines.append(f"{pad}prefetch {stmt.buffer.name}[{print_expr(stmt.index)}]{near}")
         case _:
             lines.append(f"{pad}barrier")
 

@@ -10,7 +10,7 @@ import numpy as np
 from ...ir.loops import Buffer, Expr, binary, cast, const, select, unary
 from ...ir.types import DType
 from .context import KernelBuilder, Lowering, lowers
-from .copies import nest
+from .copy_axes import nest
 from .movement import fill, operand, required_constant
 
 _WIDE = {DType.F16: DType.F32, DType.BF16: DType.F32}

@@ -20,13 +20,13 @@ from ...ir.types import DType
 from .context import INDEX, Lowering, Site, strides
 from .conv_kernel import ConvKernel, Convolution, finish, flattens, pad_operands, unravel
 from .conv_schedules import problem, schedules
-from .copies import transposed
 from .micro import splats_lanes
 from .product import multiply_add
 from .schedule import DENSE, Schedule, choose
 from .sparse import list_plans, make_lists, may_pay, sets_of, step_of
 from .tasks import PARALLEL_MACS, guarded, pieces, tasks
 from .tile import split
+from .transposes import transposed
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,69 +8,20 @@ different axes, and goes element by element elsewhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from math import prod
 
 from ...ir.graph import Value
-from ...ir.loops import Buffer, Expr, broadcast, const, minimum, shuffle
+from ...ir.loops import Buffer, Expr, broadcast, const, shuffle
 from ...ir.types import DType, TensorType
-from .context import INDEX, KernelBuilder, Lowering, strides
-from .micro import LINE_BYTES
+from .context import KernelBuilder, Lowering, strides
+from .copy_axes import Dim, Region, merged, nest, offset_along, region
+from .transposes import register_block, transpose
 
 RAW = {8: DType.U8, 16: DType.U16, 32: DType.U32, 64: DType.U64}
 """Bytes move as integers of their width, so that equal copies share a kernel and bool lanes stay bytes."""
 
 PARALLEL_BYTES = 1 << 18
 """Smaller copies stay on one thread."""
-
-_TILE = 16
-"""The most lanes of a register transpose: more rows than registers would spill."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dim:
-    """`size` steps of `dst` elements in the destination and `src` in the source (0: the source is repeated)."""
-
-    size: int
-    dst: int
-    src: int
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A box of elements: first offsets and axes, in any order. source None: filled instead of copied."""
-
-    dims: tuple[Dim, ...]
-    dst: int = 0
-    src: int = 0
-    source: Value | None = None
-
-    @property
-    def size(self) -> int:
-        return prod(d.size for d in self.dims)
-
-
-def region(
-    sizes: Sequence[int],
-    dst: Sequence[int],
-    src: Sequence[int],
-    at: tuple[int, int] = (0, 0),
-    source: Value | None = None,
-) -> Region:
-    """A Region from sizes, both strides, and the two first offsets."""
-    return Region(tuple(Dim(*d) for d in zip(sizes, dst, src, strict=True)), at[0], at[1], source)
-
-
-def merged(dims: Sequence[Dim]) -> list[Dim]:
-    """Axes sorted by destination stride, outermost first; ones dropped, neighbours that stay together joined."""
-    out: list[Dim] = []
-    for d in sorted((d for d in dims if d.size > 1), key=lambda d: -abs(d.dst)):
-        last = out[-1] if out else None
-        if last is not None and last.dst == d.size * d.dst and last.src == d.size * d.src:
-            out[-1] = Dim(last.size * d.size, d.dst, d.src)
-        else:
-            out.append(d)
-    return out
 
 
 def raw(k: KernelBuilder, value: Value) -> Buffer:
@@ -142,8 +93,8 @@ def _emit(
     """One region's loops; False where LLVM's vectoriser is welcome."""
     dims = merged(r.dims) or [Dim(1, 1, 1)]
     x = None if r.source is None else raw(k, r.source)
-    if x is not None and (tile := _tile(k.ctx, y.dtype, dims)) is not None:
-        _transpose(k, (y, x), r, dims, tile, parallel=parallel)
+    if x is not None and (block := register_block(k.ctx, y.dtype, dims)) is not None:
+        transpose(k, (y, x), r, dims, block, parallel=parallel)
         return True
     if x is not None and _is_repeat(dims):
         _repeat(k, (y, x), r, dims, parallel=parallel)
@@ -151,51 +102,16 @@ def _emit(
     *outer, inner = dims
 
     def row(index: Sequence[Expr]) -> None:
-        at = _offset(r.dst, index, [d.dst for d in outer])
+        at = offset_along(r.dst, index, [d.dst for d in outer])
         if x is not None:
-            copy_row(k, (y, at, inner.dst), (x, _offset(r.src, index, [d.src for d in outer]), inner.src), inner.size)
+            begin = offset_along(r.src, index, [d.src for d in outer])
+            copy_row(k, (y, at, inner.dst), (x, begin, inner.src), inner.size)
         else:
             assert fill is not None
             store_row(k, y, at, inner.size, inner.dst, fill(k))
 
     nest(k, [d.size for d in outer], row, parallel=parallel)
     return inner.dst == 1 and (x is None or inner.src in (-1, 0, 1))
-
-
-def nest(
-    k: KernelBuilder, sizes: Sequence[int], body: Callable[[Sequence[Expr]], None], *, parallel: bool = False
-) -> None:
-    """Loops over `sizes`; with `parallel` as many of the first ones as feed all threads make one parallel loop."""
-    if parallel and sizes:
-        taken = 1
-        while taken < len(sizes) and prod(sizes[:taken]) < 4 * k.ctx.threads:
-            taken += 1
-        for i in k.parallel("i", prod(sizes[:taken])):
-            head = unfolded(k, i, sizes[:taken])
-            nest(k, sizes[taken:], lambda rest: body([*head, *rest]))
-    elif sizes:
-        for i in k.loop("i", sizes[0]):
-            nest(k, sizes[1:], lambda rest: body([i, *rest]))
-    else:
-        body([])
-
-
-def unfolded(k: KernelBuilder, index: Expr, sizes: Sequence[int]) -> list[Expr]:
-    """Coordinates of a flat index into `sizes`."""
-    out: list[Expr] = []
-    below = total = prod(sizes)
-    for size in sizes:
-        below //= size
-        at = index / below
-        out.append(k.let(at if below * size == total else at % size, "at") if size > 1 else INDEX)
-    return out
-
-
-def _offset(start: int, index: Sequence[Expr], steps: Sequence[int]) -> Expr:
-    at: Expr = const(start)
-    for i, step in zip(index, steps, strict=True):
-        at = at + i * step
-    return at
 
 
 # ---- rows ----
@@ -244,82 +160,6 @@ def vectors(k: KernelBuilder, n: int, lanes: int) -> Iterator[tuple[Expr, int]]:
         yield const(n - lanes), lanes
 
 
-# ---- transposes ----
-
-
-def _tile(ctx: Lowering, dtype: DType, dims: Sequence[Dim]) -> tuple[int, int] | None:
-    """The axis along which the source is contiguous, and the lanes of square blocks; None where none pay."""
-    last = dims[-1]
-    found = [i for i, d in enumerate(dims[:-1]) if d.src == 1]
-    if last.dst != 1 or abs(last.src) <= 1 or not found:
-        return None
-    full = min(ctx.lanes(dtype), _TILE)
-    lanes = full
-    while lanes > min(last.size, dims[found[0]].size):
-        lanes //= 2
-    return (found[0], lanes) if lanes >= min(full, 4) and lanes > 1 else None
-
-
-def _transpose(
-    k: KernelBuilder,
-    buffers: tuple[Buffer, Buffer],
-    r: Region,
-    dims: Sequence[Dim],
-    tile: tuple[int, int],
-    *,
-    parallel: bool,
-) -> None:
-    """Square blocks: vectors along the source's axis in, along the destination's out; edge blocks overlap.
-
-    Blocks that share cache lines follow each other: rows a power of two apart lie in the same few sets of a cache, and
-    a line that is only half used would be gone before its other half is wanted.
-    """
-    (y, x), (axis, lanes) = buffers, tile
-    rows, columns = dims[axis], dims[-1]
-    outer = [d for i, d in enumerate(dims[:-1]) if i != axis]
-    order = [*outer, rows, columns]
-    near = max(1, LINE_BYTES // (lanes * y.dtype.nbytes))
-    near = near if min(rows.size, columns.size) >= 2 * near * lanes else 1
-    blocks = [-(-d.size // (near * lanes)) for d in (rows, columns)]
-
-    def start(index: Expr, size: int, step: int) -> Expr:
-        return index * lanes if size % step == 0 else minimum(index * lanes, size - lanes)
-
-    def block(head: Sequence[Expr], j: Expr, i: Expr) -> None:
-        at = [*head, start(j, rows.size, near * lanes), start(i, columns.size, near * lanes)]
-        begin = k.let(_offset(r.src, at, [d.src for d in order]), "begin")
-        loaded = [k.let(k.load(x, begin + c * columns.src, lanes), "r") for c in range(lanes)]
-        to = k.let(_offset(r.dst, at, [d.dst for d in order]), "to")
-        for c, vector in enumerate(transposed(k, loaded)):
-            k.store(y, to + c * rows.dst, vector)
-
-    def body(index: Sequence[Expr]) -> None:
-        *head, j, i = index
-        for v in k.loop("v", near) if near > 1 else (INDEX,):
-            for u in k.loop("u", near) if near > 1 else (INDEX,):
-                block(head, j * near + v, i * near + u)
-
-    # Overlapping blocks write the same elements: they must stay with one thread.
-    ragged = rows.size % (near * lanes) or columns.size % (near * lanes)
-    nest(k, [*(d.size for d in outer), *blocks], body, parallel=parallel and (bool(outer) or not ragged))
-
-
-def transposed(k: KernelBuilder, rows: Sequence[Expr]) -> list[Expr]:
-    """lanes vectors of lanes elements, transposed by log2(lanes) exchanges of halves (butterfly network)."""
-    lanes, distance = len(rows), len(rows) // 2
-    block = list(rows)
-    while distance:
-        low = tuple(i if not i & distance else lanes + i - distance for i in range(lanes))
-        high = tuple(i + distance if not i & distance else lanes + i for i in range(lanes))
-        for i in range(lanes):
-            if not i & distance:
-                a, b = block[i], block[i + distance]
-                block[i] = k.let(shuffle(a, b, low), "s")
-                block[i + distance] = k.let(shuffle(a, b, high), "s")
-        distance //= 2
-    return block
-
-
 # ---- repeats ----
 
 
@@ -339,8 +179,8 @@ def _repeat(
     factor = times.size
 
     def body(index: Sequence[Expr]) -> None:
-        at = _offset(r.dst, index, [d.dst for d in outer])
-        begin = _offset(r.src, index, [d.src for d in outer])
+        at = offset_along(r.dst, index, [d.dst for d in outer])
+        begin = offset_along(r.src, index, [d.src for d in outer])
         for i, lanes in vectors(k, row.size, k.ctx.lanes(y.dtype)):
             loaded = k.let(k.load(x, begin + i, lanes), "r")
             for part in range(factor):

@@ -8,9 +8,11 @@ from math import prod
 from ...ir.loops import Expr, binary, cast, const, ramp
 from ...ir.types import DType
 from .context import Lowering, lowers
-from .copies import nest, transposed, vectors
+from .copies import vectors
+from .copy_axes import nest
 from .gather import is_large
 from .movement import operand, required_constant
+from .transposes import transposed
 
 _OPERATION = {"CumSum": ("add", 0), "CumProd": ("mul", 1)}
 _WIDE = {DType.F16: DType.F32, DType.BF16: DType.F32}

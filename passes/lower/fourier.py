@@ -15,7 +15,8 @@ from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, broadcast, cast, const, fma, ramp
 from ...ir.types import DType
 from .context import KernelBuilder, Lowering, lowers
-from .copies import nest, vectors
+from .copies import vectors
+from .copy_axes import nest
 from .movement import constant_input, operand, required_constant
 
 

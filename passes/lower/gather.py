@@ -13,7 +13,8 @@ import numpy as np
 from ...ir.loops import Buffer, Expr, Operand, binary, cast, const, maximum, minimum, select
 from ...ir.types import DType
 from .context import KernelBuilder, Lowering, lowers, strides
-from .copies import PARALLEL_BYTES, copy_regions, copy_row, nest, raw, region
+from .copies import PARALLEL_BYTES, copy_regions, copy_row, raw
+from .copy_axes import nest, region
 from .movement import operand
 from .pad import affine_pieces
 

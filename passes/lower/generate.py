@@ -10,7 +10,8 @@ import numpy as np
 from ...ir.loops import Expr, binary, broadcast, cast, const, ramp, select
 from ...ir.types import DType
 from .context import Lowering, lowers
-from .copies import RAW, copy_regions, nest, raw, region, vectors
+from .copies import RAW, copy_regions, raw, vectors
+from .copy_axes import nest, region
 from .gather import is_large
 from .movement import constant_input, copy_whole, fill, operand, required_constant
 

@@ -10,7 +10,8 @@ from ...ir.graph import Value
 from ...ir.loops import const
 from ...ir.types import DType
 from .context import Lowering, lowers, strides
-from .copies import Dim, Region, copy_box, copy_regions, region
+from .copies import copy_box, copy_regions
+from .copy_axes import Dim, Region, region
 
 
 def operand(ctx: Lowering, index: int) -> Value:

@@ -9,7 +9,8 @@ import numpy as np
 
 from ...ir.loops import Expr, const
 from .context import KernelBuilder, Lowering, lowers, strides
-from .copies import RAW, Dim, Region, copy_regions, raw
+from .copies import RAW, copy_regions, raw
+from .copy_axes import Dim, Region
 from .movement import constant_input, operand, required_constant
 
 Segment = tuple[int, int, int]

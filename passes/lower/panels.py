@@ -10,9 +10,9 @@ import numpy as np
 
 from ...ir.loops import Expr, broadcast, const, minimum, ramp
 from .context import KernelBuilder, Lowering
-from .copies import transposed
 from .product import Product, offset_at, stacked, unravel
 from .tile import Tile
+from .transposes import transposed
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,12 @@ from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, broadcast, cast, const, fma, maximum, minimum, unary
 from ...ir.types import DType
 from .context import KernelBuilder, Lowering, lowers, strides
-from .copies import RAW, Dim, Region, copy_regions, copy_row, nest, raw, transposed, vectors
+from .copies import RAW, copy_regions, copy_row, raw, vectors
+from .copy_axes import Dim, Region, nest
 from .gather import is_large
 from .movement import constant_input, operand
 from .resize_taps import Axis, Interpolation, Taps
+from .transposes import transposed
 
 _COMPUTE = {
     DType.F64: DType.F64,

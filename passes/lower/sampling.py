@@ -10,7 +10,7 @@ from math import prod
 from ...ir.loops import Buffer, Expr, binary, cast, const, maximum, minimum, select, unary
 from ...ir.types import DType
 from .context import KernelBuilder, Lowering, lowers, strides
-from .copies import nest
+from .copy_axes import nest
 from .gather import index_at, is_large
 from .movement import operand
 

@@ -12,7 +12,8 @@ from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, Operand, cast, const, maximum, minimum, select
 from ...ir.types import DType
 from .context import KernelBuilder, Lowering, lowers, strides
-from .copies import copy_row, nest, raw
+from .copies import copy_row, raw
+from .copy_axes import nest
 from .gather import dot, index_at
 from .movement import copy_whole, fill, operand
 

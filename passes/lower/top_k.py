@@ -13,7 +13,7 @@ from math import log, log2, prod
 from ...ir.loops import Buffer, Expr, Operand, binary, broadcast, cast, const, maximum, minimum, reduce, select
 from ...ir.types import DType
 from .context import KernelBuilder, Lowering, lowers
-from .copies import nest
+from .copy_axes import nest
 from .gather import is_large
 from .movement import operand
 from .schedule import Schedule, choose

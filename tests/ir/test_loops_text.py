@@ -49,6 +49,7 @@ def every_node() -> Kernel:
         for u in k.loop("u", 2, kind="unroll"):
             k.store(tile, u, ir.const(-0.0, DType.F32, 8))
         k.prefetch(x, i * 8 + 100)
+        k.prefetch(x, i * 8 + 50, near=True)
         for j in k.loop("j", k.load(n, 0), i + 1, step=3):
             a = k.let(k.load(x, i * 8, 8), "a")
             mixed = ir.shuffle(a, k.load(x, ir.ramp(j, -2, 8), 8), (0, 15, 1, 14, 2, 13, 3, 12))

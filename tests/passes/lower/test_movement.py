@@ -10,9 +10,11 @@ import pytest
 from c2c.codegen.target import Target
 from c2c.ir.errors import UnsupportedOpError
 from c2c.ir.graph import Graph, Node, Value
+from c2c.ir.loops import Alloc
+from c2c.ir.loops_visit import statements
 from c2c.ir.types import DType, Layout, TensorType
 from c2c.passes.lower import lower_node
-from c2c.passes.lower.copies import Dim, merged
+from c2c.passes.lower.copy_axes import Dim, merged
 from c2c.tests.passes.lower.harness import Array, Case, in_blocks, run_graph, run_op, run_ops
 
 RNG = np.random.default_rng(11)
@@ -50,6 +52,23 @@ def test_transpose() -> None:
 @pytest.mark.parametrize("dtype", TYPES)
 def test_transpose_of_every_width(dtype: Any) -> None:
     check([case("Transpose", noise(*s, dtype=dtype), perm=(1, 0)) for s in ((35, 50), (150, 165), (256, 128))])
+
+
+@pytest.mark.parametrize("target", ["native", "x86-64-v3", "x86-64"])
+def test_transposes_of_short_rows(target: str) -> None:
+    """Rows shorter than a line, or that end within a block, under columns of every kind of length."""
+    shapes = [(1, 9, 5), (2, 300, 20), (1, 97, 130), (1, 640, 31), (1, 20, 196), (1, 196, 16)]
+    arrays = [noise(*s, dtype=t) for s in shapes for t in (np.float32, np.int16, np.uint8)]
+    check([case("Transpose", a, perm=(0, 2, 1)) for a in arrays], target=target)
+
+
+@pytest.mark.parametrize(("columns", "copied"), [(2048, True), (2112, False), (2080, False)])
+def test_rows_that_share_sets_are_copied(columns: int, copied: bool) -> None:
+    """Whole lines of rows a power of two apart go through a buffer, where they come from afar."""
+    one = case("Transpose", noise(1536, columns, dtype=np.uint8), perm=(1, 0))
+    (call,) = lower_node(one.node(), Target.parse("x86-64-v3"))
+    assert any(isinstance(s, Alloc) for s in statements(call.kernel.body)) is copied
+    check([one], target="x86-64-v3")
 
 
 @pytest.mark.parametrize("shape", [(256, 300), (3, 300, 400), (70000,), (5, 20000)])
