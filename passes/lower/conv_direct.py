@@ -27,6 +27,7 @@ from .conv_kernel import (
     Image,
     finish,
     flattens,
+    overwritable,
     pad_operands,
     padded_bias,
     start,
@@ -125,7 +126,9 @@ class DirectWriter:
             for chunk in k.loop("chunk", plan.chunks):
                 for block in k.loop("block", end, begin) if plan.blocks > 1 else (blocks,):
                     self._block(n, first, last, tiles, group, block, chunk)
-        k.done("conv")
+        # A partial sum would be in the operand's place; without fetching ahead, loads that may pass stores gain more.
+        waits = plan.chunks > 1 or any(o.valid < plan.lanes for o in plan.outputs) or not self.ahead.asks
+        k.done("conv", over=() if waits else overwritable(k, self.conv.x))
 
     def write_rows(self, n: Expr, first: Expr, last: Expr) -> None:
         """Rows [first, last) of the result of image `n`."""

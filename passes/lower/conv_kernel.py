@@ -213,6 +213,12 @@ def flattens(ctx: Lowering) -> bool:
     return True
 
 
+def overwritable(k: KernelBuilder, x: Value) -> tuple[Value, ...]:
+    """Operands of the tail of the result's type and layout: element i of them is read where element i is written."""
+    y = k.ctx.output
+    return tuple(v for v in k.bound if v not in (y, x) and not v.is_constant and v.type == y.type)
+
+
 def padded_bias(ctx: Lowering, bias: np.ndarray | None, groups: int, lanes: int) -> Value | None:
     """The bias of each group as whole vectors."""
     if bias is None:

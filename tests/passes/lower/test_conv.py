@@ -12,10 +12,11 @@ from c2c.ir.graph import Graph, Node, Value
 from c2c.ir.loops import Prefetch
 from c2c.ir.loops_visit import statements
 from c2c.ir.types import DType, Layout
-from c2c.passes.lower import lower_node
+from c2c.passes.lower import lower_graph, lower_node
 from c2c.passes.lower.micro import splats_lanes
 from c2c.passes.lower.tile import Lined, choose_tile, segments, split, tap_groups
 from c2c.passes.lower.window import Axis
+from c2c.passes.overwrite import overwrite
 from c2c.tests.passes.lower.harness import Case, in_blocks, lines_asked_for, run_graph, run_ops
 
 SEED = 7
@@ -155,6 +156,55 @@ def test_fused_tail(channels: int, kernel: int, blocked: bool) -> None:
     (got,) = run_graph(Graph("fused", [x, plain_r], [y], nodes, ["y"]), [case.inputs[0], residual])
     expected = np.maximum(case.expected()[0] * factor + residual, 0)
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * float(np.abs(expected).max()))
+
+
+def added(channels: tuple[int, int], *, itself: bool = False) -> tuple[Case, Graph]:
+    """A pointwise convolution and its sum with a residual (or with its own input), all of them blocked."""
+    case = conv((1, channels[0], 12, 12), (channels[1], channels[0], 1, 1))
+    node = case.node()
+    x, sum_type = node.inputs[0], node.output.type
+    assert x is not None
+    blocked = sum_type.with_layout(Layout(LANES))
+    r = x if itself else Value("r", sum_type)
+    xb, rb, yb, y = (
+        Value("xb", x.type.with_layout(Layout(LANES))),
+        Value("rb", blocked),
+        Value("yb", blocked),
+        Value("y", sum_type),
+    )
+    inner = [Value("bx", xb.type)] if itself else [Value("bx", xb.type), Value("br", blocked)]
+    a, b = Value("a", blocked), Value("b", blocked)
+    nodes = [Node("Conv", (inner[0], *node.inputs[1:]), (a,), node.attrs), Node("Add", (a, inner[-1]), (b,))]
+    group = Node("c2c.Fused", (xb,) if itself else (xb, rb), (yb,), {"body": Graph("body", inner, [b], nodes, ["b"])})
+    reorders = [Node("c2c.Reorder", (x,), (xb,)), *([] if itself else [Node("c2c.Reorder", (r,), (rb,))])]
+    graph = Graph("added", [x] if itself else [x, r], [y], [*reorders, group, Node("c2c.Reorder", (yb,), (y,))], ["y"])
+    return case, graph
+
+
+@pytest.mark.parametrize(
+    ("target", "channels", "itself", "over"),
+    [
+        ("native", (32, 64), False, True),
+        ("native", (64, 64), True, False),
+        ("native", (2048, 64), False, False),
+        ("arm64-neon", (32, 64), False, False),
+    ],
+)
+def test_result_takes_the_place_of_what_is_added(
+    target: str, channels: tuple[int, int], itself: bool, over: bool
+) -> None:
+    """Where each element of the residual is read right before its sum is written; never that of the input."""
+    case, graph = added(channels, itself=itself)
+    calls = lower_graph(graph, Target.parse(target), 1)
+    overwrite(calls, graph, {})
+    assert [c.kernel.inplace for c in calls if c.node.op == "c2c.Fused"] == [over]
+    if target == "native":
+        rng = np.random.default_rng(SEED)
+        given = [rng.standard_normal(v.type.dims).astype(np.float32) for v in graph.inputs]
+        (got,) = run_graph(graph, given)
+        weights, bias = (np.asarray(a, np.float64) for a in case.arrays[1:])
+        want = np.einsum("kc,nchw->nkhw", weights[:, :, 0, 0], given[0].astype(np.float64)) + bias[:, None, None]
+        np.testing.assert_allclose(got, want + given[-1], rtol=0, atol=1e-5 * float(np.abs(want).max()))
 
 
 @pytest.mark.parametrize("target", ["arm64-neon", "x86-64-v4", "x86-64"])
