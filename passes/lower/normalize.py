@@ -53,7 +53,7 @@ def lower_rms_normalization(ctx: Lowering) -> None:
         roots = [k.let(1.0 / unary("sqrt", s[0] / float(over.length) + epsilon)) for s in sums]
         over.write(sites, lambda e: e.x * lanes_of(k, roots[e.vector], e) * over.read(scale, e))
 
-    over.each(work, "rmsnormalization")
+    over.each(work, "rmsnormalization", together=1)
 
 
 @lowers("InstanceNormalization")
@@ -110,7 +110,7 @@ def lower_lp_normalization(ctx: Lowering) -> None:
         safe = [k.let(select(n > 0.0, n, 1.0)) for n in norms]
         over.write(sites, lambda e: e.x / lanes_of(k, safe[e.vector], e))
 
-    over.each(work, "lpnormalization")
+    over.each(work, "lpnormalization", together=1)
 
 
 def _strips(ctx: Lowering, x: Value, axes: Sequence[int], parameters: list[TensorType]) -> Strips | None:

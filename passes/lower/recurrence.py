@@ -18,6 +18,9 @@ from .product import Matrix, Product
 from .schedule import Schedule, choose
 from .tile import LATENCY
 
+ALONE_MACS = 14 << 20
+"""Work of fewer multiply-adds beside a long serial part, through which threads sleep: waking one takes 70 us."""
+
 DOUBT = 0.03
 """What a plan that the rules did not make is expected to cost more."""
 
@@ -205,7 +208,11 @@ def _input_product(seq: Sequence, recurrent_bias: int) -> Value:
     product = Product(
         (), steps * batch, n, inputs, Matrix(x, (), inputs, 1), Matrix(w, (), 1, inputs), seq.dtype, finish, start
     )
+    tiles = seq.directions * -(-batch // seq.rows)
+    threads = ctx.threads
+    ctx.threads = 1 if tiles == 1 and product.macs < ALONE_MACS else threads
     multiply(ctx, product, "inputs")
+    ctx.threads = threads
     return out
 
 

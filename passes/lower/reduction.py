@@ -139,13 +139,14 @@ def reduce_into(plan: Reduction, reducer: Reducer, finish: Finish, family: str, 
     k.done(family)
 
 
-def each_site(plan: Reduction, sizes: Sequence[int], work: int, results: Callable[[list[Site]], None]) -> None:
-    """Loops over the kept axes (`sizes` is 1 for others): one site, or neighbouring vectors, at a time."""
-    k, lanes = plan.k, plan.k.lanes
+def each_site(
+    plan: Reduction, sizes: Sequence[int], work: int, results: Callable[[list[Site]], None], together: int = 1
+) -> None:
+    """Loops over the kept axes (`sizes` is 1 for others): `together` neighbouring sites, or vectors, at a time."""
     if plan.along:
-        for at in outer_loops(k, sizes, work):
-            results([Site(at)])
+        _each_row(plan, sizes, work, results, together)
         return
+    k, lanes = plan.k, plan.k.lanes
     *outer, row = sizes
     width = lanes * ACCUMULATORS
     whole = row // width
@@ -159,6 +160,25 @@ def each_site(plan: Reduction, sizes: Sequence[int], work: int, results: Callabl
                 results([Site((*coords, const(first)), -1, n) for first, m in rest if m == n])
 
 
+def _each_row(
+    plan: Reduction, sizes: Sequence[int], work: int, results: Callable[[list[Site]], None], together: int
+) -> None:
+    """Sites along the innermost kept axis, `together` at a time, those that are left at once."""
+    k = plan.k
+    axis = max((i for i, size in enumerate(sizes) if size > 1), default=0)
+    whole, rest = divmod(sizes[axis], together)
+    for at in outer_loops(k, [*sizes[:axis], whole + bool(rest), *sizes[axis + 1 :]], work):
+
+        def sites(count: int, at: tuple[Expr, ...] = at) -> list[Site]:
+            begin = k.let(at[axis] * together, "row") if together > 1 else at[axis]
+            return [Site((*at[:axis], begin + i, *at[axis + 1 :])) for i in range(count)]
+
+        for _ in k.when(at[axis] < whole) if rest and whole else range(min(whole, 1)):
+            results(sites(together))
+        for _ in k.when(at[axis] >= whole) if rest and whole else range(bool(rest)):
+            results(sites(rest))
+
+
 def accumulate(plan: Reduction, reducer: Reducer, sites: list[Site]) -> list[State]:
     """The states of some sites after one pass over the reduced axes."""
     k = plan.k
@@ -167,6 +187,8 @@ def accumulate(plan: Reduction, reducer: Reducer, sites: list[Site]) -> list[Sta
     inner = plan.reduced[-1] if plan.reduced else Axis(1, 0)
     unit = lanes if plan.along else 1
     splits = max(1, min(ACCUMULATORS // len(sites), inner.size // unit))
+    if plan.along and len(sites) > 1:
+        splits = min(2, inner.size // unit)
     tiles = [k.registers("acc", t, len(sites) * splits, lanes) for t in reducer.types]
     for i in range(len(sites) * splits):
         _keep(k, tiles, i, reducer.start(lanes))

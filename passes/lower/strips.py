@@ -19,6 +19,12 @@ from .elementwise_convert import convert
 from .reduction import Axis, Reducer, Reduction, State, accumulate, each_site
 from .strided import StridedKernel, spans, widest
 
+TOGETHER = 4
+"""Short strips that are worked on at a time, since what is done once a strip waits for itself."""
+
+SHORT_BYTES = 2048
+"""Bytes of a strip up to which that pays."""
+
 
 @dataclass(frozen=True, slots=True)
 class Element:
@@ -57,11 +63,17 @@ class Strips:
             total *= axis.size
         return total
 
-    def each(self, work: Callable[[list[Site]], None], family: str, cost: int = 4) -> None:
-        """Write the kernel: `work` gets the sites of strips that are done together, at the strips' beginnings."""
+    def each(self, work: Callable[[list[Site]], None], family: str, cost: int = 4, together: int = TOGETHER) -> None:
+        """Write the kernel: `work` gets the sites of strips that are done together, at the strips' beginnings.
+
+        `together`: short strips along lanes at a time; long ones keep the core busy, and stay nearer one by one.
+        """
         sizes = [1 if i in self.groups else n for i, n in enumerate(self.k.sizes)]
-        each_site(self.plan, sizes, self.plan.value.type.size * cost, work)
+        each_site(self.plan, sizes, self.plan.value.type.size * cost, work, together if self._is_short() else 1)
         self.k.done(family)
+
+    def _is_short(self) -> bool:
+        return self.length * self.plan.value.type.dtype.nbytes <= SHORT_BYTES
 
     def reduce(self, reducer: Reducer, sites: list[Site]) -> list[State]:
         """One pass over the strips."""

@@ -37,6 +37,16 @@ def test_layer_normalization() -> None:
     check(cases[:3], threads=2)
 
 
+@pytest.mark.parametrize("rows", [1, 4, 7, 400])
+def test_rows_that_are_worked_on_together(rows: int) -> None:
+    """Groups of rows and what is left of them, equal to the last bit for every number of threads."""
+    x, inner = numbers((rows, 3, 90)), numbers((90,))
+    cases = [Case("LayerNormalization", [x, inner, inner], {"axis": 2}), Case("Softmax", [x], {"axis": 2})]
+    check(cases)
+    for one, two in zip(run_ops(cases), run_ops(cases, threads=2), strict=True):
+        np.testing.assert_array_equal(one[0], two[0])
+
+
 @pytest.mark.parametrize("shape", ((2, 21, 5, 7), (1, 3, 40), (2, 4, 3, 3, 3)))
 def test_instance_and_batch_normalization(shape: tuple[int, ...]) -> None:
     scale, bias, mean, variance = (np.abs(numbers(shape[1:2], seed=i)) for i in range(4))

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from c2c.codegen.target import native
 from c2c.ir import reference
 from c2c.ir.errors import UnsupportedOpError
+from c2c.passes.lower import lower_node
 from c2c.tests.passes.lower.harness import Array, Case, run_op, run_ops
 
 onnxruntime: Any = pytest.importorskip("onnxruntime")
@@ -137,3 +139,12 @@ def test_unknown_activation_is_refused() -> None:
     c = case("RNN", 3, 2, 6, activations=["Wiggle"])
     with pytest.raises(UnsupportedOpError, match=r"activation Wiggle is not supported\n  at: node .* \(RNN\)"):
         run_op(c.op, c.inputs, c.attrs, outputs=2)
+
+
+def test_short_products_stay_on_the_thread_of_the_serial_loop() -> None:
+    """A batch of one has no parallel loop over time: waking a thread before it takes longer than a small product."""
+    parallel = []
+    for batch, steps in ((1, 30), (1, 10_000), (8, 30)):
+        node = case("LSTM", steps, batch, 96).node()
+        parallel.append([c.kernel.parallel is not None for c in lower_node(node, native(), 2)])
+    assert parallel[0][:2] == [False, False] and parallel[1][0] and parallel[2][0]
