@@ -21,10 +21,10 @@ FEW_TILES = 4
 
 @dataclass(frozen=True, slots=True)
 class Soon:
-    """What each tap of a block of channels fetches of the weights of the next pass: `lines` cache lines, `distance`
-    elements behind its own."""
+    """What the taps of a tile fetch of the weights of the next pass: each the next `lines` cache lines from `first` on,
+    in the order of memory, so that the processor's own prefetching runs along."""
 
-    distance: Expr
+    first: Expr
     lines: int
 
 
@@ -49,17 +49,18 @@ class Ahead:
         panel = block * (plan.chunk if plan.chunks > 1 else inputs.count)
         following = panel if plan.blocks == 1 else block * inputs.count
         share = -(-panel // (self.line * count))
+        begin = weights + chunk * panel + following
         if share > AT_ONCE and inputs.size > 1:
             lines = -(-tap // (self.line * count))
-            return Soon(k.let(following + tile * (lines * self.line), "soon"), lines)
-        first = k.let(weights + chunk * panel + following + tile * (share * self.line), "next")
+            return Soon(k.let(begin + tile * (panel // tap * lines * self.line), "soon"), lines)
+        first = k.let(begin + tile * (share * self.line), "next")
         for i in k.loop("line", share):
             k.prefetch(self.w, first + i * self.line)
         return None
 
-    def taps(self, soon: Soon, weights: Expr) -> None:
-        """A tap's share, whose own weights begin at `weights`."""
-        first = self.k.let(weights + soon.distance, "soon")
+    def taps(self, soon: Soon, number: Expr) -> None:
+        """The share of a tile's tap `number`."""
+        first = self.k.let(soon.first + number * (soon.lines * self.line), "soon")
         for i in range(soon.lines):
             self.k.prefetch(self.w, first + i * self.line)
 

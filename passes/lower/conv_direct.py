@@ -314,7 +314,8 @@ class DirectWriter:
                             xs, ws = x + s * (aw.dilation * pixel), y + s * tap
                             xs, ws = k.let(xs, "x"), k.let(ws, "w")
                             if place.soon is not None and channels is self.plan.inputs[0]:
-                                self.ahead.taps(place.soon, ws)
+                                number = ((c - lo) * ad.kernel + q) * (ah.kernel * aw.kernel) + r * aw.kernel + s
+                                self.ahead.taps(place.soon, number)
                             self._products(out, channels.size, g, xs, ws, acc)
 
     def _fetch_pixels(self, place: Place, x: Expr, pixels: int) -> None:
