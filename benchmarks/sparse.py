@@ -1,7 +1,7 @@
 """Pointwise convolutions with zeros among their weights: time of each form by sparsity, beside the own dense kernel.
 
     python benchmarks/sparse.py [--size 14] [--channels 256] [--outputs 256] [--zeros 50 80 90] [--blocks 1 4]
-                                [--layout blocked|plain] [--seconds 0.2] [--all]
+                                [--layout blocked|plain] [--target native] [--seconds 0.2] [--all]
 
 One thread of this machine; a layer lies between two reorders and the time is that of its own step, the least of many.
 "of peak" is the speed over a dense kernel that runs at the peak of multiply-adds; --all times every schedule beside the
@@ -15,7 +15,7 @@ import argparse
 import numpy as np
 from steps import load_calls
 
-from c2c.codegen.target import native
+from c2c.codegen.target import Target
 from c2c.compiler.machine import least, peak
 from c2c.compiler.options import CompileOptions
 from c2c.ir.graph import Graph, Node, Value, constant
@@ -35,8 +35,9 @@ def pruned(outputs: int, inputs: int, zeros: float, height: int) -> np.ndarray:
 class Layer:
     """A pointwise convolution with given weights between tensors in one layout."""
 
-    def __init__(self, size: int, weights: np.ndarray, layout: str) -> None:
-        block = Layout(native().lanes(DType.F32) if layout == "blocked" else 0)
+    def __init__(self, size: int, weights: np.ndarray, layout: str, target: Target) -> None:
+        self.target = target
+        block = Layout(target.lanes(DType.F32) if layout == "blocked" else 0)
         outputs, inputs = weights.shape[:2]
         x, y = (TensorType(DType.F32, (1, c, size, size)) for c in (inputs, outputs))
         a, b = Value("a", x), Value("b", x.with_layout(block))
@@ -52,14 +53,16 @@ class Layer:
 
     def choice(self) -> Choice | None:
         """What the lowering chooses between lists and dense weights."""
-        found = [c for call in lower_graph(self.graph, native(), 1) for c in call.choices if c.family == "conv-sparse"]
+        found = [
+            c for call in lower_graph(self.graph, self.target, 1) for c in call.choices if c.family == "conv-sparse"
+        ]
         return found[0] if found else None
 
     def time_ns(self, seconds: float, choice: Choice | None = None, name: str = "") -> float:
         """Of the convolution, with schedule `name` of the choice."""
         tuning = Tuning({choice.key: name}) if choice is not None else None
-        calls = lower_graph(self.graph, native(), 1, tuning=tuning)
-        loaded, _ = load_calls(calls, self.graph, CompileOptions(native(), name="layer"))
+        calls = lower_graph(self.graph, self.target, 1, tuning=tuning)
+        loaded, _ = load_calls(calls, self.graph, CompileOptions(self.target, name="layer"))
         mine = [i for i, call in enumerate(calls) if call.node is self.conv]
         return least(lambda: float(loaded.trace([self.feed], [self.result], len(calls))[mine].sum()), seconds)
 
@@ -72,17 +75,18 @@ def main() -> None:
     parser.add_argument("--zeros", type=int, nargs="+", default=[30, 50, 70, 80, 90])
     parser.add_argument("--blocks", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--layout", choices=("blocked", "plain"), default="blocked")
+    parser.add_argument("--target", type=Target.parse, default="native")
     parser.add_argument("--seconds", type=float, default=0.2)
     parser.add_argument("--all", action="store_true", help="every schedule")
     args = parser.parse_args()
-    top = peak(native().lanes(DType.F32), args.seconds)
+    top = peak(args.target.lanes(DType.F32), args.seconds)
     flops = 2 * args.size**2 * args.channels * args.outputs
-    dense = Layer(args.size, pruned(args.outputs, args.channels, 0, 1), args.layout).time_ns(args.seconds)
+    dense = Layer(args.size, pruned(args.outputs, args.channels, 0, 1), args.layout, args.target).time_ns(args.seconds)
     shape = f"{args.size}x{args.size} {args.channels}->{args.outputs} {args.layout}"
-    print(f"{native().name}: peak {top:.1f} GF/s; {shape}: dense {dense / 1e3:.1f} us, {flops / dense:.1f} GF/s")
+    print(f"{args.target.name}: peak {top:.1f} GF/s; {shape}: dense {dense / 1e3:.1f} us, {flops / dense:.1f} GF/s")
     for height in args.blocks:
         for zeros in args.zeros:
-            layer = Layer(args.size, pruned(args.outputs, args.channels, zeros / 100, height), args.layout)
+            layer = Layer(args.size, pruned(args.outputs, args.channels, zeros / 100, height), args.layout, args.target)
             choice = layer.choice()
             if choice is None:
                 continue

@@ -23,6 +23,9 @@ BYTES_PER_FLOP = 0.4
 CALL = 2000
 """Bytes that one more kernel call is worth."""
 
+GATHERED = 12
+"""What a depthwise convolution whose lanes along the width are pixels apart loses, in times of its operations."""
+
 SCATTER = 6
 """What a convolution with lanes along channels loses when it writes plain rows, in passes over the result: a store for
 every lane, and planes of a power of two share few sets of the first-level cache. A conversion costs two."""
@@ -116,13 +119,14 @@ def _convolution(node: Node, block: int) -> Demand:
         return _PLAIN
     flops = int(2 * y.size * prod(weights.type.dims[1:]) * BYTES_PER_FLOP)
     channels, group = x.type.dims[1], node.attrs.get("group", 1)
+    stride = int_list(node.attrs.get("strides", (1,)))[-1]
     if group > 1 and weights.type.dims[1] == 1:
-        return Demand(Role.SAME, (x,), blocked=_waste(y, block), plain=flops + 2 * y.nbytes)
+        plain = flops * (1 if stride == 1 else GATHERED) + 2 * y.nbytes
+        return Demand(Role.SAME, (x,), blocked=_waste(y, block), plain=plain)
     if group == 1 and is_sparse_pointwise(node):
         return Demand(Role.EITHER, (x,), blocked=_waste(y, block) + y.nbytes, blocked_in=x.type.nbytes)
     outputs = y.dims[1] // group
     pixels = y.dims[-1] if any(k != 1 for k in weights.type.dims[2:]) else prod(y.dims[2:])
-    stride = int_list(node.attrs.get("strides", (1,)))[-1]
     if node.op == "c2c.IntegerConv":
         return Demand(Role.EITHER, (x,), blocked=_waste(y, block), plain_in=flops, plain_out=SCATTER * y.nbytes)
     if outputs <= block // 2 and pixels >= 2 * block and stride == 1:

@@ -15,7 +15,8 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.types import DType
 from .base import GraphRewriter, Pass, PassContext, Rule, apply_rules, register_pass
 from .lower.gemm_kernel import tiles
-from .lower.sparse import list_plans, may_pay
+from .lower.sparse import may_pay
+from .lower.sparse_cost import Sides, list_plans
 from .pattern import either_order, made_by, required
 
 MIN_CHANNELS = 64
@@ -50,7 +51,7 @@ def _as_convolution(rw: GraphRewriter, node: Node, target: Target) -> Value | No
     if rows < MIN_VECTORS * target.lanes(DType.F32) or min(outputs, depth) < MIN_CHANNELS:
         return None
     dense = min(s.cycles for s in tiles(target, DType.F32, rows, outputs, depth))
-    if min(cycles for _, _, cycles in list_plans(target, weights, rows, 1)) > GAIN * dense:
+    if min(cycles for _, cycles in list_plans(target, weights, Sides(rows, blocked_x=True))) > GAIN * dense:
         return None
     origin, hint = tuple(dict.fromkeys((*product.origin, *node.origin))), y.name
     plain, flat = x.type.with_shape((1, rows, depth)), x.type.with_shape((1, depth, rows))

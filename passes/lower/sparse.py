@@ -1,4 +1,4 @@
-"""Matrices of which many elements are zero, as lists: how they lie in memory, and what a product by them costs.
+"""Matrices of which many elements are zero, as lists: how they lie in memory (`sparse_cost.py`: what they cost).
 
 The rows of a matrix [rows, columns] are taken in blocks of `height`; a block's list names the columns in which it is
 not zero throughout: each by its distance from the one before (a byte), with `height` values. Distances beyond a byte
@@ -7,25 +7,14 @@ are made of fillers, whose values are zeros. A zero weight counts as absent: it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from ...codegen.target import Target
 from ...ir.structure import occupied, structure
-from ...ir.types import DType
-from .micro import splats_lanes
-from .tile import LATENCY, split
 
 FAR = 255
 """The largest distance that a byte holds."""
-
-HEIGHTS = (1, 2, 4)
-"""Rows of a block: with more, one vector of x serves more products, but fewer blocks are empty."""
-
-VECTORS = (2, 3, 4, 5, 6, 8, 10)
-"""Vectors of pixels in a tile that are tried."""
 
 MIN_ZEROS = 0.2
 """Fraction of zeros below which no list is tried."""
@@ -33,23 +22,11 @@ MIN_ZEROS = 0.2
 BREAK_EVEN = {1: 0.55, 2: 0.4, 4: 0.25}
 """Zeros in blocks, by their height, from which on lists are faster (`benchmarks/sparse.py`)."""
 
-BLOCK_CYCLES = 40
-"""What a list costs beside its entries: its first sums and the mispredicted end of its loop."""
-
-TURNS_SAVE = 15
-"""Of these what turns of several entries save on 512 bits: their end is foreseen more often (see `step_of`)."""
-
-PACK_CYCLES = {False: 1.0, True: 2.5}
-"""Cycles to bring one vector of x into a tile, by whether it is transposed for that."""
-
-FINISH_CYCLES = {False: 2.0, True: 4.0}
-"""Cycles to store one vector of results, likewise."""
-
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """first: [blocks + 1] int32, entry at which each block's list begins. gaps: [entries] uint8. values: [entries,
-    height], of the matrix's type. step: all lists have lengths that it divides."""
+    """first: [chunks * blocks + 1] int32, entry at which each block's list begins. gaps: [entries] uint8. values:
+    [entries, height], of the matrix's type. step: all lists have lengths that it divides."""
 
     height: int
     first: np.ndarray
@@ -62,11 +39,26 @@ class Lists:
         return int(self.gaps.size)
 
 
-def make_lists(matrix: np.ndarray, height: int, step: int = 1) -> Lists:
+def make_lists(matrix: np.ndarray, height: int, step: int = 1, chunk: int = 0) -> Lists:
     """The lists of a matrix, of lengths that `step` divides where columns of zeros can fill all of them up.
 
-    None of others may: 0 times infinity is NaN.
+    None of others may: 0 times infinity is NaN. chunk: columns of which the lists of all blocks come before those of
+    the next ones, each list with distances from the first column of its chunk; 0: all.
     """
+    columns = matrix.shape[1]
+    chunk = chunk or max(columns, 1)
+    slices = [matrix[:, c : c + chunk] for c in range(0, max(columns, 1), chunk)]
+    parts = [_lists(m, height, step) for m in slices]
+    if any((p.first % step).any() for p in parts):
+        return make_lists(matrix, height, 1, chunk)
+    starts = np.cumsum([0, *(p.entries for p in parts)])
+    first = [p.first[:-1] + start for p, start in zip(parts, starts[:-1], strict=True)]
+    gaps, values = (np.concatenate([getattr(p, name) for p in parts]) for name in ("gaps", "values"))
+    return Lists(height, np.concatenate([*first, starts[-1:]]).astype(np.int32), gaps, values, step)
+
+
+def _lists(matrix: np.ndarray, height: int, step: int) -> Lists:
+    """Lists of one chunk, as many of them as can be filled up."""
     rows, columns = matrix.shape
     blocks = -(-rows // height)
     padded = np.zeros((blocks * height, columns), matrix.dtype)
@@ -91,7 +83,7 @@ def make_lists(matrix: np.ndarray, height: int, step: int = 1) -> Lists:
     first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     values = np.zeros((entries, height), matrix.dtype)
     values[place] = padded.reshape(blocks, height, columns)[block, :, column]
-    return Lists(height, first, gaps, values, 1 if (first % step).any() else step)
+    return Lists(height, first, gaps, values, step)
 
 
 def entries(matrix: np.ndarray, height: int) -> int:
@@ -110,69 +102,3 @@ def likely_pays(weights: np.ndarray) -> bool:
         return False
     matrix = weights.reshape(weights.shape[0], -1)
     return any(1 - entries(matrix, h) * h / matrix.size >= zeros for h, zeros in BREAK_EVEN.items())
-
-
-def sets_of(target: Target, height: int, vectors: int) -> int:
-    """Copies of the sums, one for every other entry, that hide the latency of multiply-adds: 1 or 2; 0: none fits."""
-    spare = (vectors if height > 1 else 0) + 1
-    sets = 2 if height * vectors < LATENCY * target.fma_per_cycle else 1
-    return next((s for s in (sets, 1) if s * height * vectors + spare <= target.registers), 0)
-
-
-def step_of(target: Target, height: int, sets: int) -> int:
-    """Entries in a turn of a list's loop: of single rows, which are bound by loads, as many as one load reads gaps."""
-    return 4 if height == 1 and not splats_lanes(target) else sets
-
-
-def is_near(target: Target, columns: int, vectors: int) -> bool:
-    """Whether a tile of x stays about in the first cache, as it has to where every product loads its own x; where
-    every instruction counts a larger one has fewer of them."""
-    tile = columns * vectors * target.vector_bits // 8
-    return splats_lanes(target) or vectors <= 3 or tile <= 1.5 * target.l1_bytes
-
-
-def entry_cycles(target: Target, height: int, vectors: int, columns: int, density: float) -> float:
-    """Estimated cycles of one entry of a list: bound by multiply-adds, loads, instructions or the first cache.
-
-    A tile larger than that is read through the second cache, the more of it the more of its rows a list reads.
-    Where x is else read as vectors along k every instruction counts, as in `tile.step_cycles`.
-    """
-    sets = sets_of(target, height, vectors)
-    work = max(height * vectors / target.fma_per_cycle, LATENCY / sets)
-    if splats_lanes(target):
-        weights = 1 if height * DType.F32.bits == target.vector_bits else height
-        return work + (-(-vectors // 2) + weights + 3 + 2 / sets) / target.fma_per_cycle
-    issue = (height * vectors + (vectors if height > 1 else 0) + height + 4) / 5.5
-    tile = columns * vectors * target.vector_bits // 8
-    missed = min(1.0, 0.25 + 2 * density) * max(0.0, 1 - target.l1_bytes / tile)
-    if target.vector_bits == 512:
-        far = missed * vectors * 64 / target.l2_bytes_per_cycle
-        return max(work, (vectors + height + 0.4 * (height > 1)) / 2, issue) + far / 2
-    far = missed * vectors * target.vector_bits / 8 / 32
-    return max(work, (vectors + height) / 2, issue) + far + 1.0
-
-
-def list_plans(target: Target, matrix: np.ndarray, pixels: int, transposed: int) -> Iterator[tuple[int, int, float]]:
-    """(height, vectors, estimated cycles) of the ways to run a matrix's lists over pixels (see `list_cycles`)."""
-    total = -(-pixels // target.lanes(DType.F32))
-    for height in HEIGHTS:
-        fits = [v for v in VECTORS if sets_of(target, height, v) and is_near(target, matrix.shape[1], v)]
-        for vectors in sorted({min(v, total) for v in fits}):
-            yield height, vectors, list_cycles(target, matrix, pixels, height, split(total, vectors), transposed)
-
-
-def list_cycles(
-    target: Target, matrix: np.ndarray, pixels: int, height: int, tiles: list[tuple[int, int]], transposed: int
-) -> float:
-    """Estimated cycles of a product by lists over tiles of pixels (count, vectors); `transposed`: sides of two that
-    lie in blocks of channels."""
-    rows, columns = matrix.shape
-    blocks, found = -(-rows // height), entries(matrix, height)
-    density = found / max(1, blocks * columns)
-    block_cycles = BLOCK_CYCLES - TURNS_SAVE if height == 1 and target.vector_bits == 512 else BLOCK_CYCLES
-    lists = sum(
-        n * (found * entry_cycles(target, height, v, columns, density) + blocks * block_cycles) for n, v in tiles
-    )
-    vectors = -(-pixels // target.lanes(DType.F32))
-    sides = columns * PACK_CYCLES[transposed > 0] + rows * FINISH_CYCLES[transposed > 1]
-    return float(lists + vectors * sides)

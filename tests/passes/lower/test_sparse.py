@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +68,12 @@ def test_lists_hold_the_matrix(number: int, height: int, step: int) -> None:
     lists = make_lists(matrix, height)
     assert lists.gaps.dtype == np.uint8 and lists.values.shape == (lists.entries, height)
     np.testing.assert_array_equal(unpacked(lists, *matrix.shape), matrix)
+    parts = make_lists(matrix, height, 1, 17)
+    blocks = len(lists.first) - 1
+    for i, c in enumerate(range(0, matrix.shape[1], 17)):
+        mine = replace(parts, first=parts.first[i * blocks : (i + 1) * blocks + 1])
+        part = matrix[:, c : c + 17]
+        np.testing.assert_array_equal(unpacked(mine, *part.shape), part)
     even = make_lists(matrix, height, step)
     lengths = np.diff(even.first)
     assert even.step == step and not (lengths % step).any() or (matrix != 0).any(0).all()
@@ -92,6 +100,8 @@ CASES = [
     case((1, 16, 4, 5, 6), pruned((35, 16), 0.5, 2)),
     case((1, 64, 16, 16), pruned((64, 64), 0.85, 4)),
     case((3, 8, 1, 2), pruned((8, 8), 0.6)),
+    case((2, 300, 8, 9), pruned((19, 300), 0.8)),
+    case((1, 700, 9, 9), pruned((6, 700), 0.9, 2), bias=False),
 ]
 
 
@@ -101,15 +111,20 @@ def schedules(graph: Graph, target: Target, threads: int) -> dict[tuple[str, str
     return {c.key: [name for name, _ in c.candidates if name != "dense"] for c in choices}
 
 
+def _form(name: str) -> tuple[bool, bool]:
+    return "chunks" in name, "in place" in name
+
+
 def forced(graph: Graph, target: str, threads: int, part: str = "") -> Iterator[Tuning]:
-    """Tunings that make the convolution sparse: one for each height and the most and fewest vectors."""
+    """Tunings that make the convolution sparse, for each height and form: copied and in place, in one chunk of input
+    channels and in several."""
     found = schedules(graph, Target.parse(target), threads)
     assert found, "no choice was offered"
     for key, names in found.items():
         for height in (1, 2, 4):
-            mine = sorted(n for n in names if n.startswith(f"sparse={height}x1") and part in n)
-            for name in dict.fromkeys((mine[0], mine[-1])):
-                yield Tuning({key: name})
+            mine = sorted((n for n in names if n.startswith(f"sparse={height}x1") and part in n), key=_form)
+            for _, group in itertools.groupby(mine, _form):
+                yield Tuning({key: list(group)[0 if height == 2 else -1]})
 
 
 def check(graph: Graph, inputs: list[np.ndarray], expected: np.ndarray, threads: int, target: str = "native") -> None:
@@ -141,6 +156,15 @@ def test_tail(factor: tuple[int, ...]) -> None:
     other = np.random.default_rng(2).standard_normal(factor).astype(np.float32)
     expected = np.abs(c.expected()[0]) * other
     check(with_tail(c, other), [np.asarray(c.inputs[0]), other], expected, 1)
+
+
+def test_forms_are_offered() -> None:
+    """Chunks where a tile exceeds the first cache, x in place where it is plain."""
+    node = CASES[8].node()
+    plain = Graph("g", [required(node)], [node.output], [node], ["y"])
+    for graph, places in ((plain, {False, True}), (in_blocks(CASES[8], LANES), {False})):
+        (names,) = schedules(graph, Target.parse("native"), 1).values()
+        assert {_form(n) for n in names if "sparse=1x1" in n} == {(c, p) for p in places for c in (False, True)}
 
 
 def test_results_do_not_depend_on_threads() -> None:
