@@ -18,8 +18,8 @@ NEAR_BYTES_PER_CYCLE = 16
 
 def expected_cycles(compiled: Compiled) -> float:
     """Cycles of one run: of each node what its schedules are expected to take, without schedules the roofline of its
-    operations and bytes; never less than its constants take to be read, as all of them are once a run. Compile with
-    `keep_constants`, so that they are known."""
+    operations and bytes, and what of its tensors comes from beyond the second cache; never less than its constants
+    take to be read, as all of them are once a run. Compile with `keep_constants`, so that they are known."""
     by_node: dict[Node, list[Call]] = {}
     for call in compiled.calls:
         by_node.setdefault(call.node, []).append(call)
@@ -27,13 +27,23 @@ def expected_cycles(compiled: Compiled) -> float:
     whole = sum(stored.values())
     target = compiled.options.target
     a_byte = stream_cycles(target, whole) / max(whole, 1)
-    return sum(max(_computed(node, calls[0].choices, target), a_byte * stored[node]) for node, calls in by_node.items())
+    return sum(
+        max(_computed(node, calls[0].choices, target) + _travel(node, target), a_byte * stored[node])
+        for node, calls in by_node.items()
+    )
 
 
 def _stored(calls: Sequence[Call]) -> int:
     """Bytes of the constants that the calls read, as they lie in memory."""
     constants: dict[Value, int] = {v: v.type.nbytes for call in calls for v in call.args if v.is_constant}
     return sum(constants.values())
+
+
+def _travel(node: Node, target: Target) -> float:
+    """Cycles to move the tensors of a node; half of the second cache is thought to hold what it reads or writes."""
+    tensors = dict.fromkeys(v for v in (*node.inputs, *node.outputs) if v is not None and not v.is_constant)
+    moved = sum(v.type.nbytes for v in tensors)
+    return max(0, moved - target.l2_bytes // 2) / target.stream_bytes_per_cycle(moved)
 
 
 def _computed(node: Node, choices: Sequence[Choice], target: Target) -> float:

@@ -69,9 +69,9 @@ def test_lists_hold_the_matrix(number: int, height: int, step: int) -> None:
     assert lists.gaps.dtype == np.uint8 and lists.values.shape == (lists.entries, height)
     np.testing.assert_array_equal(unpacked(lists, *matrix.shape), matrix)
     parts = make_lists(matrix, height, 1, 17)
-    blocks = len(lists.first) - 1
+    count = len(lists.first) - 1
     for i, c in enumerate(range(0, matrix.shape[1], 17)):
-        mine = replace(parts, first=parts.first[i * blocks : (i + 1) * blocks + 1])
+        mine = replace(parts, first=parts.first[i * count : (i + 1) * count + 1])
         part = matrix[:, c : c + 17]
         np.testing.assert_array_equal(unpacked(mine, *part.shape), part)
     even = make_lists(matrix, height, step)
