@@ -36,3 +36,15 @@ def test_few_levels_are_read_sooner() -> None:
     coded = rng.choice(levels, (1024, 1024))
     dense = rng.standard_normal((1024, 1024)).astype(np.float32)
     assert cycles(coded, "x86-64-v4") < 0.5 * cycles(dense, "x86-64-v4")
+
+
+def test_tensors_that_leave_the_second_cache() -> None:
+    """As many times the elements take as many times as long, and longer once they are read from farther away."""
+
+    def relu(elements: int) -> float:
+        net = Net()
+        graph = net.done(net.op("Relu", net.input(1, elements)))
+        return expected_cycles(compile_graph(graph, CompileOptions(Target.parse("x86-64-v4"), keep_constants=True)))
+
+    assert relu(1 << 16) == pytest.approx(16 * relu(1 << 12), rel=0.01)
+    assert relu(1 << 22) > 1.5 * 64 * relu(1 << 16)
