@@ -1,12 +1,14 @@
-"""Products with weights of few levels: the kernel on indices beside the own dense kernel, by shape and bits.
+"""Products with weights of few levels: kernels on indices beside the own dense kernel, by shape and bits.
 
     python benchmarks/codebook.py [--shapes 1x1024x1024 …] [--bits 2 4 6] [--seconds 0.3]
-                                  [--cold-bytes BYTES] [--target native]
+                                  [--cold-bytes BYTES] [--target native] [--activations f32 int8]
 
-Shapes are rows × columns × depth. One thread of this machine; both kernels pass in turn over copies of the weights, as
+`--activations int8` are products of bytes (`round-activations`), with the time that it takes to round: by indices
+("book"), and by bytes ("bytes"); their difference from the float32 product is relative to the largest result.
+Shapes are rows × columns × depth. One thread of this machine; the kernels pass in turn over copies of the weights, as
 many as `--cold-bytes` of dense ones make up (default: a single one, whose weights stay where they fit), so that larger
-numbers show weights from farther away. Times are medians; GB/s are those of the dense weights; "over dense" is the
-median of the ratios of neighbouring runs.
+numbers show weights from farther away; with `--in-row` each kernel finds its own weights where they fit. Times are
+medians; GB/s are those of the dense weights; "over dense" is the median of the ratios of neighbouring runs.
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ from steps import load_calls
 
 from c2c.codegen.target import Target
 from c2c.compiler.machine import peak
-from c2c.compiler.options import CompileOptions
+from c2c.compiler.options import ACTIVATIONS, CompileOptions
 from c2c.ir.graph import Graph, Node, Value, constant
 from c2c.ir.types import DType, TensorType
+from c2c.passes.base import PassContext, run_pipeline
 from c2c.passes.lower import lower_graph
-from c2c.passes.lower.schedule import Tuning
+from c2c.passes.lower.schedule import DENSE, Tuning
 
 Array = np.ndarray[Any, Any]
 
@@ -49,15 +52,20 @@ def coded(shape: Shape, bits: int, seed: int) -> Array:
 
 
 class Product:
-    """A MatMul by coded weights, by the schedule that a name begins with (dense, book)."""
+    """A MatMul by coded weights, in a form: dense or book, with activations of float32 or rounded."""
 
-    def __init__(self, shape: Shape, weights: Array, start: str, target: Target) -> None:
+    def __init__(self, shape: Shape, weights: Array, form: str, activations: str, target: Target) -> None:
         a = Value("a", TensorType(DType.F32, (shape.m, shape.k)))
         y = Value("y", TensorType(DType.F32, (shape.m, shape.n)))
         node = Node("MatMul", (a, constant("b", weights)), (y,), {}, ("matmul",))
         graph = Graph("product", [a], [y], [node], ["y"])
-        choice = next(c for c in lower_graph(graph, target, 1)[-1].choices if c.family == "book")
-        self.name, self.cycles = next((n, c) for n, c in choice.candidates if n.startswith(start))
+        self.cycles = 0.0
+        if activations != "f32":
+            self.cycles += _round(graph, activations, target)
+        calls = lower_graph(graph, target, 1)
+        choice = next(c for call in calls for c in call.choices if c.family == "book")
+        self.name, cycles = next((n, c) for n, c in choice.candidates if (n == DENSE) == (form == DENSE))
+        self.cycles += cycles
         self.is_chosen = choice.name == self.name
         calls = lower_graph(graph, target, 1, tuning=Tuning({choice.key: self.name}))
         self.loaded, _ = load_calls(calls, graph, CompileOptions(target, name="product"))
@@ -68,22 +76,45 @@ class Product:
         return float(self.loaded.trace([self.feed], [self.result], self.steps).sum())
 
 
-def measure(shape: Shape, bits: int, copies: int, seconds: float, target: Target) -> str:
+def _round(graph: Graph, activations: str, target: Target) -> float:
+    """Round whatever the cost model says; the cycles that it expects of rounding alone."""
+    trial = PassContext(target, activations=activations)
+    run_pipeline(graph.clone(), ("round-activations",), trial)
+    (choice,) = trial.choices
+    run_pipeline(
+        graph,
+        ("round-activations", "fuse"),
+        PassContext(target, activations=activations, tuning=Tuning({choice.key: activations})),
+    )
+    calls = lower_graph(graph, target, 1)
+    return dict(choice.candidates)[activations] - min(c.cycles for call in calls for c in call.choices)
+
+
+def measure(shape: Shape, bits: int, copies: int, seconds: float, target: Target, activations: str, in_row: int) -> str:
     weights = [coded(shape, bits, seed) for seed in range(copies)]
-    pairs = [[Product(shape, w, start, target) for w in weights] for start in ("dense", "book")]
-    error = max(np.abs(d.result - b.result).max() for d, b in zip(*pairs, strict=True) if d.time_ns() and b.time_ns())
-    times: list[list[float]] = [[], []]
+    forms = [(DENSE, "f32"), ("book", activations)] + ([(DENSE, activations)] if activations != "f32" else [])
+    sets = [[Product(shape, w, *form, target) for w in weights] for form in forms]
+    for products in sets:
+        for p in products:
+            p.time_ns()
+    error = max(np.abs(d.result - b.result).max() for d, b in zip(*sets[:2], strict=True))
+    if activations != "f32":
+        error /= max(np.abs(d.result).max() for d in sets[0])
+    times: list[list[float]] = [[] for _ in sets]
     end = time.perf_counter() + seconds
     while not times[0] or time.perf_counter() < end:
-        for found, products in zip(times, pairs, strict=True):
-            found += [p.time_ns() for p in products]
-    dense, book = (statistics.median(t) for t in times)
-    gain = statistics.median(d / b for d, b in zip(*times, strict=True))
-    chosen = next(p[0].name.split()[0] for p in pairs if p[0].is_chosen)
+        for found, products in zip(times, sets, strict=True):
+            found += [p.time_ns() for _ in range(in_row) for p in products]
+    medians = [statistics.median(t) for t in times]
+    dense, book = medians[:2]
+    gains = [statistics.median(d / b for d, b in zip(times[0], t, strict=True)) for t in times[1:]]
+    others = f"  bytes {medians[2] / 1e3:8.1f} us over dense {gains[1]:5.2f}" if len(sets) > 2 else ""
+    chosen = "book" if sets[1][0].is_chosen else "bytes" if len(sets) > 2 else DENSE
     return (
-        f"{shape!s:>16} {bits} bits  dense {dense / 1e3:8.1f} us {4 * shape.n * shape.k / dense:6.1f} GB/s"
-        f"  book {book / 1e3:8.1f} us {2 * shape.m * shape.n * shape.k / book:6.1f} GF/s  over dense {gain:5.2f}"
-        f"  chosen {chosen:8} model {pairs[0][0].cycles / pairs[1][0].cycles:5.2f}  max difference {error:.1e}"
+        f"{shape!s:>16} {bits} bits {activations}"
+        f"  dense {dense / 1e3:8.1f} us {4 * shape.n * shape.k / dense:6.1f} GB/s"
+        f"  book {book / 1e3:8.1f} us {2 * shape.m * shape.n * shape.k / book:6.1f} GF/s  over dense {gains[0]:5.2f}"
+        f"{others}  chosen {chosen:5} model {sets[0][0].cycles / sets[1][0].cycles:5.2f}  max difference {error:.1e}"
     )
 
 
@@ -94,7 +125,11 @@ def main() -> None:
     parser.add_argument("--bits", nargs="+", type=int, default=[4])
     parser.add_argument("--seconds", type=float, default=0.3, help="a shape and number of bits")
     parser.add_argument("--cold-bytes", type=int, default=0)
+    parser.add_argument(
+        "--in-row", type=int, default=1, metavar="N", help="runs of one kernel before it is another's turn"
+    )
     parser.add_argument("--target", default="native", help="one that this machine runs")
+    parser.add_argument("--activations", nargs="+", choices=ACTIVATIONS, default=["f32"])
     args = parser.parse_args()
     target = Target.parse(args.target)
     print(f"{target}: peak {peak(target.lanes(DType.F32), 0.2):.1f} GF/s")
@@ -102,7 +137,8 @@ def main() -> None:
         shape = Shape(*map(int, text.split("x")))
         copies = max(1, args.cold_bytes // (4 * shape.n * shape.k))
         for bits in args.bits:
-            print(measure(shape, bits, copies, args.seconds, target), flush=True)
+            for activations in args.activations:
+                print(measure(shape, bits, copies, args.seconds, target, activations, args.in_row), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..ir.loops import Const, Dot
 from ..ir.types import DType
-from .llvm_types import value_type, vector
+from .llvm_types import splat, value_type, vector
 from .llvm_writer import Writer
 from .target import Target
 
@@ -63,6 +63,10 @@ def dot(w: Writer, target: Target, e: Dot, a: str, b: str, c: str) -> str:
             return _instruction(w, target, row, a, b, c)
         if (row.a, row.b) == (e.b.dtype, e.a.dtype):
             return _instruction(w, target, row, b, a, c)
+    if (pairs := _pairs_of_bytes(target, e, group)) is not None:
+        return _by_pairs(w, target, pairs, e, a, b, c)
+    if group == 4 and e.lanes == 4 and target.arch == "aarch64" and e.a.dtype is e.b.dtype is DType.I8:
+        return _by_long_products(w, a, b, c)
     return _widened(w, e, group, a, b, c)
 
 
@@ -82,6 +86,49 @@ def _instruction(w: Writer, target: Target, row: _Instruction, a: str, b: str, c
         a, b = (w.op(f"bitcast {t} {v} to {sums}") for t, v in zip(types, (a, b), strict=True))
         types = [sums, sums]
     return w.call(row.name, sums, (sums, c), (types[0], a), (types[1], b))
+
+
+def _pairs_of_bytes(target: Target, e: Dot, group: int) -> _Instruction | None:
+    """The products of i16 that make a dot product of bytes in fours."""
+    if group != 4 or e.a.dtype.bits != 8 or e.b.dtype.bits != 8:
+        return None
+    rows = (r for r in _INSTRUCTIONS if r.a is r.b is DType.I16 and r.lanes == e.lanes)
+    return next((r for r in rows if _has(target, r.feature)), None)
+
+
+def _by_pairs(w: Writer, target: Target, row: _Instruction, e: Dot, a: str, b: str, c: str) -> str:
+    """Even bytes times even ones, then odd ones times odd ones: no byte moves to another lane."""
+    for part in (_even_bytes, _odd_bytes):
+        left, right = (part(w, x.dtype, row.lanes * row.group, v) for x, v in ((e.a, a), (e.b, b)))
+        c = _instruction(w, target, row, left, right, c)
+    return c
+
+
+def _even_bytes(w: Writer, dtype: DType, lanes: int, value: str) -> str:
+    words = w.op(f"bitcast {value_type(dtype, 2 * lanes)} {value} to {vector('i16', lanes)}")
+    if not dtype.is_signed:
+        return w.op(f"and {vector('i16', lanes)} {words}, {splat('i16', '255', lanes)}")
+    high = w.op(f"shl {vector('i16', lanes)} {words}, {splat('i16', '8', lanes)}")
+    return w.op(f"ashr {vector('i16', lanes)} {high}, {splat('i16', '8', lanes)}")
+
+
+def _odd_bytes(w: Writer, dtype: DType, lanes: int, value: str) -> str:
+    words = w.op(f"bitcast {value_type(dtype, 2 * lanes)} {value} to {vector('i16', lanes)}")
+    shift = "ashr" if dtype.is_signed else "lshr"
+    return w.op(f"{shift} {vector('i16', lanes)} {words}, {splat('i16', '8', lanes)}")
+
+
+def _by_long_products(w: Writer, a: str, b: str, c: str) -> str:
+    """16 products in i16 (`smull`), neighbours added in i32 and once more: exact, -128 squared twice too."""
+    bytes_, words, sums = vector("i8", 16), vector("i16", 8), vector("i32", 4)
+    pairs = []
+    for first in (0, 8):
+        half = tuple(range(first, first + 8))
+        factors = [w.op(f"sext {vector('i8', 8)} {w.shuffle(bytes_, v, 'poison', half)} to {words}") for v in (a, b)]
+        products = w.op(f"mul {words} {factors[0]}, {factors[1]}")
+        pairs.append(w.call("llvm.aarch64.neon.saddlp.v4i32.v8i16", sums, (words, products)))
+    four = w.call("llvm.aarch64.neon.addp.v4i32", sums, (sums, pairs[0]), (sums, pairs[1]))
+    return w.op(f"add {sums} {c}, {four}")
 
 
 def _fenced(w: Writer, value: str, lanes: int) -> str:

@@ -120,6 +120,7 @@ def compile(
     winograd_weights: str = "auto",
     precision: str = "f32",
     weight_type: str = "f32",
+    activations: str = "f32",
     optimize_for: str = "speed",
     tuning: Path | str | None = None,
 ) -> CompiledModel:
@@ -129,6 +130,8 @@ def compile(
     inputs constants. threads: the most threads a run uses. winograd_weights: "compile", "load" or "auto", when they are
     transformed. precision: "f32", or "f16" for arithmetic in half precision between the model's own inputs and outputs,
     on targets that have it. weight_type: "f32", or "f16", "bf16": weights rounded to it and widened in registers.
+    activations: "f32", or "int8": those of products by few-level or integer weights may be rounded, where that is
+    faster; the manifest says which, and how wrong that makes results.
     optimize_for: "speed", or "memory" where a smaller arena is worth some time. tuning: a file
     of `c2c tune`. A target that this machine cannot run can be saved, not run.
     Raises C2CError: one clear error with node, operator, shapes and remedy.
@@ -147,6 +150,7 @@ def compile(
         winograd_weights=winograd_weights,
         precision=precision,
         weight_type=weight_type,
+        activations=activations,
         optimize_for=optimize_for,
         tuning=Tuning() if tuning is None else read_tuning(Path(tuning), parsed),
     )

@@ -127,6 +127,7 @@ def _manifest(
         "kernels": len(program.kernels),
         "steps": len(program.steps),
         "schedules": program.notes,
+        "rounded": [asdict(r) for r in program.rounded],
         "sha256": files,
     }
 

@@ -15,7 +15,7 @@ from ..passes.select_winograd import WEIGHTS
 from . import commands
 from .bundle import EMITS
 from .bundle import WEIGHTS as FORMS
-from .options import AIMS, PRECISIONS, WEIGHT_TYPES
+from .options import ACTIVATIONS, AIMS, PRECISIONS, WEIGHT_TYPES
 
 DESCRIPTION = "Compile trained networks (ONNX) into object files that an app links: no interpreter, no runtime library."
 TUNE_SECONDS = 120.0
@@ -100,6 +100,10 @@ def _model(p: argparse.ArgumentParser, target: str = "native", *, optional: bool
     p.add_argument("--tuning", type=Path, metavar="FILE", help="schedules that c2c tune measured")
     p.add_argument("--precision", choices=PRECISIONS, default="f32", help="of convolutions and what lies between them")
     p.add_argument("--weight-type", choices=WEIGHT_TYPES, default="f32", help="weights rounded, widened in registers")
+    p.add_argument(
+        "--activations", choices=ACTIVATIONS, default="f32",
+        help="int8: those of products by few-level or integer weights may be rounded; what that costs is reported",
+    )  # fmt: skip
     p.add_argument("--optimize-for", choices=AIMS, default=AIMS[0], help="memory: a smaller arena before speed")
     p.add_argument("--winograd-error", type=float, default=1e-4, metavar="E", help="cap for Winograd layers; 0: none")
     p.add_argument(

@@ -53,7 +53,7 @@ def options_of(a: argparse.Namespace) -> CompileOptions:
     return CompileOptions(
         target, model_identifier(a.name) if a.name else api.model_name(a.model), a.threads, a.level,
         winograd_error=a.winograd_error, winograd_weights=winograd, precision=a.precision,
-        weight_type=a.weight_type,
+        weight_type=a.weight_type, activations=a.activations,
         optimize_for=a.optimize_for, tuning=tuning, debug=debug, **pinned(a),
     )  # fmt: skip
 
@@ -144,6 +144,7 @@ def compile_command(a: argparse.Namespace) -> int:
         print(f"weights of {len(manifest['prepared'])} Winograd layers are transformed at load:")
         for layer, size in manifest["prepared"].items():
             print(f"  {layer}: {_bytes(size)}")
+    tables.print_rounded(compiled.program.rounded)
     return 0
 
 

@@ -95,7 +95,7 @@ def compile_graph(
     observer = observer or PassObserver(options.debug)
     progress("optimise")
     graph = source.clone()
-    choices = optimise(graph, options, observer)
+    context = optimise(graph, options, observer)
     if options.taps:
         tap(graph)
     verify(graph)
@@ -114,13 +114,15 @@ def compile_graph(
         program = assemble(graph, calls, memory, options)
         verify_program(program)
     steps = [call for call in calls if not call.once]
-    compiled = Compiled(options, source, graph, steps, memory, program, observer, tuple(choices))
+    compiled = Compiled(options, source, graph, steps, memory, program, observer, tuple(context.choices))
+    program.rounded = tuple(context.rounded)
     program.notes |= {f"{c.family} {c.problem}": c.name for c in compiled.schedules if len(c.candidates) > 1}
     return compiled
 
 
-def optimise(graph: Graph, options: CompileOptions, observer: PassObserver) -> list[Choice]:
-    """Run the graph passes of the optimisation level, up to `--stop-after`, in place; the schedules they chose."""
+def optimise(graph: Graph, options: CompileOptions, observer: PassObserver) -> PassContext:
+    """Run the graph passes of the optimisation level, up to `--stop-after`, in place; what they were given, with the
+    schedules that they chose and the products that they rounded."""
     names = list(pipeline(options.level))
     stop = options.debug.stop_after
     for name in (*options.debug.print_after, *((stop,) if stop is not None else ())):
@@ -133,8 +135,8 @@ def optimise(graph: Graph, options: CompileOptions, observer: PassObserver) -> l
     context = PassContext(
         options.target, options.threads, observer.allow, winograd_error=options.winograd_error,
         winograd_weights=options.winograd_weights, precision=DType(options.precision),
-        weight_type=DType(options.weight_type),
+        weight_type=DType(options.weight_type), activations=options.activations,
         optimize_for=options.optimize_for, tuning=options.tuning,
     )  # fmt: skip
     run_pipeline(graph, names, context, observer)
-    return context.choices
+    return context

@@ -17,6 +17,8 @@ from .pipeline import LEVELS
 
 PRECISIONS = ("f32", "f16")
 WEIGHT_TYPES = ("f32", "f16", "bf16")
+ACTIVATIONS = ("f32", "int8")
+"""What `--activations` takes."""
 
 AIMS = ("speed", "memory")
 """What `--optimize-for` takes."""
@@ -46,7 +48,9 @@ class CompileOptions:
     ("load"); "auto" decides by size (`select_winograd.LOAD_BYTES`).
     precision: "f32", or "f16": convolutions and what lies between them compute in f16 (`narrow-floats`).
     weight_type: "f32", or "f16", "bf16": constant matrices are rounded to it and widened in registers
-    (`narrow-weights`). optimize_for: "speed", or "memory" where a smaller arena is worth some time.
+    (`narrow-weights`). activations: "f32", or "int8": those of products by few-level or integer weights may be rounded,
+    with what that does to results in `Program.rounded` (`round-activations`).
+    optimize_for: "speed", or "memory" where a smaller arena is worth some time.
     tuning: schedules measured before (`tuning.py`); the cost model chooses for problems that it does not name.
     keep_constants: leave constants' data in the optimised graph, to print it; otherwise it is dropped once packed.
     """
@@ -62,6 +66,7 @@ class CompileOptions:
     winograd_weights: str = "auto"
     precision: str = "f32"
     weight_type: str = "f32"
+    activations: str = "f32"
     optimize_for: str = "speed"
     tuning: Tuning = field(default_factory=Tuning)
     taps: bool = False
@@ -94,6 +99,11 @@ class CompileOptions:
                 f"there is no type of weights {self.weight_type!r}",
                 f"one of {WEIGHT_TYPES}",
             ),
+            (
+                self.activations not in ACTIVATIONS,
+                f"activations cannot be rounded to {self.activations!r}",
+                f"one of {ACTIVATIONS}",
+            ),
             (self.optimize_for not in AIMS, f"nothing optimises for {self.optimize_for!r}", f"one of {list(AIMS)}"),
             (limit is not None and limit < 0, f"a limit of {limit} rewrites makes no sense", "0 or more"),
         ):
@@ -116,6 +126,7 @@ class CompileOptions:
             "winograd_weights": self.winograd_weights,
             "precision": self.precision,
             "weight_type": self.weight_type,
+            "activations": self.activations,
             "optimize_for": self.optimize_for,
             "tuning": self.tuning.digest,
         }

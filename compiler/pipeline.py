@@ -5,8 +5,17 @@ from __future__ import annotations
 _CLEAN = ("fold-constants", "canonicalize", "eliminate-common-subexpressions")
 
 LEVELS: dict[int, tuple[str, ...]] = {
-    0: ("narrow-weights", "eliminate-dead-code", "own-outputs"),
-    1: ("integer-arithmetic", *_CLEAN, "fold-batch-norm", "narrow-weights", "fuse", "place-concats", "own-outputs"),
+    0: ("narrow-weights", "round-activations", "eliminate-dead-code", "own-outputs"),
+    1: (
+        "integer-arithmetic",
+        *_CLEAN,
+        "fold-batch-norm",
+        "narrow-weights",
+        "round-activations",
+        "fuse",
+        "place-concats",
+        "own-outputs",
+    ),
     2: (
         "integer-arithmetic",
         *_CLEAN,
@@ -22,6 +31,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "narrow-floats",
         "pack-strides",
         "sparse-products",
+        "round-activations",
         "choose-layout",
         "fuse",
         "chain-convolutions",

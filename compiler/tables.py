@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ..ir.program import Rounded
 from .bench import BenchReport, NodeTime
 from .machine import Machine
 from .tune import TuneReport
@@ -30,6 +31,17 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     for row in (columns, *rows):
         cells = [c.rjust(w) if i < numbers else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
         print("  ".join(cells).rstrip())
+
+
+def print_rounded(products: Sequence[Rounded]) -> None:
+    """Products whose activations were rounded, and what that does to their results."""
+    if products:
+        print(f"activations of {len(products)} products are rounded to {products[0].activations}:")
+    for p in products:
+        print(
+            f"  {p.origin[-1]} {p.length}x{p.columns}: error {p.expected:.2%} expected (of weights {p.weights:.2%}),"
+            f" at most {p.largest:.3g} times the largest activation of a row"
+        )
 
 
 def print_machine(m: Machine) -> None:

@@ -52,12 +52,31 @@ class Span:
     nbytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Rounded:
+    """A product of float32 whose factors were rounded: by ONNX nodes `origin`, activations to a type.
+
+    weights: root mean square of what the weights [length, columns] lost, relative to theirs. expected: that of the
+    results' error relative to theirs, for normally distributed activations. largest: what no result is wrong by more
+    than, relative to the largest magnitude in its row of activations.
+    """
+
+    origin: tuple[str, ...]
+    activations: str
+    length: int
+    columns: int
+    weights: float
+    expected: float
+    largest: float
+
+
 @dataclass(eq=False, slots=True)
 class Program:
     """A whole model: kernels, the steps that call them in order, memory sizes and packed weights.
 
     prepare: steps that run once, before all others, and fill `prepared_bytes` of the app's from the weights.
     spans: the constants in the weights, in order, as far as they are known; the text form leaves them out.
+    rounded: products that do not compute what the model says; the text form leaves them out.
     """
 
     name: str
@@ -72,3 +91,4 @@ class Program:
     prepare: tuple[Step, ...] = ()
     prepared_bytes: int = 0
     spans: tuple[Span, ...] = ()
+    rounded: tuple[Rounded, ...] = ()

@@ -17,6 +17,7 @@ from typing import ClassVar, Protocol, TypeVar
 from ..codegen.target import Target
 from ..ir.errors import PassError
 from ..ir.graph import Graph, Node, Rewriter, Value
+from ..ir.program import Rounded
 from ..ir.types import DType
 from .lower.schedule import Choice, Tuning
 
@@ -34,7 +35,9 @@ class PassContext:
     winograd_weights: when they are transformed, of `select_winograd.WEIGHTS`.
     precision: type of the arithmetic on float32 tensors where it may be narrowed (`narrow-floats`).
     weight_type: what constant matrices of float32 are rounded to (`narrow-weights`): f32, f16 or bf16.
+    activations: what activations of products by coded weights may be rounded to (`round-activations`): f32 or int8.
     optimize_for: "speed", or "memory" where a smaller arena is worth some time.
+    rounded: where passes record the products whose activations they rounded.
     tuning, choices: what `lower.schedule.choose` follows, and where it records.
     """
 
@@ -46,9 +49,11 @@ class PassContext:
     winograd_weights: str = "auto"
     precision: DType = DType.F32
     weight_type: DType = DType.F32
+    activations: str = "f32"
     optimize_for: str = "speed"
     tuning: Tuning = field(default_factory=Tuning)
     choices: list[Choice] = field(default_factory=list)
+    rounded: list[Rounded] = field(default_factory=list)
 
     def rewriter(self, graph: Graph) -> GraphRewriter:
         return GraphRewriter(graph, self.allow)

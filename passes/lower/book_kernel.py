@@ -47,26 +47,41 @@ def book_plan(ctx: Lowering, p: Product) -> Plan | None:
     book = book_of(p.b.value.data) if p.acc is DType.F32 and not any(p.b.batch) else None
     if book is None or p.a.value.type.dtype is not DType.F32 or p.macs == 0:
         return None
-    cost = expand_cycles(ctx.target, book.entries.size)
-    if cost is None:
+    batch, found = prod(p.batch), _book_cycles(ctx.target, book, p.m, p.n, p.k)
+    if found is None:
         return None
-    lanes, batch = ctx.lanes(), prod(p.batch)
-    vectors = -(-p.n // lanes)
-    candidates: list[Schedule[Plan | None]] = [Schedule(DENSE, batch * _dense_cycles(ctx.target, p), None)]
-    tile = _tile(ctx.target, p.m, vectors)
-    passes = -(-p.m // tile.rows)
-    expanding = p.k * vectors * (passes * cost + p.m / ctx.target.fma_per_cycle)
-    coded = max(expanding, stream_cycles(ctx.target, book.field * p.k * vectors * lanes // 8))
-    candidates.append(Schedule(str(plan := Plan(book, tile)), batch * coded, plan))
+    plan, coded = found
+    candidates: list[Schedule[Plan | None]] = [
+        Schedule(DENSE, batch * _dense_cycles(ctx.target, p.m, p.n, p.k), None),
+        Schedule(str(plan), batch * coded, plan),
+    ]
     problem = f"{batch} of {p.m}x{p.n}x{p.k} {p.acc} levels {book.entries.size} threads {ctx.threads}"
     return choose(ctx, "book", problem, candidates)
 
 
-def _dense_cycles(target: Target, p: Product) -> float:
+def matrix_cycles(target: Target, matrix: np.ndarray, rows: int) -> float:
+    """Cycles that a product of rows and a float32 matrix [K, N] is expected to take, by its book or without."""
+    (length, columns), book = matrix.shape, book_of(matrix)
+    dense = _dense_cycles(target, rows, columns, length)
+    found = None if book is None else _book_cycles(target, book, rows, columns, length)
+    return dense if found is None else min(dense, found[1])
+
+
+def _book_cycles(target: Target, book: Book, m: int, n: int, k: int) -> tuple[Plan, float] | None:
+    cost = expand_cycles(target, book.entries.size)
+    if cost is None:
+        return None
+    vectors = -(-n // target.lanes())
+    tile = _tile(target, m, vectors)
+    expanding = k * vectors * (-(-m // tile.rows) * cost + m / target.fma_per_cycle)
+    return Plan(book, tile), max(expanding, stream_cycles(target, book.field * k * vectors * target.lanes() // 8))
+
+
+def _dense_cycles(target: Target, m: int, n: int, k: int) -> float:
     """The first tile of rows waits for the weights, those after it find them near."""
-    best = min(tiles(target, p.acc, p.m, p.n, p.k), key=lambda s: s.cycles)
-    first = best.cycles * min(1.0, best.plan.rows / p.m)
-    streamed = stream_cycles(target, p.acc.nbytes * p.k * -(-p.n // target.lanes(p.acc)) * target.lanes(p.acc))
+    best = min(tiles(target, DType.F32, m, n, k), key=lambda s: s.cycles)
+    first = best.cycles * min(1.0, best.plan.rows / m)
+    streamed = stream_cycles(target, DType.F32.nbytes * k * -(-n // target.lanes()) * target.lanes())
     return max(first, streamed) + best.cycles - first
 
 

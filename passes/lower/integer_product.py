@@ -10,19 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
+from ...codegen.target import Target
 from ...ir.graph import Value
-from ...ir.loops import Expr, binary, broadcast, cast, const, minimum, shuffle
+from ...ir.loops import Buffer, Expr, binary, broadcast, cast, const, minimum, shuffle
 from ...ir.types import DType
+from .books import stream_cycles
+from .byte_books import ByteBook, CodedBytes, book_cycles, byte_book, byte_form
 from .context import KernelBuilder, Lowering, Site
 from .conv_kernel import unravel
+from .micro import Rows as MicroRows
 from .micro import multiply, packed, products_together, rows_of
 from .packing import spans
+from .schedule import DENSE, Schedule, choose
 from .tasks import PARALLEL_MACS, guarded, pieces, tasks
-from .tile import Tile, choose_tile
+from .tile import Tile, choose_tile, tiles
 
 Finish: TypeAlias = Callable[[KernelBuilder, Site, Expr], None]
 """Stores a vector of 32-bit sums at its site."""
@@ -48,17 +53,63 @@ class Rows:
 
 def multiply_rows(ctx: Lowering, a: Value, zero: Value | None, weights: np.ndarray, finish: Finish) -> None:
     """Append the kernels of (a - zero) · weights: a [..., K], zero a scalar, weights [K, N] without zero points."""
-    form = ctx.target.byte_levels
-    if form is None or weights.min(initial=0) < -128 or weights.max(initial=0) > 127:
-        form = DType.I16
-    rows = _rows(ctx, a, zero, form)
-    _Writer(ctx, rows, weights.astype(np.int16 if form is DType.I16 else np.int8), finish).write()
+    plan = _plan(ctx, prod(a.type.dims[:-1]), weights)
+    form = _dense_form(ctx.target, weights) if plan is None else byte_form(ctx.target)
+    together = products_together(ctx.target, form) if plan is None else plan[0].together
+    rows = _rows(ctx, a, zero, form, together)
+    factor: Factor
+    if plan is None:
+        factor = _Dense(ctx, rows, weights.astype(np.int16 if form is DType.I16 else np.int8))
+    else:
+        factor = CodedBytes(ctx, *plan, rows.length)
+    _Writer(ctx, rows, weights, factor, finish).write()
 
 
-def _rows(ctx: Lowering, a: Value, zero: Value | None, form: DType) -> Rows:
-    """The rows in a type."""
+def _plan(ctx: Lowering, rows: int, weights: np.ndarray) -> tuple[ByteBook, Tile] | None:
+    """The book and tile of a product by indices, None where weights are better read byte by byte."""
+    (length, columns), book = weights.shape, byte_book(weights)
+    found = None if book is None else book_cycles(ctx.target, book, rows, length, columns)
+    if book is None or found is None:
+        return None
+    tile, cycles = found
+    problem = f"{rows}x{columns}x{length} bytes levels {book.entries.size} threads {ctx.threads}"
+    candidates: list[Schedule[Tile | None]] = [
+        Schedule(DENSE, dense_cycles(ctx.target, rows, weights), None),
+        Schedule(f"book={book.entries.size} bytes tile={tile}", cycles, tile),
+    ]
+    chosen = choose(ctx, "book", problem, candidates)
+    return None if chosen is None else (book, chosen)
+
+
+def product_cycles(target: Target, rows: int, weights: np.ndarray) -> float:
+    """Cycles that `multiply_rows` is expected to take by its best schedule."""
+    book = byte_book(weights)
+    found = None if book is None else book_cycles(target, book, rows, *weights.shape)
+    dense = dense_cycles(target, rows, weights)
+    return dense if found is None else min(dense, found[1])
+
+
+def dense_cycles(target: Target, rows: int, weights: np.ndarray) -> float:
+    """Cycles of a product whose weights are read byte by byte, or as i16."""
+    length, columns = weights.shape
+    form = _dense_form(target, weights)
+    together, lanes = products_together(target, form), target.lanes(DType.I32)
+    steps = -(-length // together)
+    nbytes = steps * together * -(-columns // lanes) * lanes * (2 if form is DType.I16 else 1)
+    computed = steps * tiles(target, DType.I32, rows, columns, depth=length)[0][1]
+    return float(max(computed, stream_cycles(target, nbytes)))
+
+
+def _dense_form(target: Target, weights: np.ndarray) -> DType:
+    form = target.byte_levels
+    fits = weights.min(initial=0) >= -128 and weights.max(initial=0) <= 127
+    return form if form is not None and fits else DType.I16
+
+
+def _rows(ctx: Lowering, a: Value, zero: Value | None, form: DType, together: int) -> Rows:
+    """The rows in a type, of a length that is a multiple of `together`."""
     count, length = prod(a.type.dims[:-1]), a.type.dims[-1]
-    whole = -(-length // products_together(ctx.target, form)) * products_together(ctx.target, form)
+    whole = -(-length // together) * together
     if a.type.dtype is form and length == whole:
         return Rows(a, count, length, zero, 0)
     out = ctx.scratch("rows", form, count * whole)
@@ -84,14 +135,64 @@ def _rows(ctx: Lowering, a: Value, zero: Value | None, form: DType) -> Rows:
     return Rows(out, count, whole, zero, shift)
 
 
-class _Writer:
-    def __init__(self, ctx: Lowering, rows: Rows, weights: np.ndarray, finish: Finish) -> None:
-        self.ctx, self.rows, self.finish, self.k = ctx, rows, finish, ctx.kernel()
-        self.n, self.lanes = weights.shape[1], ctx.lanes(DType.I32)
+class Factor(Protocol):
+    """A constant factor [K, N]: how it lies in memory, and the inner loop over it.
+
+    tile: rows × vectors of sums. together: steps of k that cannot be parted. column: elements of panels a column.
+    """
+
+    @property
+    def tile(self) -> Tile: ...
+    @property
+    def together(self) -> int: ...
+    @property
+    def column(self) -> int: ...
+
+    def sets(self, size: int, needed: int) -> int:
+        """How many copies of `size` sums are worked on, where `needed` sums hide the latency."""
+
+    def multiply(
+        self, k: KernelBuilder, x: MicroRows, at: Expr, tile: Tile, acc: Buffer, count: int, sets: int
+    ) -> None:
+        """acc[r·vectors + v] += Σ x[r, i] · w[i, v] for i below `count`, of a panel at `at`, in `sets` copies."""
+
+
+class _Dense:
+    """Weights element by element."""
+
+    def __init__(self, ctx: Lowering, rows: Rows, weights: np.ndarray) -> None:
+        self.n, self.lanes, self.column = weights.shape[1], ctx.lanes(DType.I32), rows.length
         self.together = products_together(ctx.target, rows.value.type.dtype)
-        self.vectors = -(-self.n // self.lanes)
         self.tile = choose_tile(ctx.target, DType.I32, rows.count, self.n, depth=rows.length)
+        self.most, self.steps = ctx.target.registers // 2, rows.length // self.together
         self.weights = ctx.pack("weights", self._packed(weights))
+
+    def _packed(self, weights: np.ndarray) -> np.ndarray:
+        length, total = self.column, -(-self.n // self.lanes) * self.lanes
+        whole = np.zeros((length, total), weights.dtype)
+        whole[: len(weights), : self.n] = weights
+        parts = []
+        for first in range(0, total, self.tile.vectors * self.lanes):
+            part = whole[:, first : first + self.tile.vectors * self.lanes]
+            steps = part.reshape(length // self.together, self.together, part.shape[1])
+            parts.append(steps.transpose(0, 2, 1).reshape(-1))
+        return np.concatenate(parts)
+
+    def sets(self, size: int, needed: int) -> int:
+        return max(1, min(needed // size, self.steps, self.most // size))
+
+    def multiply(
+        self, k: KernelBuilder, x: MicroRows, at: Expr, tile: Tile, acc: Buffer, count: int, sets: int
+    ) -> None:
+        w = packed(k.tensor(self.weights), at, tile.vectors, self.lanes)
+        multiply(k, x, w, count, acc, sets=sets, unroll=self.together * sets, together=self.together)
+
+
+class _Writer:
+    def __init__(self, ctx: Lowering, rows: Rows, weights: np.ndarray, factor: Factor, finish: Finish) -> None:
+        self.ctx, self.rows, self.factor, self.finish, self.k = ctx, rows, factor, finish, ctx.kernel()
+        self.n, self.lanes, self.tile = weights.shape[1], ctx.lanes(DType.I32), factor.tile
+        self.vectors = -(-self.n // self.lanes)
         taken = weights.astype(np.int64).sum(0)
         fixed = rows.zero is None or rows.zero.data is not None
         if fixed:
@@ -104,17 +205,6 @@ class _Writer:
             padded = np.zeros(self.vectors * self.lanes, np.int64)
             padded[: self.n] = taken
             self.sums = ctx.pack("sums", padded.astype(np.uint32).view(np.int32))
-
-    def _packed(self, weights: np.ndarray) -> np.ndarray:
-        length, total = self.rows.length, self.vectors * self.lanes
-        whole = np.zeros((length, total), weights.dtype)
-        whole[: len(weights), : self.n] = weights
-        parts = []
-        for first in range(0, total, self.tile.vectors * self.lanes):
-            part = whole[:, first : first + self.tile.vectors * self.lanes]
-            steps = part.reshape(length // self.together, self.together, part.shape[1])
-            parts.append(steps.transpose(0, 2, 1).reshape(-1))
-        return np.concatenate(parts)
 
     def write(self) -> None:
         k, rows, tile = self.k, self.rows, self.tile
@@ -136,7 +226,7 @@ class _Writer:
         k, rows, tile = self.k, self.rows, self.tile
         end = k.let(minimum(begin + step, rows.count) if rows.count % step else begin + step, "end")
         column = k.let(panel * (tile.vectors * self.lanes), "n")
-        at = k.let(column * rows.length, "w")
+        at = k.let(column * self.factor.column, "w")
         whole = rows.count // tile.rows
         last = k.let(minimum(end / tile.rows, whole), "last")
         if whole:
@@ -148,8 +238,7 @@ class _Writer:
 
     def _tile(self, m: Expr, column: Expr, at: Expr, tile: Tile) -> None:
         k, rows, lanes, size = self.k, self.rows, self.lanes, tile.rows * tile.vectors
-        steps = rows.length // self.together
-        sets = 1 if tile.rows > 1 else max(1, min(IN_FLIGHT // size, steps, self.ctx.target.registers // 2 // size))
+        sets = 1 if tile.rows > 1 else self.factor.sets(size, IN_FLIGHT)
         acc = k.registers("acc", DType.I32, size * sets, lanes)
         for v in range(tile.vectors):
             first = self._first(column + v * lanes)
@@ -158,9 +247,7 @@ class _Writer:
         for i in range(size, size * sets):
             k.store(acc, i, const(0, DType.I32, lanes))
         x = rows_of(k.tensor(rows.value), k.let(m * rows.length, "x"), rows.length, tile.rows)
-        w = packed(k.tensor(self.weights), at, tile.vectors, lanes)
-        unroll = self.together * sets
-        multiply(k, x, w, rows.length, acc, sets=sets, unroll=unroll, together=self.together)
+        self.factor.multiply(k, x, at, tile, acc, rows.length, sets)
         for r in range(tile.rows):
             for v in range(tile.vectors):
                 value = k.load(acc, r * tile.vectors + v)

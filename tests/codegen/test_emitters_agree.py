@@ -75,7 +75,7 @@ def every_dot() -> Program:
     return Program("dots", ports[:-1], ports[-1:], {"dots": kernel}, (step,), 0, bytearray())
 
 
-@pytest.mark.parametrize("target", ["native", "x86-64", "x86-64-v3"])
+@pytest.mark.parametrize("target", ["native", "x86-64", "x86-64-v3", "x86-64-v4"])
 def test_every_dot_is_exact(target: str) -> None:
     if not Target.parse(target).runs_here:
         pytest.skip(f"{target} does not run on this machine")
