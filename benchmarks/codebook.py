@@ -1,10 +1,11 @@
 """Products with weights of few levels: kernels on indices beside the own dense kernel, by shape and bits.
 
     python benchmarks/codebook.py [--shapes 1x1024x1024 …] [--bits 2 4 6] [--seconds 0.3]
-                                  [--cold-bytes BYTES] [--target native] [--activations f32 int8]
+                                  [--cold-bytes BYTES] [--target native] [--activations f32 int8] [--form panels]
 
 `--activations int8` are products of bytes (`round-activations`), with the time that it takes to round: by indices
 ("book"), and by bytes ("bytes"); their difference from the float32 product is relative to the largest result.
+`--form panels`: indices are expanded panel by panel, for many rows, and not at every use.
 Shapes are rows × columns × depth. One thread of this machine; the kernels pass in turn over copies of the weights, as
 many as `--cold-bytes` of dense ones make up (default: a single one, whose weights stay where they fit), so that larger
 numbers show weights from farther away; with `--in-row` each kernel finds its own weights where they fit. Times are
@@ -64,7 +65,7 @@ class Product:
             self.cycles += _round(graph, activations, target)
         calls = lower_graph(graph, target, 1)
         choice = next(c for call in calls for c in call.choices if c.family == "book")
-        self.name, cycles = next((n, c) for n, c in choice.candidates if (n == DENSE) == (form == DENSE))
+        self.name, cycles = next((n, c) for n, c in choice.candidates if form in n)
         self.cycles += cycles
         self.is_chosen = choice.name == self.name
         calls = lower_graph(graph, target, 1, tuning=Tuning({choice.key: self.name}))
@@ -90,9 +91,11 @@ def _round(graph: Graph, activations: str, target: Target) -> float:
     return dict(choice.candidates)[activations] - min(c.cycles for call in calls for c in call.choices)
 
 
-def measure(shape: Shape, bits: int, copies: int, seconds: float, target: Target, activations: str, in_row: int) -> str:
+def measure(
+    shape: Shape, bits: int, copies: int, seconds: float, target: Target, activations: str, in_row: int, form: str
+) -> str:
     weights = [coded(shape, bits, seed) for seed in range(copies)]
-    forms = [(DENSE, "f32"), ("book", activations)] + ([(DENSE, activations)] if activations != "f32" else [])
+    forms = [(DENSE, "f32"), (form, activations)] + ([(DENSE, activations)] if activations != "f32" else [])
     sets = [[Product(shape, w, *form, target) for w in weights] for form in forms]
     for products in sets:
         for p in products:
@@ -129,6 +132,7 @@ def main() -> None:
         "--in-row", type=int, default=1, metavar="N", help="runs of one kernel before it is another's turn"
     )
     parser.add_argument("--target", default="native", help="one that this machine runs")
+    parser.add_argument("--form", choices=("tile", "panels"), default="tile", help="of book products of floats")
     parser.add_argument("--activations", nargs="+", choices=ACTIVATIONS, default=["f32"])
     args = parser.parse_args()
     target = Target.parse(args.target)
@@ -138,7 +142,9 @@ def main() -> None:
         copies = max(1, args.cold_bytes // (4 * shape.n * shape.k))
         for bits in args.bits:
             for activations in args.activations:
-                print(measure(shape, bits, copies, args.seconds, target, activations, args.in_row), flush=True)
+                print(
+                    measure(shape, bits, copies, args.seconds, target, activations, args.in_row, args.form), flush=True
+                )
 
 
 if __name__ == "__main__":

@@ -102,7 +102,10 @@ def compile_graph(
     views = find_views(graph)
     progress("lower")
     with observer.stage("lower"):
-        calls = lower_graph(graph, options.target, options.threads, placed_values(graph, views), options.tuning)
+        calls = lower_graph(
+            graph, options.target, options.threads, placed_values(graph, views), options.tuning,
+            for_memory=options.optimize_for == "memory",
+        )  # fmt: skip
     with observer.stage("loop passes"):
         for call in calls:
             call.kernel = optimise_kernel(call.kernel)

@@ -17,6 +17,7 @@ PRICE = np.log(2) / 6
 
 _RARE_BITS = 16.0
 _COMPANDED = 64
+_FEW_SAMPLE, _FEW_BINS, _FEW_ROUNDS = 1 << 17, 512, 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +41,39 @@ def code_lengths(counts: np.ndarray) -> np.ndarray:
 
 def uniform(values: np.ndarray, step: float, levels: int = MAX_LEVELS) -> Book:
     """The grid of `step` over the range of `values`. Where that would take more than `levels`, the step is widened
-    until three quarters of them hold all but the outermost 2 %, and the levels beyond are further and further apart; of
-    few levels, until they hold all."""
+    until three quarters of them hold all but the outermost 2 %, and the levels beyond are further and further apart;
+    few levels lie where they lose least (`fewest_lost`)."""
     low, high = min(float(values.min(initial=0.0)), 0.0), max(float(values.max(initial=0.0)), 0.0)
     if low == high:
         return Book(np.zeros(1), np.zeros(1))
-    reach = high - low
-    if levels >= _COMPANDED:
-        reach = min(reach, 2 * float(np.quantile(np.abs(values), 0.98)) / 0.75)
-    step = max(step, reach / (levels - 2))
-    budget = levels - 1
-    below = round(budget * -low / (high - low))
-    grid = np.concatenate([-_side(-low, step, below)[::-1], [0.0], _side(high, step, budget - below)])
+    if levels < _COMPANDED and step < (high - low) / (levels - 2):
+        grid = fewest_lost(values, levels)
+    else:
+        reach = min(high - low, 2 * float(np.quantile(np.abs(values), 0.98)) / 0.75)
+        step = max(step, reach / (levels - 2)) if levels >= _COMPANDED else step
+        budget = levels - 1
+        below = round(budget * -low / (high - low))
+        grid = np.concatenate([-_side(-low, step, below)[::-1], [0.0], _side(high, step, budget - below)])
     near = np.searchsorted((grid[1:] + grid[:-1]) / 2, values)
     counts = np.bincount(near.ravel(), minlength=len(grid)).astype(np.float64)
     return Book(grid, code_lengths(counts + 0.5))
+
+
+def fewest_lost(values: np.ndarray, levels: int) -> np.ndarray:
+    """At most so many levels, 0 among them, that lose the least squared error: as dense as the cube root of the values'
+    density (Panter and Dite 1951), then Lloyd's iterations. Ascending."""
+    some = np.sort(values.ravel()[:: values.size // _FEW_SAMPLE + 1].astype(np.float64))
+    counts, edges = np.histogram(some, _FEW_BINS)
+    share = np.cumsum(np.cbrt(counts))
+    grid = np.interp((np.arange(levels) + 0.5) / levels * share[-1], share, edges[1:])
+    sums = np.concatenate([[0.0], np.cumsum(some)])
+    for _ in range(_FEW_ROUNDS):
+        grid[np.abs(grid).argmin()] = 0.0
+        ends = np.concatenate([[0], np.searchsorted(some, (grid[1:] + grid[:-1]) / 2), [some.size]])
+        held = np.diff(ends)
+        grid = np.where(held > 0, np.diff(sums[ends]) / np.maximum(held, 1), grid)
+    grid[np.abs(grid).argmin()] = 0.0
+    return np.unique(grid)
 
 
 def _side(reach: float, step: float, count: int) -> np.ndarray:

@@ -33,19 +33,36 @@ def is_refused(op: str) -> bool:
 
 
 def lower_graph(
-    graph: Graph, target: Target, threads: int, placed: frozenset[Value] = frozenset(), tuning: Tuning | None = None
+    graph: Graph,
+    target: Target,
+    threads: int,
+    placed: frozenset[Value] = frozenset(),
+    tuning: Tuning | None = None,
+    *,
+    for_memory: bool = False,
 ) -> list[Call]:
-    """Kernel calls of every node in order. Results that are `placed` (views) need none."""
+    """Kernel calls of every node in order. Results that are `placed` (views) need none. for_memory: less memory is
+    worth some time."""
     calls: list[Call] = []
+    footprint = sum(v.type.nbytes for v in graph.values() if v.is_constant)
     for node in graph.nodes:
         there = [v for v in node.outputs if v in placed]
         if len(there) < len(node.outputs):
-            calls += [c for c in lower_node(node, target, threads, tuning) if not any(v in there for v in c.args)]
+            found = lower_node(node, target, threads, tuning, footprint, for_memory)
+            calls += [c for c in found if not any(v in there for v in c.args)]
     return calls
 
 
-def lower_node(node: Node, target: Target, threads: int = 1, tuning: Tuning | None = None) -> list[Call]:
-    """Kernel calls of one node; raises UnsupportedOpError where no lowering exists."""
+def lower_node(
+    node: Node,
+    target: Target,
+    threads: int = 1,
+    tuning: Tuning | None = None,
+    footprint: int = 0,
+    for_memory: bool = False,
+) -> list[Call]:
+    """Kernel calls of one node, in a graph of `footprint` bytes of constants; raises UnsupportedOpError where no
+    lowering exists."""
     _load()
     head, anchor, tail = _parts(node)
     lowering = LOWERINGS.get(anchor.op)
@@ -58,7 +75,10 @@ def lower_node(node: Node, target: Target, threads: int = 1, tuning: Tuning | No
             "string tensors are not supported", where=node.where, remedy="keep text processing outside of the model"
         )
     result = node.output if node.op == "c2c.Fused" else None
-    ctx = Lowering(anchor, target, threads, tail=tail, result=result, group=node, tuning=tuning or Tuning(), head=head)
+    ctx = Lowering(
+        anchor, target, threads, tail=tail, result=result, group=node, tuning=tuning or Tuning(), head=head,
+        footprint=footprint, for_memory=for_memory,
+    )  # fmt: skip
     lowering(ctx)
     chosen = tuple(replace(c, origin=node.origin) for c in ctx.choices)
     for call in ctx.calls:

@@ -15,6 +15,7 @@ import numpy as np
 from ...codegen.target import Target
 from ...ir.loops import Buffer, Expr, binary, bitcast, broadcast, const, lookup
 from ...ir.types import DType
+from .book_panels import MEMORY_WORTH, expanding_cycles, fits
 from .books import WORD, Book, book_of, expand_cycles, stream_cycles
 from .context import Lowering
 from .gemm_kernel import tiles
@@ -26,6 +27,8 @@ from .tasks import tasks
 from .tile import LATENCY, Tile
 
 MAX_VECTORS = 8
+MIN_ROWS = 4
+"""Rows from which on panels may win."""
 WORD_BYTES = WORD // 8
 AHEAD_BYTES = 8 << 10
 """How far before it is read a word is asked for, where that pays: half the time from memory, nothing lost when near."""
@@ -33,13 +36,14 @@ AHEAD_BYTES = 8 << 10
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A book product: its book, and the tile of rows × vectors of columns."""
+    """A book product: its book, and the tile of rows × vectors of columns whose factors are looked up in registers;
+    None where whole panels are expanded for many rows."""
 
     book: Book
-    tile: Tile
+    tile: Tile | None
 
     def __str__(self) -> str:
-        return f"book={self.book.entries.size} tile={self.tile}"
+        return f"book={self.book.entries.size} {'panels' if self.tile is None else f'tile={self.tile}'}"
 
 
 def book_plan(ctx: Lowering, p: Product) -> Plan | None:
@@ -47,14 +51,12 @@ def book_plan(ctx: Lowering, p: Product) -> Plan | None:
     book = book_of(p.b.value.data) if p.acc is DType.F32 and not any(p.b.batch) else None
     if book is None or p.a.value.type.dtype is not DType.F32 or p.macs == 0:
         return None
-    batch, found = prod(p.batch), _book_cycles(ctx.target, book, p.m, p.n, p.k)
-    if found is None:
+    batch, plans = prod(p.batch), _plans(ctx.target, book, p.m, p.n, p.k, MEMORY_WORTH if ctx.for_memory else 1.0)
+    if not plans:
         return None
-    plan, coded = found
-    candidates: list[Schedule[Plan | None]] = [
-        Schedule(DENSE, batch * _dense_cycles(ctx.target, p.m, p.n, p.k), None),
-        Schedule(str(plan), batch * coded, plan),
-    ]
+    dense = batch * _dense_cycles(ctx.target, p.m, p.n, p.k)
+    candidates: list[Schedule[Plan | None]] = [Schedule(DENSE, dense, None)]
+    candidates += [Schedule(str(plan), batch * cycles, plan) for plan, cycles in plans]
     problem = f"{batch} of {p.m}x{p.n}x{p.k} {p.acc} levels {book.entries.size} threads {ctx.threads}"
     return choose(ctx, "book", problem, candidates)
 
@@ -63,18 +65,24 @@ def matrix_cycles(target: Target, matrix: np.ndarray, rows: int) -> float:
     """Cycles that a product of rows and a float32 matrix [K, N] is expected to take, by its book or without."""
     (length, columns), book = matrix.shape, book_of(matrix)
     dense = _dense_cycles(target, rows, columns, length)
-    found = None if book is None else _book_cycles(target, book, rows, columns, length)
-    return dense if found is None else min(dense, found[1])
+    plans = [] if book is None else _plans(target, book, rows, columns, length)
+    return min([dense, *(cycles for _, cycles in plans)])
 
 
-def _book_cycles(target: Target, book: Book, m: int, n: int, k: int) -> tuple[Plan, float] | None:
+def _plans(target: Target, book: Book, m: int, n: int, k: int, worth: float = 1.0) -> list[tuple[Plan, float]]:
+    """Plans with their cycles times `worth`: by lookups at every use and, of several rows, by panels."""
     cost = expand_cycles(target, book.entries.size)
     if cost is None:
-        return None
+        return []
     vectors = -(-n // target.lanes())
-    tile = _tile(target, m, vectors)
+    tile, streamed = _tile(target, m, vectors), stream_cycles(target, book.field * k * vectors * target.lanes() // 8)
     expanding = k * vectors * (-(-m // tile.rows) * cost + m / target.fma_per_cycle)
-    return Plan(book, tile), max(expanding, stream_cycles(target, book.field * k * vectors * target.lanes() // 8))
+    found = [(Plan(book, tile), worth * max(expanding, streamed))]
+    best = min(tiles(target, DType.F32, m, n, k), key=lambda s: s.cycles)
+    storing = expanding_cycles(target, book.entries.size, k * vectors)
+    if storing is not None and m >= MIN_ROWS and fits(target, best.plan.vectors, k):
+        found.append((Plan(book, None), worth * (best.cycles + max(storing, streamed))))
+    return found
 
 
 def _dense_cycles(target: Target, m: int, n: int, k: int) -> float:
@@ -97,16 +105,16 @@ def _tile(target: Target, m: int, vectors: int) -> Tile:
     return min(fits, key=lambda t: (-(-m // t.rows), -t.rows * t.vectors))
 
 
-def multiply_by_book(ctx: Lowering, p: Product, plan: Plan, family: str) -> None:
+def multiply_by_book(ctx: Lowering, p: Product, book: Book, tile: Tile, family: str) -> None:
     """Append the kernel of a product (see `book_plan`)."""
-    _Writer(ctx, p, plan).write(family)
+    _Writer(ctx, p, book, tile).write(family)
 
 
 class _Writer:
-    def __init__(self, ctx: Lowering, p: Product, plan: Plan) -> None:
-        self.ctx, self.p, self.plan, self.k = ctx, p, plan, ctx.kernel()
-        self.lanes, self.tile, self.book = ctx.lanes(), plan.tile, plan.book
-        self.width = plan.tile.vectors * self.lanes
+    def __init__(self, ctx: Lowering, p: Product, book: Book, tile: Tile) -> None:
+        self.ctx, self.p, self.k = ctx, p, ctx.kernel()
+        self.lanes, self.tile, self.book = ctx.lanes(), tile, book
+        self.width = tile.vectors * self.lanes
         self.depth = -(-p.k // self.book.in_word)
         self.words = ctx.pack("words", self._words())
         self.entries = ctx.pack("book", self.book.entries)

@@ -79,12 +79,14 @@ def expand_cycles(target: Target, entries: int) -> float | None:
     return None
 
 
-def stream_cycles(target: Target, nbytes: int) -> float:
-    """Cycles to read weights once: from the second cache where that holds twice as much, else from farther away.
+def stream_cycles(target: Target, nbytes: int, footprint: int = 0) -> float:
+    """Cycles to read weights once: from the second cache where that holds twice as much, or `footprint` bytes that are
+    read between one reading and the next, else from farther away.
 
     On targets that stand for many cores books must pay where that is not slow, too.
     """
-    if 2 * nbytes <= target.l2_bytes:
+    held = max(2 * nbytes, footprint)
+    if held <= target.l2_bytes:
         return nbytes / target.l2_bytes_per_cycle
-    rate = target.stream_bytes_per_cycle(2 * nbytes)
+    rate = target.stream_bytes_per_cycle(held)
     return nbytes / (rate if target.knows_core else max(rate, FAST_STREAM))

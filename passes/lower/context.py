@@ -161,6 +161,10 @@ class Lowering:
     choices: list[Choice] = field(default_factory=list)
     """Schedules chosen for this node, by `schedule.choose`."""
     head: tuple[Node, ...] = ()
+    footprint: int = 0
+    """Bytes of the constants of the whole graph, which a run reads one after another."""
+    for_memory: bool = False
+    """Whether less memory is worth some time."""
 
     @property
     def output(self) -> Value:

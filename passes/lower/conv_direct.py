@@ -19,6 +19,7 @@ import numpy as np
 
 from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, cast, const, maximum, minimum
+from .book_expand import pack_coded
 from .context import INDEX, Lowering
 from .conv_ahead import Ahead, Soon
 from .conv_kernel import (
@@ -100,7 +101,7 @@ class DirectWriter:
         self.ctx, self.plan, self.conv, self.k = ctx, plan, plan.conv, k
         self.raster = raster or Raster()
         self.x: Buffer = self.k.tensor(plan.conv.x, "x")
-        self.w: Buffer = self.k.tensor(ctx.pack("weights", pack_weights(plan, ctx.target)), "w")
+        self.w: Buffer = self.k.tensor(pack_coded(ctx, "weights", pack_weights(plan, ctx.target), hidden=True), "w")
         self.bias: Value | None = padded_bias(ctx, shifted_bias(plan.conv), plan.conv.groups, plan.lanes)
         self.missing = MissingTaps.of(ctx, plan.conv, plan.lanes)
         self.together = products_together(ctx.target, plan.conv.dtype)

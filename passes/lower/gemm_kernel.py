@@ -20,10 +20,12 @@ from ...codegen.target import Target
 from ...ir.loops import Expr, const, minimum
 from ...ir.structure import exact_half
 from ...ir.types import DType
+from .book_panels import CodedPanels
+from .books import Book
 from .context import KernelBuilder, Lowering
 from .micro import LINE_BYTES, Ahead, Weights, ahead, multiply, prefetches, rows_of, splats_lanes
 from .panels import Panels, pack_at_run_time, pack_panels, tail_vectors
-from .product import Product, begin_sums, finish_lanes, is_index, offset_at, stacked, tree_sum, unravel
+from .product import Matrix, Product, begin_sums, finish_lanes, is_index, offset_at, stacked, tree_sum, unravel
 from .schedule import Schedule, choose
 from .tasks import PARALLEL_MACS, guarded, pieces, tasks
 from .tile import LATENCY, Tile, bound
@@ -121,12 +123,17 @@ def _rows_at_once(target: Target, tile_bytes: int, rows: int) -> int:
     return max(1, near if near * rows >= ENOUGH_ROWS else target.l3_bytes // 2 // max(1, tile_bytes))
 
 
-def multiply_by_panels(ctx: Lowering, p: Product, family: str) -> None:
+def multiply_by_panels(ctx: Lowering, p: Product, family: str, book: Book | None = None) -> None:
+    """With a book the constant factor lies as indices, and a task expands a panel before its rows pass over it."""
     problem = f"{prod(p.batch)} of {p.m}x{p.n}x{p.k} {p.acc} threads {ctx.threads}"
     candidates = tiles(ctx.target, p.acc, p.m, p.n, p.k)
     tile = choose(ctx, "gemm", problem, [replace(s, cycles=s.cycles * prod(p.batch)) for s in candidates])
     plan = _plan(ctx, p, tile)
-    p, packed = _packed(ctx, p, plan)
+    coded = None if book is None else CodedPanels(ctx, p, plan, book)
+    if coded is None:
+        p, packed = _packed(ctx, p, plan)
+    else:
+        p, packed = replace(p, b=Matrix(coded.panel, (0,) * len(p.batch), 0, 0)), True
     k = ctx.kernel()
     count = prod(p.batch) * plan.row_tasks * plan.panels
     for t in tasks(k, p.macs, count):
@@ -137,12 +144,16 @@ def multiply_by_panels(ctx: Lowering, p: Product, family: str) -> None:
         at = offset_at(p.b.batch, batch)
         if plan.whole:
             for _ in guarded(k, nb < plan.whole, plan.whole < plan.panels):
-                _rows(k, p, plan, _whole_strip(p, plan, packed, at, nb), batch, mb)
+                _rows(k, p, plan, _filled(k, _whole_strip(p, plan, packed, at, nb), coded, nb), batch, mb)
         if plan.whole < plan.panels:
             for _ in guarded(k, nb >= plan.whole, plan.whole > 0):
                 for strip in _rest_strips(p, plan, packed, at):
-                    _rows(k, p, plan, strip, batch, mb)
+                    _rows(k, p, plan, _filled(k, strip, coded, nb), batch, mb)
     k.done(family)
+
+
+def _filled(k: KernelBuilder, strip: Strip, coded: CodedPanels | None, nb: Expr) -> Strip:
+    return strip if coded is None else replace(strip, base=coded.fill(k, nb, strip.vectors))
 
 
 def _packed(ctx: Lowering, p: Product, plan: Panels) -> tuple[Product, bool]:

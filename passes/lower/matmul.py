@@ -105,7 +105,10 @@ def multiply(ctx: Lowering, p: Product, family: str) -> None:
     elif prefers_dots(ctx, p):
         multiply_by_dots(ctx, p, family)
     elif (plan := book_plan(ctx, p)) is not None:
-        multiply_by_book(ctx, p, plan, family)
+        if plan.tile is None:
+            multiply_by_panels(ctx, p, family, plan.book)
+        else:
+            multiply_by_book(ctx, p, plan.book, plan.tile, family)
     else:
         multiply_by_panels(ctx, p, family)
 

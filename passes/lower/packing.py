@@ -11,6 +11,7 @@ import numpy as np
 from ...ir.graph import Value
 from ...ir.loops import Expr, cast, const
 from ...ir.types import DType
+from .book_expand import pack_coded
 from .context import KernelBuilder, Lowering, Site
 from .product import multiply_add
 from .tasks import pieces
@@ -26,7 +27,7 @@ def gathered(ctx: Lowering, hint: str, source: Value, index: np.ndarray, dtype: 
     dtype = dtype or source.type.dtype
     if source.data is not None:
         flat = np.append(source.data.reshape(-1), source.data.dtype.type(0))
-        return ctx.pack(hint, flat[index].astype(dtype.numpy).sum(0, dtype=dtype.numpy))
+        return pack_coded(ctx, hint, flat[index].astype(dtype.numpy).sum(0, dtype=dtype.numpy))
     terms, n = index.shape
     lanes = ctx.lanes(dtype)
     assert n % lanes == 0, "whole vectors"

@@ -56,17 +56,19 @@ CASES = [
     Case("MatMul", [whole(19, 33), coded((33, 300), 16)], {}, frozenset((1,))),
     Case("MatMul", [whole(5, 50), coded((50, 33), 40)], {}, frozenset((1,))),
     Case("MatMul", [whole(4, 1, 50), coded((50, 33), 20)], {}, frozenset((1,))),
+    Case("MatMul", [whole(70, 300), coded((300, 200), 16)], {}, frozenset((1,))),
     Case("Gemm", [whole(1, 70), coded((150, 70), 16), whole(150)], {"transB": 1}, frozenset((1, 2))),
     Case("Gemm", [whole(70, 9), coded((70, 61), 7), whole(9, 61)], {"transA": 1, "alpha": 0.5}, frozenset((1,))),
 ]
 
 
-def forced(graph: Graph, target: str, threads: int) -> Tuning:
-    """The tuning that makes the product one by a book."""
+def forced(graph: Graph, target: str, threads: int, form: str = "tile") -> Tuning | None:
+    """The tuning that makes the product one by a book, of the form tile or panels; None where that is not offered."""
     for call in lower_graph(graph, Target.parse(target), threads):
         for choice in call.choices:
             if choice.family == "book":
-                return Tuning({choice.key: next(n for n, _ in choice.candidates if n != "dense")})
+                names = [n for n, _ in choice.candidates if form in n]
+                return Tuning({choice.key: names[0]}) if names else None
     raise AssertionError("no book was offered")
 
 
@@ -79,9 +81,13 @@ def test_products_are_exact(number: int, target: str) -> None:
     node = case.node()
     graph = Graph("g", [v for v in node.inputs if v is not None and not v.is_constant], [node.output], [node], ["y"])
     inputs = [a for i, a in enumerate(case.inputs) if a is not None and i not in case.constants]
-    for threads in (1, 3):
-        (got,) = run_graph(graph, inputs, target=target, threads=threads, tuning=forced(graph, target, threads))
-        np.testing.assert_array_equal(got, case.expected()[0])
+    rows = np.prod(case.expected()[0].shape[:-1])
+    for threads, form in ((1, "tile"), (3, "tile"), (1, "panels"), (3, "panels")):
+        tuning = forced(graph, target, threads, form)
+        assert (tuning is None) == (form == "panels" and rows < 4)
+        if tuning is not None:
+            (got,) = run_graph(graph, inputs, target=target, threads=threads, tuning=tuning)
+            np.testing.assert_array_equal(got, case.expected()[0])
 
 
 def test_tail() -> None:
@@ -100,10 +106,16 @@ def test_choice(target: str, levels: int, rows: int, expected: str | None) -> No
     case = Case("MatMul", [whole(rows, 1024), coded((1024, 1024), levels)], {}, frozenset((1,)))
     calls = lower_node(case.node(), Target.parse(target))
     names = [c.name for call in calls for c in call.choices if c.family == "book"]
-    assert (names[0].split()[0] if names else None) == expected
+    assert (names[0].partition(" tile")[0] if names else None) == expected
     if expected and expected != "dense":
         held = sum(v.type.nbytes for call in calls for v in call.args if v.is_constant)
         assert held < 4 * 1024 * 1024 / 3, "indices, not floats"
+
+
+def test_panels_where_memory_is_worth_time() -> None:
+    case = Case("MatMul", [whole(64, 1024), coded((1024, 1024), 16)], {}, frozenset((1,)))
+    calls = lower_node(case.node(), Target.parse("x86-64-v4"), for_memory=True)
+    assert "book=16 panels" in [c.name for call in calls for c in call.choices]
 
 
 @pytest.mark.needs("qemu-aarch64", "aarch64-linux-gnu-gcc")
