@@ -104,7 +104,7 @@ def compile_graph(
     with observer.stage("lower"):
         calls = lower_graph(
             graph, options.target, options.threads, placed_values(graph, views), options.tuning,
-            for_memory=options.optimize_for == "memory",
+            for_memory=options.optimize_for == "memory", activations=options.activations,
         )  # fmt: skip
     with observer.stage("loop passes"):
         for call in calls:
@@ -118,7 +118,7 @@ def compile_graph(
         verify_program(program)
     steps = [call for call in calls if not call.once]
     compiled = Compiled(options, source, graph, steps, memory, program, observer, tuple(context.choices))
-    program.rounded = tuple(context.rounded)
+    program.rounded = (*context.rounded, *dict.fromkeys(r for call in steps for r in call.rounded))
     program.notes |= {f"{c.family} {c.problem}": c.name for c in compiled.schedules if len(c.candidates) > 1}
     return compiled
 

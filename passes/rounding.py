@@ -70,6 +70,16 @@ def largest_error(weights: ByteWeights, steps: int) -> float:
     return float(sums.max(initial=0.0))
 
 
+def block_errors(levels: np.ndarray, scales: np.ndarray, zeros: np.ndarray, size: int) -> tuple[float, float]:
+    """(expected, largest) error as below and above, where elements are rounded by the largest of their block of `size`
+    along K. levels [K, N], scales and zeros [blocks, N]."""
+    block = np.arange(levels.shape[0]) // size
+    whole = np.abs(levels.astype(np.int16) - zeros[block].astype(np.int16)) * scales[block]
+    peak = np.sqrt(2 * np.log(max(2 * min(size, levels.shape[0]), 2)))
+    largest = whole.sum(0, dtype=np.float64).max() / (2 * SIGNED_STEPS)
+    return float(peak / (SIGNED_STEPS * np.sqrt(12))), float(largest)
+
+
 def expected_error(weights: ByteWeights, steps: int) -> float:
     """Root mean square error of results relative to theirs, for independent normal elements of a row (with `steps` of
     rows without negative elements, normal ones whose negative half is cut off)."""

@@ -40,15 +40,16 @@ def lower_graph(
     tuning: Tuning | None = None,
     *,
     for_memory: bool = False,
+    activations: str = "f32",
 ) -> list[Call]:
     """Kernel calls of every node in order. Results that are `placed` (views) need none. for_memory: less memory is
-    worth some time."""
+    worth some time. activations: what those of products by integer weights may be rounded to."""
     calls: list[Call] = []
     footprint = sum(v.type.nbytes for v in graph.values() if v.is_constant)
     for node in graph.nodes:
         there = [v for v in node.outputs if v in placed]
         if len(there) < len(node.outputs):
-            found = lower_node(node, target, threads, tuning, footprint, for_memory)
+            found = lower_node(node, target, threads, tuning, footprint, for_memory, activations)
             calls += [c for c in found if not any(v in there for v in c.args)]
     return calls
 
@@ -60,6 +61,7 @@ def lower_node(
     tuning: Tuning | None = None,
     footprint: int = 0,
     for_memory: bool = False,
+    activations: str = "f32",
 ) -> list[Call]:
     """Kernel calls of one node, in a graph of `footprint` bytes of constants; raises UnsupportedOpError where no
     lowering exists."""
@@ -77,12 +79,12 @@ def lower_node(
     result = node.output if node.op == "c2c.Fused" else None
     ctx = Lowering(
         anchor, target, threads, tail=tail, result=result, group=node, tuning=tuning or Tuning(), head=head,
-        footprint=footprint, for_memory=for_memory,
+        footprint=footprint, for_memory=for_memory, activations=activations,
     )  # fmt: skip
     lowering(ctx)
     chosen = tuple(replace(c, origin=node.origin) for c in ctx.choices)
     for call in ctx.calls:
-        call.choices = chosen
+        call.choices, call.rounded = chosen, tuple(ctx.rounded)
     return ctx.calls
 
 

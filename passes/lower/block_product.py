@@ -13,7 +13,7 @@ import numpy as np
 from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, binary, broadcast, cast, const, fma, reduce, shuffle
 from ...ir.types import DType
-from ..block_weights import BlockWeights, read_block_weights
+from ..block_weights import BlockWeights
 from .context import KernelBuilder, Lowering, Site
 from .conv_kernel import unravel
 from .packing import spans
@@ -23,23 +23,14 @@ ROWS = 2
 """Rows that are worked on at once."""
 
 
-def lower_block_product(ctx: Lowering) -> None:
-    """MatMul or Gemm of x [..., K] and the weights that the head of its group dequantises."""
-    weights = read_block_weights(ctx.head[0], ctx.node)
-    assert weights is not None
-    if weights.levels.shape[0] % 2:
-        weights = _even(weights)
-    x = ctx.node.inputs[0]
-    assert x is not None
-    _Writer(ctx, x, weights).write()
-
-
-def _even(w: BlockWeights) -> BlockWeights:
+def even(w: BlockWeights) -> BlockWeights:
     """With another row of level zero, whose x is taken to be zero: the last block is no longer than it was."""
     return BlockWeights(np.pad(w.levels, ((0, 1), (0, 0))), w.scales, w.zeros, w.size)
 
 
-class _Writer:
+class BlockWriter:
+    """Products of floats; `packed_levels`, `prepare` and `tile` are what other forms do otherwise."""
+
     def __init__(self, ctx: Lowering, x: Value, w: BlockWeights) -> None:
         self.ctx, self.x, self.w = ctx, x, w
         self.length, self.rows = x.type.dims[-1], prod(x.type.dims[:-1])
@@ -47,14 +38,19 @@ class _Writer:
         self.total = -(-self.n // self.lanes)
         self.vectors = min(self.total, 8 if ctx.target.registers >= 32 else 4)
         self.narrow = int(w.levels.max(initial=0)) < 16
-        self.together = 2 if self.narrow else 1
         self.single = bool(np.all(w.zeros == w.zeros.flat[0]))
-        self.levels = ctx.pack("levels", self._panels(self._joined(), self.total))
+        self.levels = ctx.pack("levels", self.packed_levels())
         self.scales = ctx.pack("scales", self._panels(w.scales, self.total))
         self.zeros = None if self.single else ctx.pack("zeros", self._panels(w.zeros, self.total))
 
-    def _joined(self) -> np.ndarray:
-        return self.w.levels[::2] | self.w.levels[1::2] << 4 if self.narrow else self.w.levels
+    @property
+    def together(self) -> int:
+        """Rows of levels that share bytes."""
+        return 2 if self.narrow else 1
+
+    def packed_levels(self) -> np.ndarray:
+        joined = self.w.levels[::2] | self.w.levels[1::2] << 4 if self.narrow else self.w.levels
+        return self._panels(joined, self.total)
 
     def _panels(self, rows: np.ndarray, total: int) -> np.ndarray:
         whole = np.zeros((len(rows), total * self.lanes), rows.dtype)
@@ -69,7 +65,7 @@ class _Writer:
         return [(n, size) for n, size in ((whole, self.w.size), (1, rest)) if n and size]
 
     def write(self) -> None:
-        sums = self._sums_of_x()
+        self.prepare()
         k, (panels, rest) = self.ctx.kernel(), divmod(self.total, self.vectors)
         count = panels + (rest > 0)
         for panel in tasks(k, self.rows * self.length * self.n, count):
@@ -77,13 +73,14 @@ class _Writer:
                 if vectors and (vectors == rest or panels):
                     for _ in guarded(k, cond, bool(rest and panels)):
                         for row in range(0, self.rows, ROWS):
-                            self._tile(k, sums, row, min(ROWS, self.rows - row), panel, vectors)
+                            self.tile(k, row, min(ROWS, self.rows - row), panel, vectors)
         k.done("block_product")
 
-    def _sums_of_x(self) -> Value:
+    def prepare(self) -> None:
         """Σ x over each block, [rows, blocks]."""
         blocks = sum(n for n, _ in self.blocks)
         out, lanes = self.ctx.scratch("sums", DType.F32, self.rows * blocks), self.lanes
+        self.sums = out
         k = self.ctx.kernel()
         acc = k.registers("acc", DType.F32, 1, 1)
         for row in k.loop("row", self.rows):
@@ -98,9 +95,9 @@ class _Writer:
                     k.store(k.tensor(out), row * blocks + b, k.load(acc, 0))
                 first += count
         k.done("block_sums")
-        return out
 
-    def _tile(self, k: KernelBuilder, sums: Value, row: int, rows: int, panel: Expr, vectors: int) -> None:
+    def tile(self, k: KernelBuilder, row: int, rows: int, panel: Expr, vectors: int) -> None:
+        """A tile of rows over the vectors of a panel."""
         lanes, width = self.lanes, vectors * self.lanes
         blocks = sum(n for n, _ in self.blocks)
         step = self.vectors * lanes
@@ -122,12 +119,12 @@ class _Writer:
                     self._steps(k, x, pair, q, part, vectors, self.together)
                 if size % self.together:
                     self._steps(k, x, const(whole), q, part, vectors, 1)
-                self._add_block(k, sums, (row, rows), b, facts + b * width, (acc, part))
+                self._add_block(k, (row, rows), b, facts + b * width, (acc, part))
             first += count
         for r in range(rows):
             for v in range(vectors):
                 value = k.load(acc, r * vectors + v)
-                self._finish(k, row + r, panel * step + v * lanes, v == vectors - 1, value)
+                self.finish(k, row + r, panel * step + v * lanes, v == vectors - 1, value)
 
     def _steps(self, k: KernelBuilder, x: list[Expr], i: Expr, q: Expr, part: Buffer, vectors: int, count: int) -> None:
         """`count` steps of k, whose levels share bytes."""
@@ -150,12 +147,12 @@ class _Writer:
                     k.store(part, at, fma(factors[j][r], value, k.load(part, at)))
 
     def _add_block(
-        self, k: KernelBuilder, sums: Value, rows: tuple[int, int], b: Expr, at: Expr, sides: tuple[Buffer, Buffer]
+        self, k: KernelBuilder, rows: tuple[int, int], b: Expr, at: Expr, sides: tuple[Buffer, Buffer]
     ) -> None:
         """acc += scale (part - zero Σ x)."""
         (row, count), (acc, part), lanes = rows, sides, self.lanes
         blocks, vectors = sum(n for n, _ in self.blocks), acc.size // rows[1]
-        totals = [k.let(k.load(k.tensor(sums), (row + r) * blocks + b), "t") for r in range(count)]
+        totals = [k.let(k.load(k.tensor(self.sums), (row + r) * blocks + b), "t") for r in range(count)]
         for v in range(vectors):
             scale = k.let(k.load(k.tensor(self.scales), at + v * lanes, lanes), "scale")
             zero: Expr = const(float(self.w.zeros.flat[0]), DType.F32, lanes)
@@ -166,7 +163,7 @@ class _Writer:
                 centred = k.load(part, i) - zero * broadcast(totals[r], lanes)
                 k.store(acc, i, fma(scale, centred, k.load(acc, i)))
 
-    def _finish(self, k: KernelBuilder, row: int, column: Expr, last: bool, value: Expr) -> None:
+    def finish(self, k: KernelBuilder, row: int, column: Expr, last: bool, value: Expr) -> None:
         ctx, lanes, ragged = self.ctx, self.lanes, self.n % self.lanes
         outer = unravel(k, const(row), self.ctx.node.output.type.dims[:-1])
 

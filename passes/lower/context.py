@@ -17,6 +17,7 @@ from ...ir.errors import UnsupportedOpError
 from ...ir.graph import Node, Value, constant
 from ...ir.loops import Buffer, Const, Expr, Kernel, Operand, as_expr, broadcast, ramp
 from ...ir.loops_builder import Builder
+from ...ir.program import Rounded
 from ...ir.types import DType, TensorType
 from .channels import whole_blocks
 from .schedule import Choice, Tuning
@@ -26,7 +27,8 @@ INDEX = Const(DType.I64, 1, 0)
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """One kernel call: parameters are bound to values; `node` gives symbol and origin, `choices` its schedules.
+    """One kernel call: parameters are bound to values; `node` gives symbol and origin, `choices` its schedules,
+    `rounded` what it rounds.
 
     once: it runs once for many runs of the model; it reads constants only, and what it writes lasts. over: operands
     whose memory the node's result may take: element i of them is read before element i of it is written, and no more.
@@ -36,6 +38,7 @@ class Call:
     args: tuple[Value, ...]
     node: Node
     choices: tuple[Choice, ...] = ()
+    rounded: tuple[Rounded, ...] = ()
     once: bool = False
     over: tuple[Value, ...] = ()
 
@@ -165,6 +168,10 @@ class Lowering:
     """Bytes of the constants of the whole graph, which a run reads one after another."""
     for_memory: bool = False
     """Whether less memory is worth some time."""
+    activations: str = "f32"
+    """What activations of products by integer weights may be rounded to: f32 or int8."""
+    rounded: list[Rounded] = field(default_factory=list)
+    """Products of this node whose activations are rounded."""
 
     @property
     def output(self) -> Value:

@@ -10,7 +10,7 @@ from ...ir.graph import Value
 from ...ir.loops import Expr, cast, const
 from ...ir.types import DType
 from ..absorb_transposes import permuted
-from .block_product import lower_block_product
+from .block_bytes import lower_block_product
 from .book_kernel import book_plan, multiply_by_book
 from .context import KernelBuilder, Lowering, Site, lowers, strides
 from .dot_kernel import multiply_by_dots, prefers_dots
