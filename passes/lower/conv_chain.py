@@ -127,13 +127,7 @@ def read_stages(ctx: Lowering) -> list[Stage]:
     for begin, end in zip(starts, [*starts[1:], len(nodes)], strict=True):
         result = nodes[end - 1].output if end < len(nodes) else ctx.node.output
         anchor, *tail = nodes[begin:end]
-        stage = _stage(
-            Lowering(
-                anchor, ctx.target, ctx.threads, ctx.calls, tuple(tail), result, ctx.node,
-                tuning=ctx.tuning, choices=ctx.choices, footprint=ctx.footprint,
-                for_memory=ctx.for_memory,
-            )
-        )  # fmt: skip
+        stage = _stage(Lowering(anchor, ctx.target, ctx.threads, ctx.calls, tuple(tail), result, ctx.node))
         assert stage is not None, f"{anchor.where} is no stage of a chain"
         stages.append(stage)
     return stages
