@@ -326,6 +326,8 @@ class CStyle:
     def _dot(self, e: Dot, at: str) -> Code:
         """Each group's products one after another, in unsigned arithmetic, which wraps."""
         a, b, group = self._named(e.a), self._named(e.b), e.a.lanes // e.lanes
+        if e.dtype is DType.F32:
+            return self._float_dot(e, a, b, at)
         total = cast_to("uint32_t", self.value(e.c, at))
         for j in range(group):
             lane = f"{at} * {group} + {j}" if at else str(j)
@@ -338,6 +340,17 @@ class CStyle:
         unsigned = f"uint{e.index.dtype.bits}_t"
         place = infix("and", cast_to(unsigned, self.value(e.index, at)), Code(str(table.lanes - 1)))
         return Code(f"{self.names[table.name]}[{place.text}]")
+
+    def _float_dot(self, e: Dot, a: Expr, b: Expr, at: str) -> Code:
+        """Pairs of products of bf16 in f32."""
+        total = self.value(e.c, at)
+        for j in range(2):
+            lane = f"{at} * 2 + {j}" if at else str(j)
+            factors = [
+                self.operators.cast(DType.F32, x.dtype, self.value(x, lane if x.lanes > 1 else "")) for x in (a, b)
+            ]
+            total = self.operators.fma(DType.F32, factors[0], factors[1], total)
+        return total
 
     def _cast(self, e: Cast, at: str) -> Code:
         return self.operators.cast(e.dtype, e.a.dtype, self.value(e.a, at))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..ir.loops import Const, Dot
 from ..ir.types import DType
+from .llvm_convert import to_f32
 from .llvm_types import splat, value_type, vector
 from .llvm_writer import Writer
 from .target import Target
@@ -54,6 +55,8 @@ _PAIRS = {
 def dot(w: Writer, target: Target, e: Dot, a: str, b: str, c: str) -> str:
     """The operand that holds `e`, of the operands a, b and c."""
     group = e.a.lanes // e.lanes
+    if e.dtype is DType.F32:
+        return _floats(w, target, e, a, b, c)
     if e.dtype is DType.I16:
         return _narrow(w, target, e, a, b, c)
     for row in _INSTRUCTIONS:
@@ -137,6 +140,32 @@ def _fenced(w: Writer, value: str, lanes: int) -> str:
     made = w.op(f"bitcast {sums} {value} to {floats}")
     made = w.call(f"llvm.arithmetic.fence.v{lanes}f32", floats, (floats, made))
     return w.op(f"bitcast {floats} {made} to {sums}")
+
+
+_BF16 = {16: ("llvm.x86.avx512bf16.dpbf16ps.512", "avx512bf16"), 4: ("llvm.aarch64.neon.bfdot.v4f32.v8bf16", "bf16")}
+"""Instructions for so many sums in f32 of two products of bf16, and the feature that has them."""
+
+
+def _floats(w: Writer, target: Target, e: Dot, a: str, b: str, c: str) -> str:
+    """Sums in f32 of pairs of bf16."""
+    name, feature = _BF16.get(e.lanes, ("", ""))
+    bits, halves, sums = (vector(t, n * e.lanes) for t, n in (("i16", 2), ("bfloat", 2), ("float", 1)))
+    if _has(target, feature):
+        if target.arch == "aarch64":
+            a, b = b, a
+        factors = (w.op(f"bitcast {bits} {v} to {halves}") for v in (a, b))
+        return w.call(name, sums, (sums, c), *((halves, f) for f in factors))
+    wide = [to_f32(w, target, v, DType.BF16, 2 * e.lanes) for v in (a, b)]
+    products = w.op(f"fmul {vector('float', 2 * e.lanes)} {wide[0]}, {wide[1]}")
+    for j in range(2):
+        picked = tuple(range(j, 2 * e.lanes, 2))
+        part = (
+            w.extract("float", 2, products, j)
+            if e.lanes == 1
+            else w.shuffle(vector("float", 2 * e.lanes), products, "poison", picked)
+        )
+        c = w.op(f"fadd {sums} {c}, {part}")
+    return c
 
 
 def _narrow(w: Writer, target: Target, e: Dot, a: str, b: str, c: str) -> str:

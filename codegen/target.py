@@ -192,6 +192,11 @@ class Target:
         return any(f in self.has for f in ("fp16", "avx512fp16"))
 
     @property
+    def has_bf16(self) -> bool:
+        """Products of bf16 added in pairs to f32 of a whole register."""
+        return "bf16" in self.has or "avx512bf16" in self.has
+
+    @property
     def converts_f16(self) -> bool:
         """Conversion between f16 and f32 in one instruction."""
         return self.arch == "aarch64" or "f16c" in self.has

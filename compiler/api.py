@@ -129,11 +129,11 @@ def compile(
     model: a path, the file's bytes, or a ModelProto. dims pins named dimensions, shapes whole inputs, values makes
     inputs constants. threads: the most threads a run uses. winograd_weights: "compile", "load" or "auto", when they are
     transformed. precision: "f32", or "f16" for arithmetic in half precision between the model's own inputs and outputs,
-    on targets that have it. weight_type: "f32", or "f16", "bf16": weights rounded to it and widened in registers.
-    activations: "f32", or "int8": those of products by few-level or integer weights may be rounded, where that is
-    faster; the manifest says which, and how wrong that makes results.
-    optimize_for: "speed", or "memory" where a smaller arena is worth some time. tuning: a file
-    of `c2c tune`. A target that this machine cannot run can be saved, not run.
+    "bf16" for products of bf16 there, on targets that have it. weight_type: "f32", or "f16", "bf16": weights rounded to
+    it and widened in registers. activations: "f32", or "int8": those of products by few-level or integer weights may be
+    rounded, where that is faster; the manifest says which, and how wrong that makes results. optimize_for: "speed", or
+    "memory" where a smaller arena is worth some time. tuning: a file of `c2c tune`. A target that this machine cannot
+    run can be saved, not run.
     Raises C2CError: one clear error with node, operator, shapes and remedy.
     """
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model

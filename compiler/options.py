@@ -15,7 +15,7 @@ from ..passes.lower.schedule import Tuning
 from ..passes.select_winograd import WEIGHTS
 from .pipeline import LEVELS
 
-PRECISIONS = ("f32", "f16")
+PRECISIONS = ("f32", "f16", "bf16")
 WEIGHT_TYPES = ("f32", "f16", "bf16")
 ACTIVATIONS = ("f32", "int8")
 """What `--activations` takes."""
@@ -46,7 +46,8 @@ class CompileOptions:
     winograd_error: the largest relative error that a Winograd layer may add; 0 switches it off.
     winograd_weights: whether Winograd layers' weights are transformed by the compiler ("compile") or by the app, once
     ("load"); "auto" decides by size (`select_winograd.LOAD_BYTES`).
-    precision: "f32", or "f16": convolutions and what lies between them compute in f16 (`narrow-floats`).
+    precision: "f32", or "f16": convolutions and what lies between them compute in f16, or "bf16": their products are
+    of bf16 and summed in f32 (`narrow-floats`).
     weight_type: "f32", or "f16", "bf16": constant matrices are rounded to it and widened in registers
     (`narrow-weights`). activations: "f32", or "int8": those of products by few-level or integer weights may be rounded,
     with what that does to results in `Program.rounded` (`round-activations`).
@@ -93,6 +94,11 @@ class CompileOptions:
                 self.precision == "f16" and not self.target.has_fp16,
                 f"target {self.target} has no arithmetic in f16",
                 "a target with it, such as arm64-neon+fp16",
+            ),
+            (
+                self.precision == "bf16" and not self.target.has_bf16,
+                f"target {self.target} has no products of bf16",
+                "a target with them, such as arm64-neon+bf16 or x86-64-v4+avx512bf16; --weight-type bf16 runs anywhere",
             ),
             (
                 self.weight_type not in WEIGHT_TYPES,

@@ -164,7 +164,8 @@ class Fma(Expr):
 class Dot(Expr):
     """c[i] + Σ_j a[i*g + j] * b[i*g + j] for j below g = a.lanes / lanes, in i32 that wraps; a, b of 8 or 16 bits.
 
-    Of bytes it may be i16, for whoever knows that no sum leaves it: such a sum is unspecified.
+    Of bytes it may be i16, for whoever knows that no sum leaves it: such a sum is unspecified. Of pairs of bf16 it is
+    f32, each product and each sum rounded in any way.
     """
 
     a: Expr
@@ -402,7 +403,8 @@ def fma(a: Operand, b: Operand, c: Expr) -> Expr:
 
 
 def dot(a: Expr, b: Expr, c: Expr) -> Expr:
-    """Groups of neighbouring products of small integers, added to c; of bytes to i16 where no sum leaves that."""
+    """Groups of neighbouring products, added to c: of small integers in i32, of bytes in i16 where no sum leaves that,
+    of pairs of bf16 in f32."""
     return Dot(c.dtype, c.lanes, a, b, c)
 
 

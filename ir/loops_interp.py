@@ -151,7 +151,10 @@ def combine(e: Expr, x: list[Array]) -> Array:
             wide = [_widen(e.dtype, v) for v in x]
             return (wide[0] * wide[1] + wide[2]).astype(e.dtype.numpy)
         case Dot():
-            products = (x[0].astype(np.int64) * x[1].astype(np.int64)).reshape(e.lanes, -1).sum(1)
+            kind = np.float64 if e.dtype is DType.F32 else np.int64
+            products = (x[0].astype(kind) * x[1].astype(kind)).reshape(e.lanes, -1).sum(1)
+            if e.dtype is DType.F32:
+                return np.asarray(products + x[2], np.float32)
             return np.asarray(products + x[2], np.int64).astype(e.dtype.numpy)
         case Lookup():
             return np.take(x[0], x[1].astype(np.int64) & (e.table.lanes - 1))

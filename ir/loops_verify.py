@@ -381,6 +381,10 @@ def _bitcast_problem(e: Bitcast) -> str:
 
 
 def _dot_problem(e: Dot) -> str:
+    if e.dtype is DType.F32:
+        whole = e.a.lanes == e.b.lanes == 2 * e.lanes and e.c.lanes == e.lanes and e.c.dtype is DType.F32
+        if whole and e.a.dtype is e.b.dtype is DType.BF16:
+            return ""
     small = all(x.dtype.is_int and x.dtype.bits <= 16 for x in (e.a, e.b))
     whole = e.a.lanes == e.b.lanes and e.a.lanes % e.lanes == 0
     narrow = e.dtype is DType.I16 and e.a.dtype.bits == e.b.dtype.bits == 8

@@ -14,7 +14,7 @@ from math import prod
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops import Kind
 from ..ir.ops import op as row
-from ..ir.types import PLAIN, Layout, TensorType
+from ..ir.types import PLAIN, DType, Layout, TensorType
 from .base import GraphRewriter, Pass, PassContext, register_pass
 from .layout_roles import CALL, Demand, Role, demand
 from .minimum_cut import Network
@@ -29,7 +29,7 @@ class ChooseLayout(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> bool:
         dtype = context.precision
-        block = context.target.lanes(dtype)
+        block = context.target.lanes(DType.F32 if dtype is DType.BF16 else dtype)
         if block < 2:
             return False
         demands = {n: demand(n, block, dtype) for n in graph.nodes}

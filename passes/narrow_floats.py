@@ -1,10 +1,10 @@
 """Half precision where the caller asks for it: convolutions and what lies between them.
 
-Before: tensors of float32, and `precision` f16. After: convolutions with constant weights, and elementwise arithmetic,
-maxima over windows and concatenations that read their results, in f16, sums of products included; Casts where such
-tensors meet other operators. Preserves: types of inputs and outputs; matrix products, means, norms, softmax and
-functions, which stay float32. Needs: batch norms folded,
-Winograd layers selected.
+Before: tensors of float32, and `precision` f16 or bf16. After: convolutions with constant weights, and elementwise
+arithmetic, maxima over windows and concatenations that read their results, in it, sums of products included where it is
+f16 (those of bf16 are f32); Casts where such tensors meet other operators. Preserves: types of inputs and outputs;
+matrix products, means, norms, softmax and functions, which stay float32. Needs: batch norms folded, Winograd layers
+selected.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..ir.types import DType
 from .base import GraphRewriter, Pass, PassContext, register_pass
 
 FOLLOWING = frozenset("Add Sub Mul Relu LeakyRelu PRelu Clip Max Min HardSigmoid HardSwish MaxPool Concat".split())
-"""Operators computed in f16 where an operand is a result in f16."""
+"""Operators computed in half precision where an operand is a result in it."""
 
 LARGEST = float(np.finfo(np.float16).max)
 
@@ -27,19 +27,19 @@ class NarrowFloats(Pass):
     name = "narrow-floats"
 
     def run(self, graph: Graph, context: PassContext) -> bool:
-        if context.precision is not DType.F16:
+        if context.precision not in (DType.F16, DType.BF16):
             return False
-        narrowing = _Narrowing(context.rewriter(graph))
+        narrowing = _Narrowing(context.rewriter(graph), context.precision)
         for node in list(graph.nodes):
             narrowing.visit(node)
         return narrowing.rewriter.finish()
 
 
 class _Narrowing:
-    """narrow: the f16 value of a float32 one, by what the latter is now called."""
+    """narrow: the value in `dtype` of a float32 one, by what the latter is now called."""
 
-    def __init__(self, rewriter: GraphRewriter) -> None:
-        self.rewriter = rewriter
+    def __init__(self, rewriter: GraphRewriter, dtype: DType) -> None:
+        self.rewriter, self.dtype = rewriter, dtype
         self.narrow: dict[Value, Value] = {}
 
     def visit(self, node: Node) -> None:
@@ -48,7 +48,7 @@ class _Narrowing:
         if not self._is_narrowed(node) or not rewriter.allow("narrow-floats", node):
             return
         inputs = [v if v is None or v.type.dtype is not DType.F32 else self._narrowed(v, node) for v in node.inputs]
-        type_ = node.output.type.with_dtype(DType.F16)
+        type_ = node.output.type.with_dtype(self.dtype)
         # Weights of Winograd in f16 are transformed by the compiler, in float64: never at load.
         attrs = {k: v for k, v in node.attrs.items() if k != "prepared"}
         new = rewriter.emit(node.op, inputs, [type_], attrs, origin=node.origin, hint=node.output.name).output
@@ -60,7 +60,7 @@ class _Narrowing:
         if len(node.outputs) != 1 or node.output.type.dtype is not DType.F32 or not node.output.type.is_static:
             return False
         constants = [v for v in node.inputs if v is not None and v.data is not None]
-        if any(v.type.dtype is DType.F32 and not _is_in_range(v) for v in constants):
+        if self.dtype is DType.F16 and any(v.type.dtype is DType.F32 and not _is_in_range(v) for v in constants):
             return False
         if node.op in ("Conv", "c2c.WinogradConv"):
             return all(v is None or v.data is not None for v in node.inputs[1:])
@@ -69,9 +69,9 @@ class _Narrowing:
     def _narrowed(self, value: Value, reader: Node) -> Value:
         if value not in self.narrow:
             if value.data is not None:
-                self.narrow[value] = self.rewriter.constant(value.name, value.data.astype(np.float16))
+                self.narrow[value] = self.rewriter.constant(value.name, value.data.astype(self.dtype.numpy))
             else:
-                self.narrow[value] = self._cast(value, DType.F16, reader)
+                self.narrow[value] = self._cast(value, self.dtype, reader)
         return self.narrow[value]
 
     def _cast(self, value: Value, dtype: DType, node: Node) -> Value:

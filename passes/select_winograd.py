@@ -46,6 +46,8 @@ class SelectWinograd(Pass):
     name = "select-winograd"
 
     def run(self, graph: Graph, context: PassContext) -> bool:
+        if context.precision is DType.BF16:
+            return False  # its products double the rate of direct forms; the transforms would lose most of its digits
         rewriter = context.rewriter(graph)
         footprint = TRANSFORMED * sum(v.type.nbytes for v in graph.constants())
         for node in [n for n in graph.nodes if n.op == "Conv"]:

@@ -39,20 +39,22 @@ def read_convolution(ctx: Lowering) -> Convolution | None:
     node, out = ctx.node, ctx.output.type
     x, w, b = node.input(0), node.input(1), node.input(2)
     assert x is not None and w is not None
-    blocks = {x.type.layout.block, out.layout.block}
-    if w.data is None or not blocks <= {0, ctx.lanes(x.type.dtype)} or not _is_computed_as_stored(ctx, x.type, blocks):
+    blocks, sums = {x.type.layout.block, out.layout.block}, DType.F32 if x.type.dtype is DType.BF16 else x.type.dtype
+    if w.data is None or not blocks <= {0, ctx.lanes(sums)} or not _is_computed_as_stored(ctx, x.type, blocks):
         return None
     if b is not None and b.data is None:
         return None
     kernel = w.type.dims[2:]
     view = window(node, x.type, node.output.type, kernel)
     weights = w.data.reshape(*w.data.shape[:2], *(a.kernel for a in view.axes))
-    return Convolution(x, out, weights, None if b is None else b.data, node.attrs.get("group", 1), view)
+    bias = None if b is None else b.data.astype(sums.numpy) if b.data is not None else None
+    return Convolution(x, out, weights, bias, node.attrs.get("group", 1), view)
 
 
 def _is_computed_as_stored(ctx: Lowering, x: TensorType, blocks: set[int]) -> bool:
-    """float32, or f16 where that is asked for: only then are its tensors blocked (`choose-layout`)."""
-    return x.dtype is DType.F32 or x.dtype is DType.F16 and ctx.target.has_fp16 and blocks != {0}
+    """float32, or half precision where that is asked for: only then are its tensors blocked (`choose-layout`)."""
+    has = {DType.F32: True, DType.F16: ctx.target.has_fp16 and blocks != {0}, DType.BF16: ctx.target.has_bf16}
+    return has.get(x.dtype, False) and (x.dtype is not DType.BF16 or blocks != {0})
 
 
 def whole_blocks(ctx: Lowering, conv: Convolution) -> Convolution | None:

@@ -34,10 +34,10 @@ from .conv_kernel import (
     start,
     unravel,
 )
-from .conv_plan import MAX_TAPS, Inputs, Outputs, Plan, pack_weights, reads_row_of_taps
+from .conv_plan import MAX_TAPS, Inputs, Outputs, Plan, pack_weights, products_of, reads_row_of_taps
 from .conv_schedules import choose_plan
 from .conv_zero import MissingTaps, shifted_bias
-from .micro import in_turns, multiply, packed, products_together, rows_of
+from .micro import in_turns, multiply, packed, rows_of
 from .tasks import guarded, tasks
 from .tile import Segment, Taps
 
@@ -104,7 +104,7 @@ class DirectWriter:
         self.w: Buffer = self.k.tensor(pack_coded(ctx, "weights", pack_weights(plan, ctx.target), hidden=True), "w")
         self.bias: Value | None = padded_bias(ctx, shifted_bias(plan.conv), plan.conv.groups, plan.lanes)
         self.missing = MissingTaps.of(ctx, plan.conv, plan.lanes)
-        self.together = products_together(ctx.target, plan.conv.dtype)
+        self.together = products_of(ctx.target, plan.conv)
         self.ahead = Ahead(k, plan, self.x, self.w, self.raster.step[1])
         block = plan.conv.x.type.layout.block
         self.along_taps = reads_row_of_taps(ctx.target, plan.conv)

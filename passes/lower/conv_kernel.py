@@ -18,7 +18,8 @@ from .window import Window
 @dataclass(frozen=True, slots=True)
 class Convolution:
     """y[n, k] = bias[k] + Σ x[n, c] * weights[k, c]: weights [K, C / groups, D, H, W], bias [K], of the type of x:
-    float32, or f16 between blocked tensors of f16, whose sums are f16 as well, or i16 or bytes, whose sums are i32.
+    float32, or f16 between blocked tensors of f16, whose sums are f16 as well, or bf16, whose sums and bias are f32, or
+    i16 or bytes, whose sums are i32.
     zero: what is taken away from bytes x, and lies around their image; their weights are i8. in_floats: sums of levels
     in i16 are f32, which holds them exactly, as weights and bias then are."""
 
@@ -39,7 +40,7 @@ class Convolution:
     @property
     def sums(self) -> DType:
         """Type of the sums: of integers i32, which are exact."""
-        if self.in_floats:
+        if self.in_floats or self.dtype is DType.BF16:
             return DType.F32
         return DType.I32 if self.dtype.is_int else self.dtype
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...codegen.target import Target
+from ...ir.types import DType
 from .context import Lowering
 from .conv_kernel import Convolution
 from .micro import products_together, splats_lanes
@@ -121,13 +122,20 @@ def row_plan(ctx: Lowering, conv: Convolution, whole_vectors: bool, rows: int, t
 def _may_wait(plan: Plan, whole_vectors: bool) -> bool:
     """Whether sums may wait in the result."""
     conv = plan.conv
-    fits = whole_vectors and not conv.dtype.is_int
+    fits = whole_vectors and conv.dtype is conv.sums
     return fits and conv.y.layout.block == conv.x.type.layout.block == plan.lanes
+
+
+def products_of(target: Target, conv: Convolution) -> int:
+    """Products that are added together (`products_together`); of bf16 one where channels are plain or odd, since what
+    lies beyond them may be NaN."""
+    paired = conv.x.type.layout.block and conv.channels_in % 2 == 0
+    return 1 if conv.dtype is DType.BF16 and not paired else products_together(target, conv.dtype)
 
 
 def lines(target: Target, conv: Convolution) -> Lined | None:
     """How x is read as vectors: along channels where it is blocked, along the taps of a row where it is plain."""
-    if not splats_lanes(target) or products_together(target, conv.dtype) > 1:
+    if not splats_lanes(target) or products_of(target, conv) > 1:
         return None
     block, axis, lanes = conv.x.type.layout.block, conv.window.w, target.lanes(conv.sums)
     if block:
@@ -249,7 +257,9 @@ def _reads_from_second_cache(ctx: Lowering, plan: Plan) -> bool:
 
 def pack_weights(plan: Plan, target: Target) -> np.ndarray:
     """Weights in the order in which the kernel reads them, zero beyond the last output channel."""
-    return packed_together(plan, products_together(target, plan.conv.dtype))
+    together = products_of(target, plan.conv)
+    packed = packed_together(plan, together)
+    return packed.astype(np.float32) if plan.conv.dtype is DType.BF16 and together == 1 else packed
 
 
 def packed_together(plan: Plan, together: int) -> np.ndarray:

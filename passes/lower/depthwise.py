@@ -108,7 +108,7 @@ class DepthwiseWriter:
     ) -> None:
         self.ctx, self.conv, self.k, self.lanes = ctx, conv, k, ctx.lanes(conv.sums)
         self.pixels = pixels or usual_pixels(ctx.target, conv.window.w)
-        self.acc = DType.F32 if conv.dtype.is_int else conv.dtype
+        self.acc = DType.F32 if conv.dtype.is_int else conv.sums
         channels = conv.groups * conv.channels_out
         self.blocks = -(-channels // self.lanes)
         self.valid = self.lanes if whole_vectors else channels - (self.blocks - 1) * self.lanes
@@ -232,7 +232,8 @@ class DepthwiseWriter:
                     self._filter_loop(s, w, x, y, acc)
         for p in range(s.pixels):
             spatial = self.conv.window.spatial(place.d, place.h, w + p)
-            finish(k, (place.n, place.block * lanes, *spatial), valid, self._biased(place, k.load(acc, p)))
+            value = cast(self._biased(place, k.load(acc, p)), self.ctx.node.output.type.dtype)
+            finish(k, (place.n, place.block * lanes, *spatial), valid, value)
 
     def _biased(self, place: Place, sums: Expr) -> Expr:
         """With what is added apart."""

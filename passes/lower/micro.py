@@ -23,7 +23,9 @@ def splats_lanes(target: Target) -> bool:
 
 def products_together(target: Target, dtype: DType) -> int:
     """Neighbouring products along k that one instruction adds into i32: pairs of i16 on x86, fours of bytes where the
-    target has dot products of them and i8."""
+    target has dot products of them and i8; into f32 pairs of bf16 where it has those."""
+    if dtype is DType.BF16:
+        return 2 if target.has_bf16 else 1
     if dtype is DType.I16:
         return 2 if target.arch == "x86_64" else 1
     return 4 if dtype is target.byte_levels else 1

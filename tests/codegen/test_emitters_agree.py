@@ -168,3 +168,40 @@ def test_inexact_operations_are_close(target: str) -> None:
         assert np.count_nonzero(b) > 150, "most results are zero: nothing is compared"
         eps = float(np.finfo(port.dtype.numpy).eps)
         np.testing.assert_allclose(a, b, rtol=4 * eps, atol=2 * eps)
+
+
+def pairs_of_bf16() -> Program:
+    """Sums in f32 of pairs of bf16, the first factor also repeated."""
+    k = Builder()
+    xs = [k.param(f"x_{i}", DType.BF16, 128) for i in range(2)]
+    c, y = k.param("x_c", DType.F32, 64), k.param("y", DType.F32, 128)
+    at = 0
+    for lanes in (1, 4, 8, 16):
+        repeated = shuffle(k.load(xs[0], 7, 2), None, (0, 1) * lanes)
+        for factor in (k.load(xs[0], 3, 2 * lanes), repeated):
+            k.store(y, at, dot(factor, k.load(xs[1], 50, 2 * lanes), k.load(c, at % 40, lanes)))
+            at += lanes
+    kernel = k.kernel("dots")
+    ports = tuple(Port(p.name, p.dtype, (p.size,)) for p in kernel.params)
+    step = Step("dots", (*(Slot("input", 0, i) for i in range(3)), Slot("output")), "step", ("dots",))
+    return Program("halves", ports[:-1], ports[-1:], {"dots": kernel}, (step,), 0, bytearray())
+
+
+@pytest.mark.parametrize("target", ["native", "x86-64", "x86-64-v3"])
+def test_pairs_of_bf16_are_added_in_f32(target: str) -> None:
+    if not Target.parse(target).runs_here:
+        pytest.skip(f"{target} does not run on this machine")
+    program = pairs_of_bf16()
+    verify_program(program)
+    rng = np.random.default_rng(2)
+    inputs = [rng.normal(size=p.shape).astype(p.dtype.numpy) for p in program.inputs]
+    (expected,) = run_program(program, inputs)
+    (found,) = run_native(program, inputs, target)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("target", "instruction"), [("arm64-neon+bf16", "bfdot"), ("x86-64-v4+avx512bf16", "vdpbf16ps")]
+)
+def test_pairs_of_bf16_are_one_instruction(target: str, instruction: str) -> None:
+    assert f"\t{instruction}\t" in emit_asm(pairs_of_bf16(), Target.parse(target))

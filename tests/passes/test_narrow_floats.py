@@ -81,3 +81,17 @@ def test_computes_in_half_precision(graph: Graph, tolerance: float) -> None:
     for name, array in run_as_program(compiled, feeds).items():
         error = np.abs(array - expected[name]).max() / np.abs(expected[name]).max()
         assert 1e-6 < error < tolerance, f"{name}: {error:.2g}"
+
+
+@pytest.mark.needs("qemu-aarch64", "aarch64-linux-gnu-gcc")
+@pytest.mark.parametrize("graph", [network(20), network(32), network(21), winograd()])
+def test_products_of_bf16(graph: Graph) -> None:
+    graph = graph.clone()
+    feeds = feeds_for(graph, 3)
+    expected = reference.evaluate(graph, feeds)
+    compiled = compile_graph(graph, CompileOptions(Target.parse("arm64-neon+bf16"), name="model", precision="bf16"))
+    assert not any(n.op == "c2c.WinogradConv" for n in compiled.graph.nodes)
+    assert any(b.dtype is DType.BF16 for k in compiled.program.kernels.values() for b in k.params)
+    for name, array in run_as_program(compiled, feeds).items():
+        error = np.abs(array - expected[name]).max() / np.abs(expected[name]).max()
+        assert 1e-5 < error < 4e-2, f"{name}: {error:.2g}"
