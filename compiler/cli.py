@@ -211,6 +211,10 @@ def _judging(p: argparse.ArgumentParser, calibration: int) -> None:
         "--fine-tune", action="store_true", help="train with PyTorch, by the dense model's answers and labels"
     )
     p.add_argument("--epochs", type=int, default=10, metavar="N", help="of fine-tuning, for each size (default 10)")
+    p.add_argument(
+        "--mix", type=float, default=0.0, metavar="P",
+        help="share of each batch that is mixed with other samples, 0.5 at most: where samples are few (default 0)",
+    )  # fmt: skip
     p.add_argument("--seed", type=int, default=0, help="of the order of samples (default 0)")
     p.add_argument("--resume", action="store_true", help="go on with what a stopped run left in the output folder")
     p.add_argument("-o", "--output", type=Path, default=Path("small"), metavar="DIR", help="folder (default small/)")

@@ -274,7 +274,7 @@ def compress_command(a: argparse.Namespace) -> int:
             max_loss=None if a.max_loss is None else _share(a.max_loss), pareto=a.pareto, sparsity=a.sparsity,
             pattern=a.pattern, levels=a.levels, measure=a.measure, judge=a.judge, judged=a.judged,
             calibration=a.calibration, held_out=a.held_out, labels=a.labels, fine_tune=a.fine_tune, epochs=a.epochs,
-            seed=a.seed, resume=a.resume, targets=a.target or ["native"], aim=a.aim, progress=show,
+            mix=a.mix, seed=a.seed, resume=a.resume, targets=a.target or ["native"], aim=a.aim, progress=show,
         )  # fmt: skip
     return _reported(a, report, print_report)
 

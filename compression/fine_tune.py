@@ -24,7 +24,7 @@ from .session import Pass, Session, start
 
 if TYPE_CHECKING:
     from .torch_graph import Given
-    from .torch_tune import Lesson
+    from .torch_lesson import Lesson
 
 RATIOS = (16.0, 24.0, 34.0, 48.0, 68.0, 96.0, 136.0)
 """Of the stages without a size that is asked for: fp32 bytes over packed bytes."""
@@ -40,30 +40,32 @@ _DENSE_BITS = 4.0
 @dataclass(eq=False, slots=True)
 class FineTuning:
     """session: of the dense network, whose samples are few; samples: all of them; epochs: over the samples that are
-    fitted to, for each stage's pruning and for its levels."""
+    fitted to, for each stage; mix: the share of each batch that is mixed with other samples."""
 
     session: Session
     samples: Samples
     epochs: int
+    mix: float = 0.0
     learn: Lesson = field(init=False)
     dense: np.ndarray = field(init=False)
     weights: dict[Layer, Given] = field(init=False)
 
     def __post_init__(self) -> None:
-        from . import torch_tune
+        from . import torch_lesson
 
         s, fitted = self.session, self.samples.calibration
         labels = self.samples.labels
-        self.learn = torch_tune.lesson(
+        self.learn = torch_lesson.lesson(
             s.graph, s.layers, s.output, {name: a[:fitted] for name, a in self.samples.arrays.items()},
-            None if labels is None else labels[:fitted], classes=self._classes(), epochs=self.epochs, seed=s.seed,
+            None if labels is None else labels[:fitted], classes=self._classes(), epochs=self.epochs,
+            mix=self.mix, seed=s.seed,
         )  # fmt: skip
-        self.weights = torch_tune.dense_given(s.layers)
+        self.weights = dict(self.learn.dense)
         self.dense = self._outputs(self.weights)
 
     def key(self) -> str:
         """What decides the result beside the session's own key."""
-        digest = hashlib.sha256(repr((self.epochs, self.samples.calibration)).encode())
+        digest = hashlib.sha256(repr((self.epochs, self.mix, self.samples.calibration)).encode())
         for a in (*self.samples.arrays.values(), self.samples.labels):
             digest.update(b"" if a is None else np.ascontiguousarray(a).tobytes())
         return digest.hexdigest()
@@ -145,11 +147,11 @@ class FineTuning:
         """The judged output of the samples that judge."""
         import torch
 
-        from . import torch_tune
+        from . import torch_lesson
 
         s = self.session
         feeds = {name: torch.from_numpy(a[self.samples.held_out]) for name, a in self.samples.arrays.items()}
-        found: np.ndarray = torch_tune.answered(s.graph, given, s.graph.outputs[s.output], feeds).numpy()
+        found: np.ndarray = torch_lesson.answered(s.graph, given, s.graph.outputs[s.output], feeds).numpy()
         return found
 
     def _classes(self) -> bool:

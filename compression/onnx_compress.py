@@ -57,6 +57,7 @@ def compress(
     labels: str | None = None,
     fine_tune: bool = False,
     epochs: int = EPOCHS,
+    mix: float = 0.0,
     seed: int = 0,
     resume: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
@@ -70,12 +71,13 @@ def compress(
     as `data`; None holds some of `data` out. calibration, held_out: the most samples fitted to, and judged by. labels:
     the array in `data` and `judge` with the right class of each sample; right answers count then. fine_tune: train with
     PyTorch, by the dense network's answers and the labels, on all of `data` that does not judge, `epochs` times for
-    each size. seed: of the order of samples and of positions. targets: whose expected speeds are reported; the weights
-    are packed for the first one. aim: "size", or "speed": masks are tried too, for the first target's sparse kernels.
-    resume: go on with what a run before left in `output`. Raises C2CError.
+    each size. mix: the share of each batch that is mixed with other samples, so that few are not learnt by heart. seed:
+    of the order of samples and of positions. targets: whose expected speeds are reported; the weights are packed for
+    the first one. aim: "size", or "speed": masks are tried too, for the first target's sparse kernels. resume: go on
+    with what a run before left in `output`. Raises C2CError.
     """
     form = _form(sparsity, pattern, levels)
-    _check_training(fine_tune, labels if data is None else None, epochs)
+    _check_training(fine_tune, labels if data is None else None, epochs, mix)
     if pareto and (max_size is not None or max_loss is not None):
         raise OptionsError("the whole front and a budget are asked for", remedy="give one of them")
     if aim not in AIMS:
@@ -97,7 +99,7 @@ def compress(
         session.speeds = LayerSpeeds(machines[0])
     if samples.synthetic:
         session.runner.settle(samples.arrays, spreads)
-    tuning = FineTuning(session, everything, epochs) if fine_tune else None
+    tuning = FineTuning(session, everything, epochs, mix) if fine_tune else None
     if folder is not None:
         session.state = resumed(folder, session.key() + ("" if tuning is None else tuning.key()), resume)
     outcomes = Outcomes(session, machines)
@@ -129,7 +131,7 @@ def _read(samples: Path | str | Mapping[str, np.ndarray]) -> Mapping[str, np.nda
     return samples if isinstance(samples, Mapping) else read_samples(samples)
 
 
-def _check_training(fine_tune: bool, lonely: str | None, epochs: int) -> None:
+def _check_training(fine_tune: bool, lonely: str | None, epochs: int, mix: float) -> None:
     """lonely: labels without samples."""
     if fine_tune:
         require_torch()
@@ -137,6 +139,8 @@ def _check_training(fine_tune: bool, lonely: str | None, epochs: int) -> None:
         raise OptionsError("labels are given without samples", remedy="give --data too")
     if epochs < 1:
         raise OptionsError(f"{epochs} epochs make no sense", remedy="1 or more")
+    if not 0 <= mix <= 0.5:
+        raise OptionsError(f"a share of {mix!r} of mixed samples makes no sense", remedy="from 0 to 0.5")
 
 
 def _form(sparsity: float, pattern: str, levels: int) -> Form:

@@ -78,9 +78,9 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def few_steps(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing depends on how well is trained."""
-    from c2c.compression import fine_tune, torch_tune
+    from c2c.compression import fine_tune, torch_lesson
 
-    monkeypatch.setattr(torch_tune, "LEAST_STEPS", 60)
+    monkeypatch.setattr(torch_lesson, "LEAST_STEPS", 60)
     monkeypatch.setattr(fine_tune, "RATIOS", (6.0, 12.0, 30.0))
 
 
@@ -119,6 +119,7 @@ def test_labels_judge() -> None:
         ({"data": {**samples(20, 2), "y": np.zeros((20, 7), np.int64)}}, "do not fit the output"),
         ({"data": None}, "labels are given without samples"),
         ({"epochs": 0}, "0 epochs"),
+        ({"mix": 0.6}, "0.6 of mixed samples"),
     ],
 )
 def test_bad_requests(options: dict[str, Any], match: str) -> None:
@@ -139,9 +140,9 @@ def test_density_grows_with_bits() -> None:
     assert -p * np.log2(p) - (1 - p) * np.log2(1 - p) + 2.5 * p == pytest.approx(0.5)
 
 
-def lesson(labels: bool, classes: bool = True) -> Any:
+def lesson(labels: bool, classes: bool = True, mix: float = 0.0) -> Any:
     """On 1000 samples."""
-    from c2c.compression import torch_tune
+    from c2c.compression import torch_lesson
     from c2c.compression.session import start
 
     data = samples(1000, 2)
@@ -149,14 +150,16 @@ def lesson(labels: bool, classes: bool = True) -> Any:
     chosen = split(data, types, 0, calibration=10**6, held_out=4, labels="y")
     s = start(network(), chosen, Form(), measure="auto", output=None, seed=0, progress=lambda stage: None)
     marks = chosen.labels if labels else None
-    return torch_tune.lesson(s.graph, s.layers, 0, chosen.arrays, marks, classes=classes, epochs=1, seed=0)
+    return torch_lesson.lesson(
+        s.graph, s.layers, 0, chosen.arrays, marks, classes=classes, epochs=1, mix=mix, seed=0
+    )  # fmt: skip
 
 
 def loss(learn: Any, given: Any) -> float:
     import torch
 
     with torch.no_grad():
-        return float(learn.loss(given, torch.arange(learn.count)))
+        return float(learn.loss(given, learn.plain(torch.arange(learn.count))))
 
 
 @pytest.mark.parametrize(("labels", "classes"), [(True, True), (False, True), (False, False)])
@@ -165,7 +168,7 @@ def test_pruning_keeps_what_matters(labels: bool, classes: bool, one_thread: Non
     from c2c.compression.torch_graph import Given
 
     learn = lesson(labels, classes)
-    dense = torch_tune.dense_given(learn.layers)
+    dense = learn.dense
     found = torch_tune.prune(learn, dense, 0.3, lambda stage: None)
     total = sum(g.weight.numel() for g in found.values())
     kept = sum(int((g.weight != 0).sum()) for g in found.values())
@@ -233,3 +236,20 @@ def test_same_seed_same_bytes_and_resuming_too(
     assert files("a", resume=True) == first
     with pytest.raises(TypeError):
         files("a", epochs=2, resume=True)
+
+
+def test_half_of_a_batch_is_mixed_and_the_dense_network_answers_the_mixture(one_thread: None) -> None:
+    import torch
+
+    from c2c.compression import torch_graph
+
+    learn = lesson(labels=True, mix=0.5)
+    batch = next(learn.batches(1))
+    alone = batch.share == 1
+    assert int(alone.sum()) == len(alone) // 2 and bool((batch.share >= 0).all())
+    own, other = batch.labels
+    assert torch.equal(own[alone], other[alone]) and not torch.equal(own, other)
+    answers = torch_graph.run(learn.graph, batch.feeds, learn.dense, learn.result)
+    torch.testing.assert_close(batch.taught, answers, rtol=1e-4, atol=1e-5)
+    known = {a.numpy().tobytes() for a in learn.feeds["x"]}
+    assert [a.numpy().tobytes() in known for a in batch.feeds["x"]] == alone.tolist()
