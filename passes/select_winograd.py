@@ -7,12 +7,16 @@ Preserves: layers whose tiles waste too much, and all with `winograd_error` 0. T
 
 from __future__ import annotations
 
+from math import inf
+
 from ..codegen.target import Target
 from ..ir.graph import Graph, Node
 from ..ir.types import DType
 from .base import Pass, PassContext, register_pass
+from .lower.conv_sparse_window import window_plans
 from .lower.micro import prefetches
 from .lower.schedule import Schedule, choose
+from .lower.window import window
 from .pattern import int_list, required
 from .winograd_math import winograd_error
 
@@ -86,14 +90,25 @@ def problem(node: Node) -> str:
 
 
 def schedules(node: Node, context: PassContext, footprint: int) -> list[Schedule[int | None]]:
-    """The direct form (None), and every m that is exact enough; `footprint`: bytes of all weights of the model."""
+    """The direct form (None), dense or by lists of weights, and every m that is exact enough; `footprint`: bytes of all
+    weights of the model."""
     target, (k, c) = context.target, required(node, 1).type.dims[:2]
     macs, weights = 9 * c * node.output.type.size, 9 * 4 * k * c
     direct = _cycles(target, macs, weights, DIRECT_OVERLAP[not prefetches(target)], footprint)
+    direct = min(direct, _list_cycles(node, target))
     found: list[Schedule[int | None]] = [Schedule("direct", direct, None)]
     for m in (m for m in SIZES if expected_error(node, m) <= context.winograd_error):
         found.append(Schedule(f"F{m}", MIN_GAIN * winograd_cycles(node, m, target, footprint), m))
     return found
+
+
+def _list_cycles(node: Node, target: Target) -> float:
+    """Expected cycles of the direct form by lists of the weights that are not zero, without end where there are few."""
+    x, weights = required(node), required(node, 1)
+    assert weights.data is not None
+    view = window(node, x.type, node.output.type, weights.type.dims[2:])
+    found = window_plans(target, weights.data, view, (True, True))
+    return x.type.dims[0] * min((cycles for _, cycles in found), default=inf)
 
 
 def winograd_cycles(node: Node, m: int, target: Target, footprint: int) -> float:

@@ -12,6 +12,7 @@ from .conv_direct import lower_direct
 from .conv_kernel import Convolution
 from .conv_planar import PlanarConvolution, lower_planar
 from .conv_sparse import lower_sparse, sparse_plan
+from .conv_sparse_window import lower_window, window_plan
 from .depthwise import is_depthwise, lower_depthwise
 from .window import window
 
@@ -28,6 +29,8 @@ def lower_conv(ctx: Lowering) -> None:
             return lower_depthwise(ctx, found)
         if (plan := sparse_plan(ctx, found)) is not None:
             return lower_sparse(ctx, found, plan)
+        if (plan := window_plan(ctx, found)) is not None:
+            return lower_window(ctx, found, plan)
         merged = whole_blocks(ctx, found)
         if merged is not None and not _is_planar(ctx, found):
             return lower_direct(ctx, merged)

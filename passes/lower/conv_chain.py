@@ -149,7 +149,7 @@ def _stage(ctx: Lowering) -> Stage | None:
     conv = read_convolution(ctx)
     if conv is None or conv.window.rank != 2:
         return None
-    if conv.window.is_pointwise and likely_pays(conv.weights):
+    if conv.groups == 1 and likely_pays(conv.weights):
         return None  # faster by lists, which want all pixels of a tile
     return Stage(ctx, conv) if conv.groups == 1 or is_depthwise(ctx, conv) else None
 

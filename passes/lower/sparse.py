@@ -23,9 +23,13 @@ BREAK_EVEN = {1: 0.55, 2: 0.4, 4: 0.25}
 """Zeros in blocks, by their height, from which on lists are faster (`benchmarks/sparse.py`)."""
 
 
+WINDOW_BREAK_EVEN = {1: 0.85, 2: 0.8, 4: 0.75}
+"""The same of convolutions with a window, beside Winograd's form of the dense one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """first: [chunks * blocks + 1] int32, entry at which each block's list begins. gaps: [entries] uint8. values:
+    """first: [chunks * blocks + 1] int32, entry at which each block's list begins. gaps: [entries] unsigned. values:
     [entries, height], of the matrix's type. step: all lists have lengths that it divides."""
 
     height: int
@@ -37,6 +41,16 @@ class Lists:
     @property
     def entries(self) -> int:
         return int(self.gaps.size)
+
+
+def place_lists(matrix: np.ndarray, height: int, step: int, places: np.ndarray) -> Lists:
+    """The lists of a matrix whose columns lie at `places`, all different: distances between those, in 16 or 32 bits.
+
+    Lengths as in `make_lists`.
+    """
+    order = np.argsort(places)
+    found = _lists(matrix[:, order], height, step, places[order])
+    return found if not (found.first % step).any() else _lists(matrix[:, order], height, 1, places[order])
 
 
 def make_lists(matrix: np.ndarray, height: int, step: int = 1, chunk: int = 0) -> Lists:
@@ -57,8 +71,8 @@ def make_lists(matrix: np.ndarray, height: int, step: int = 1, chunk: int = 0) -
     return Lists(height, np.concatenate([*first, starts[-1:]]).astype(np.int32), gaps, values, step)
 
 
-def _lists(matrix: np.ndarray, height: int, step: int) -> Lists:
-    """Lists of one chunk, as many of them as can be filled up."""
+def _lists(matrix: np.ndarray, height: int, step: int, places: np.ndarray | None = None) -> Lists:
+    """Lists of one chunk, as many of them as can be filled up; without places columns are their own."""
     rows, columns = matrix.shape
     blocks = -(-rows // height)
     padded = np.zeros((blocks * height, columns), matrix.dtype)
@@ -68,8 +82,9 @@ def _lists(matrix: np.ndarray, height: int, step: int) -> Lists:
         block, column = np.nonzero(listed)
         begins = np.ones(block.size, bool)
         begins[1:] = block[1:] != block[:-1]
-        gap = column - np.where(begins, 0, np.concatenate([[0], column[:-1]])[: column.size])
-        fillers = np.maximum(-(-gap // FAR) - 1, 0)
+        at = column if places is None else places[column]
+        gap = at - np.where(begins, 0, np.concatenate([[0], at[:-1]])[: at.size])
+        fillers = np.maximum(-(-gap // FAR) - 1, 0) if places is None else np.zeros_like(gap)
         counts = np.zeros(blocks, np.int64)
         np.add.at(counts, block, 1 + fillers)
         short = np.nonzero((counts % step > 0) & ~listed.all(1))[0]
@@ -78,7 +93,8 @@ def _lists(matrix: np.ndarray, height: int, step: int) -> Lists:
         listed[short, listed[short].argmin(1)] = True
     entries = int(counts.sum())
     place = np.arange(block.size) + np.cumsum(fillers)
-    gaps = np.full(entries, FAR, np.uint8)
+    wide = np.uint16 if gap.max(initial=0) <= np.iinfo(np.uint16).max else np.uint32
+    gaps = np.full(entries, FAR, np.uint8 if places is None else wide)
     gaps[place] = gap - FAR * fillers
     first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     values = np.zeros((entries, height), matrix.dtype)
@@ -101,4 +117,5 @@ def likely_pays(weights: np.ndarray) -> bool:
     if not may_pay(weights):
         return False
     matrix = weights.reshape(weights.shape[0], -1)
-    return any(1 - entries(matrix, h) * h / matrix.size >= zeros for h, zeros in BREAK_EVEN.items())
+    needed = BREAK_EVEN if matrix.shape[1] == weights.shape[1] else WINDOW_BREAK_EVEN
+    return any(1 - entries(matrix, h) * h / matrix.size >= zeros for h, zeros in needed.items())

@@ -6,7 +6,7 @@ its own x (height 1) that decides, and columns go in chunks, whose sums lie in m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import gcd
 
@@ -26,6 +26,15 @@ VECTORS = (2, 3, 4, 5, 6, 8, 10)
 
 SET_BYTES = 4096
 """Bytes after which addresses fall into the same set of the first cache."""
+
+UNALIGNED = 4
+"""A distance of rows, in bytes, at which vectors lie across lines."""
+
+ACROSS = 1.55, 1.3
+"""Times that lists of single rows, and of others, take through such vectors over what their instructions say."""
+
+COPIED = 2
+"""Times that a copy with a border takes over one of whole vectors."""
 
 DEPENDENT = 1.15
 """What chains of dependent multiply-adds take over their latency."""
@@ -137,7 +146,30 @@ def list_cycles(target: Target, matrix: np.ndarray, plan: Plan, tiles: list[tupl
     return float(lists + -(-sides.pixels // target.lanes(DType.F32)) * each)
 
 
-def entry_cycles(target: Target, height: int, vectors: int, density: float, columns: int, stride: int) -> float:
+def window_cycles(
+    target: Target,
+    matrix: np.ndarray,
+    plan: Plan,
+    tiles: Sequence[tuple[int, int, float]],
+    copied: int,
+    blocked: tuple[bool, bool],
+) -> float:
+    """Estimated cycles of a convolution by lists over tiles (count, vectors, rows of a column that they read over those
+    that they make, times channels); copied: elements of x with its border; blocked: x, y."""
+    (rows, columns), costs, lanes = matrix.shape, COSTS[target.vector_bits], target.lanes(DType.F32)
+    blocks, found = -(-rows // plan.height), entries(matrix, plan.height)
+    density = found / max(1, blocks * columns)
+    begin = blocks * costs.list_[plan.height > 1]
+    entry = [entry_cycles(target, plan.height, v, density, deep, UNALIGNED) for _, v, deep in tiles]
+    lists = sum(n * (found * e + begin) for e, (n, _, _) in zip(entry, tiles, strict=True))
+    lists *= 1.0 if splats_lanes(target) else ACROSS[plan.height > 1]
+    level = (8 * copied > target.l2_bytes) + (4 * copied > target.l2_bytes)
+    copy = COPIED * (costs.transpose_in if blocked[0] else costs.copy[level])
+    finish = costs.transpose_out if blocked[1] else costs.finish[level]
+    return float(lists + copied / lanes * copy + rows * finish * sum(n * v for n, v, _ in tiles))
+
+
+def entry_cycles(target: Target, height: int, vectors: int, density: float, columns: float, stride: int) -> float:
     """Estimated cycles of one entry of a list: bound by multiply-adds, loads, instructions or the first cache.
 
     A tile larger than that is read through the second cache, the more of it the more of its rows a list reads. stride:

@@ -71,11 +71,12 @@ class Sums:
     def _gaps(self, j: Expr) -> list[Expr]:
         """Those of the entries of a turn."""
         k, step, gaps = self.k, self.lists.step, self.parts["gaps"]
-        if step < 4:
+        bits = gaps.dtype.bits
+        if step < 4 or step * bits > 64:
             return [cast(k.load(gaps, j + i), DType.I64) for i in range(step)]
-        word = k.let(bitcast(k.load(gaps, j, step), DType.U32), "gaps")
-        bytes_ = [binary("shr", word, 8 * i) if i else word for i in range(step)]
-        return [cast(b & 255 if i < step - 1 else b, DType.I64) for i, b in enumerate(bytes_)]
+        word = k.let(bitcast(k.load(gaps, j, step), DType.U32 if step * bits == 32 else DType.U64), "gaps")
+        parts = [binary("shr", word, bits * i) if i else word for i in range(step)]
+        return [cast(p & (1 << bits) - 1 if i < step - 1 else p, DType.I64) for i, p in enumerate(parts)]
 
     def _products(self, source: Source, here: Expr, weights: list[Expr], acc: Buffer, first: int) -> None:
         """One column of x times an entry's weights."""

@@ -19,7 +19,7 @@ from c2c.ir.graph import Graph
 from c2c.ir.types import DType
 from c2c.passes.lower import lower_graph, lower_node
 from c2c.passes.lower.schedule import Tuning
-from c2c.passes.lower.sparse import make_lists
+from c2c.passes.lower.sparse import make_lists, place_lists
 from c2c.passes.pattern import required
 from c2c.tests.passes.build import Net, feeds_for
 from c2c.tests.passes.lower.harness import Case, in_blocks, run_graph, with_tail
@@ -150,6 +150,43 @@ def test_blocked_tensors(number: int, threads: int) -> None:
     check(in_blocks(c, LANES), [np.asarray(c.inputs[0])], c.expected()[0], threads)
 
 
+def windowed(x: tuple[int, ...], w: np.ndarray, pads: list[int], strides: list[int], dilations: list[int]) -> Case:
+    rng = np.random.default_rng(1)
+    inputs = [rng.standard_normal(x).astype(np.float32), w, rng.standard_normal((w.shape[0],)).astype(np.float32)]
+    attrs = {"kernel_shape": list(w.shape[2:]), "pads": pads, "strides": strides, "dilations": dilations}
+    return Case("Conv", inputs, attrs, frozenset((1, 2)))
+
+
+WINDOWS = [
+    windowed((1, 20, 14, 14), pruned((24, 20, 3, 3), 0.8), [1, 1, 1, 1], [1, 1], [1, 1]),
+    windowed((2, 17, 9, 37), pruned((21, 17, 3, 3), 0.8, 4), [0, 1, 2, 0], [1, 1], [1, 1]),
+    windowed((1, 16, 15, 13), pruned((16, 16, 3, 3), 0.9), [1, 1, 1, 1], [2, 2], [1, 1]),
+    windowed((1, 16, 20, 41), pruned((19, 16, 1, 1), 0.7), [0, 0, 0, 0], [2, 2], [1, 1]),
+    windowed((1, 8, 12, 50), pruned((16, 8, 5, 2), 0.7, 2), [3, 1, 2, 4], [1, 3], [2, 1]),
+    windowed((1, 300, 40, 40), pruned((4, 300, 3, 3), 0.999), [1, 1, 1, 1], [1, 1], [1, 1]),
+]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("blocked", [False, True])
+@pytest.mark.parametrize("number", range(len(WINDOWS)))
+def test_windows(number: int, blocked: bool, threads: int) -> None:
+    c = WINDOWS[number]
+    node = c.node()
+    graph = in_blocks(c, LANES) if blocked else Graph("g", [required(node)], [node.output], [node], ["y"])
+    check(graph, [np.asarray(c.inputs[0])], c.expected()[0], threads)
+
+
+def test_places_are_distances() -> None:
+    """Lists of columns that lie anywhere name them by their places; far ones take wider distances."""
+    matrix = pruned((8, 12), 0.5)
+    for scale, dtype in ((900, np.uint16), (90000, np.uint32)):
+        places = np.random.default_rng(3).permutation(12) * scale
+        lists = place_lists(matrix, 2, 1, places)
+        assert lists.gaps.dtype == dtype
+        np.testing.assert_array_equal(unpacked(lists, 8, 11 * scale + 1)[:, places], matrix)
+
+
 @pytest.mark.parametrize("factor", [(21, 1, 1), (1, 7, 7), (2, 21, 7, 7)])
 def test_tail(factor: tuple[int, ...]) -> None:
     c = CASES[1]
@@ -193,6 +230,18 @@ def test_choice(target: str) -> None:
         assert (names[0].split()[0] if names else None) == expected
 
 
+@pytest.mark.parametrize("target", ["x86-64-v3", "x86-64-v4", "arm64-neon"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_choice_of_windows(target: str, stride: int) -> None:
+    """Many zeros are left out, beside Winograd's form too; a few are not."""
+    for zeros, listed in ((0.95, True), (0.3, False)):
+        net = Net()
+        attrs = {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1), "strides": (stride, stride)}
+        graph = net.done(net.op("Conv", net.input(1, 64, 28, 28), pruned((64, 64, 3, 3), zeros, 4), **attrs))
+        compiled = compile_graph(graph, CompileOptions(Target.parse(target), name="model"))
+        assert any("conv_sparse" in name for name in compiled.program.kernels) == listed
+
+
 @pytest.mark.needs("qemu-aarch64", "aarch64-linux-gnu-gcc")
 def test_lists_on_arm() -> None:
     net = Net(3)
@@ -201,6 +250,8 @@ def test_lists_on_arm() -> None:
     for size, w in zip(((9, 11), (7, 7), (3, 5)), matrices, strict=True):
         x = net.input(1, w.shape[1], *size)
         results.append(net.op("Relu", net.op("Conv", x, w.reshape(*w.shape, 1, 1), net.random(w.shape[0]))))
+    x, w = net.input(1, 16, 9, 14), pruned((16, 16, 3, 3), 0.95, 4)
+    results.append(net.op("Conv", x, w, kernel_shape=(3, 3), pads=(1, 1, 1, 1), strides=(2, 1)))
     graph = net.done(*results)
     feeds = feeds_for(graph, 3)
     expected = reference.evaluate(graph, feeds)
