@@ -168,3 +168,20 @@ def test_assign_prefers_cheap_levels_only_at_a_price() -> None:
     book = Book(np.array([-1.0, 0.0, 1.0]), np.array([6.0, 0.5, 6.0]))
     assert codebook.assign(np.array([0.6, -0.6]), book, 0.0).tolist() == [2, 0]
     assert codebook.assign(np.array([0.6, -0.6]), book, 0.1).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(("levels", "least"), [(4, 0.1175), (8, 0.03454), (16, 0.009497)])
+def test_few_levels_lose_little_more_than_the_best(levels: int, least: float) -> None:
+    """`least`: mean squared errors of normal numbers by the best levels (Max 1960), none of which has to be 0."""
+    values = np.random.default_rng(4).standard_normal(200_000)
+    book = codebook.uniform(values, 1e-6, levels)
+    assert len(book.levels) <= levels and np.count_nonzero(book.levels == 0) == 1
+    lost = float(np.square(values - book.levels[codebook.assign(values, book, 0.0)]).mean())
+    assert 0.98 * least < lost < 1.2 * least
+
+
+def test_few_levels_of_numbers_of_one_sign_and_of_few_values() -> None:
+    for values in (np.full(600, -1.0), np.repeat([1.0, 2.0, 3.0], 200)):
+        book = codebook.uniform(values, 1e-6, 16)
+        lost = np.abs(values - book.levels[codebook.assign(values, book, 0.0)])
+        assert lost.max() < 1e-2 and book.levels[book.zero] == 0
