@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 APT := gcc make qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross libzstd-dev
+OPENCL := pocl-opencl-icd ocl-icd-libopencl1 oclgrind
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: demo test test-all check operators setup tools clean
@@ -41,6 +42,11 @@ tools:
 		dpkg --add-architecture arm64 && apt-get update -qq && apt-get install -y -qq --no-install-recommends libzstd-dev:arm64 >/dev/null \
 			|| echo "no libzstd for arm64: tests of packed weights under emulation skip"; \
 	else echo "for the emulated ARM part: sudo apt-get install $(APT)"; fi
+	@if ldconfig -p 2>/dev/null | grep -q libOpenCL.so.1 && command -v oclgrind >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(OPENCL) >/dev/null; } \
+			|| echo "no OpenCL on a processor: its tests skip"; \
+	else echo "for OpenCL on a processor: sudo apt-get install $(OPENCL)"; fi
 
 clean:
 	rm -rf .venv out build *.egg-info

@@ -65,10 +65,18 @@ class Operators:
 
     def _require(self, name: str) -> None:
         if name not in self.helpers:
-            text, needs = helper(name)
+            text, needs = self.helper(name)
             for other in needs:
                 self._require(other)
             self.helpers[name] = text
+
+    def helper(self, name: str) -> tuple[str, tuple[str, ...]]:
+        """Text of helper `c2c_<name>` and the names of those that it needs."""
+        return helper(name)
+
+    def function(self, name: str, dtype: DType) -> str:
+        """How a function of <math.h> is called for a type."""
+        return name + ("" if dtype is DType.F64 else "f")
 
     def constant(self, dtype: DType, value: float) -> Code:
         """A literal that reads back as exactly this value."""
@@ -113,7 +121,7 @@ class Operators:
     def _float_binary(self, op: str, dtype: DType, a: Code, b: Code) -> Code:
         a, b = self.widen(dtype, a), self.widen(dtype, b)
         if op == "mod":
-            return self.narrow(dtype, apply("fmod" if dtype is DType.F64 else "fmodf", a, b))
+            return self.narrow(dtype, apply(self.function("fmod", dtype), a, b))
         return self.narrow(dtype, infix(op, a, b))
 
     def _int_binary(self, op: str, dtype: DType, a: Code, b: Code) -> Code:
@@ -158,7 +166,7 @@ class Operators:
             return Code(f"-{a.within(PRIMARY)}", UNARY)
         if op not in _MATH:
             raise CodegenError(f"{op} of {dtype}")
-        return self.narrow(dtype, apply(_MATH[op] + ("" if dtype is DType.F64 else "f"), a))
+        return self.narrow(dtype, apply(self.function(_MATH[op], dtype), a))
 
     def widen(self, dtype: DType, a: Code) -> Code:
         """A value as C computes with it: 16-bit floats become float."""
@@ -197,7 +205,7 @@ class Operators:
         return a if dtype is source else cast_to(C_TYPES[dtype], a)
 
     def call(self, name: str, dtype: DType, args: list[Code]) -> Code:
-        return apply(name + ("f" if dtype is DType.F32 else ""), *args)
+        return apply(self.function(name, dtype), *args)
 
 
 def _integer(dtype: DType, value: int) -> Code:

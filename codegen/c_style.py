@@ -86,6 +86,9 @@ class CStyle:
     restrict: ClassVar[str] = "restrict "
     spaces: ClassVar[dict[str, str]] = {"param": "", "constant": "", "stack": "", "register": ""}
     range_params: ClassVar[tuple[str, ...]] = ("int64_t begin", "int64_t end", "int64_t worker")
+    reserved: ClassVar[frozenset[str]] = RESERVED
+    index_type: ClassVar[str] = "int64_t"
+    """What counts loops and elements."""
 
     def __init__(self, kernel: Kernel, operators: Operators) -> None:
         self.kernel = kernel
@@ -110,9 +113,11 @@ class CStyle:
                     defined.append(stmt.name)
                 case Alloc():
                     defined.append(stmt.buffer.name)
-        self.taken = {*defined, *RESERVED}
+        self.taken = {*defined, *self.reserved}
         for name in defined:
-            clash = name in RESERVED or name.startswith("c2c_") or f"{name}_t" in C_TYPES.values() or name[0] == "_"
+            clash = (
+                name in self.reserved or name.startswith("c2c_") or f"{name}_t" in C_TYPES.values() or name[0] == "_"
+            )
             self.names[name] = self.fresh(f"v_{name}") if clash else name
 
     def fresh(self, hint: str) -> str:
@@ -204,12 +209,12 @@ class CStyle:
         end = self.value(stmt.end)
         if not self.is_index(stmt.end):  # C evaluates it in every iteration
             name = self.fresh("stop")
-            self.line(f"const int64_t {name} = {end.text};")
+            self.line(f"const {self.index_type} {name} = {end.text};")
             end = Code(name)
         var = self.names[stmt.var]
         self.indices.add(stmt.var)
         step = f"{var}++" if stmt.step == 1 else f"{var} += {stmt.step}"
-        self.loop(f"int64_t {var} = {begin}; {var} < {end.within(COMPARISON + 1)}; {step}", stmt.body)
+        self.loop(f"{self.index_type} {var} = {begin}; {var} < {end.within(COMPARISON + 1)}; {step}", stmt.body)
 
     def let(self, stmt: Let) -> None:
         if stmt.name not in self.used:
@@ -220,7 +225,7 @@ class CStyle:
 
     def define(self, name: str, value: Expr) -> None:
         """A constant, or a filled local array, of a value."""
-        c = C_TYPES[value.dtype]
+        c = self.index_type if value.lanes == 1 and self.is_index(value) else C_TYPES[value.dtype]
         if value.lanes == 1:
             self.line(f"const {c} {name} = {self.value(value).text};")
             return
@@ -314,7 +319,7 @@ class CStyle:
         a, b = self.value(e.a, at), self.value(e.b, at)
         index = self.is_index(e)
         if index and isinstance(e.a, Const) and isinstance(e.b, Const):
-            a = cast_to("int64_t", a)
+            a = cast_to(self.index_type, a)
         return self.operators.binary(e.op, e.a.dtype, a, b, index=index)
 
     def _unary(self, e: Unary, at: str) -> Code:
@@ -377,7 +382,7 @@ class CStyle:
     def _ramp(self, e: Ramp, at: str) -> Code:
         steps = Code(at) if e.stride == 1 else infix("mul", Code(at), self.operators.constant(DType.I64, e.stride))
         if e.stride != 1:
-            steps = infix("mul", cast_to("int64_t", Code(at)), self.operators.constant(DType.I64, e.stride))
+            steps = infix("mul", cast_to(self.index_type, Code(at)), self.operators.constant(DType.I64, e.stride))
         return infix("add", self.value(e.base), steps)
 
     def _call(self, e: Call, at: str) -> Code:

@@ -18,6 +18,7 @@ from typing import Literal, TypeAlias
 from ..ir.errors import TargetError
 from ..ir.types import DType
 from .cores import CORES, SLOWEST, Core, cache_bytes
+from .devices import DEVICES, Device
 
 ObjectFormat: TypeAlias = Literal["elf", "macho", "coff"]
 
@@ -50,6 +51,7 @@ FEATURES: dict[str, dict[str, Feature]] = {
         "fp16": Feature(("fullfp16",), ("neon",)),
         **_features(dotprod="neon", i8mm="neon", bf16="neon", fp16fml="fp16"),
     },
+    "gpu": {},
 }
 
 SPELLINGS = {"fullfp16": "fp16"}
@@ -75,11 +77,12 @@ _FORMATS: dict[str, ObjectFormat] = {
 class Target:
     """Facts about a machine. Sizes in bytes.
 
-    has: names of `FEATURES` that the processor has. extra: LLVM features, with sign, beyond what `cpu` implies.
+    has: names of `FEATURES` that the processor has. extra: LLVM features, with sign, beyond what `cpu` implies. device:
+    what a graphics processor offers, for arch "gpu": threads of scalars, in the language of its dialect.
     """
 
     name: str
-    arch: Literal["x86_64", "aarch64"]
+    arch: Literal["x86_64", "aarch64", "gpu"]
     cpu: str
     has: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
@@ -90,6 +93,7 @@ class Target:
     l3_bytes: int = 8 << 20
     core: Core = Core()
     about: str = ""
+    device: Device | None = None
 
     @staticmethod
     def parse(text: str) -> Target:
@@ -99,6 +103,8 @@ class Target:
             raise _unknown("target", text, TARGETS)
         target = native() if base == "native" else TARGETS[base]
         edits, os_name = _split_suffix(text[len(base) :], text, target.arch)
+        if os_name is not None and target.device is not None:
+            raise TargetError(f"target '{base}' is source for any operating system", remedy=f"leave -{os_name} out")
         if os_name is not None:
             target = replace(target, os=os_name)
         for edit in edits:
@@ -132,11 +138,15 @@ class Target:
     @property
     def vector_bits(self) -> int:
         """Width of a vector register."""
+        if self.device is not None:
+            return 32
         return 512 if "avx512f" in self.has else 256 if "avx2" in self.has else 128
 
     @property
     def registers(self) -> int:
         """Number of vector registers."""
+        if self.device is not None:
+            return self.device.registers
         return 32 if self.arch == "aarch64" or self.vector_bits == 512 else 16
 
     @property
@@ -166,7 +176,7 @@ class Target:
 
     @property
     def has_fma(self) -> bool:
-        return self.arch == "aarch64" or "fma" in self.has
+        return self.arch != "x86_64" or "fma" in self.has
 
     @property
     def has_dot_prod(self) -> bool:
@@ -199,12 +209,12 @@ class Target:
     @property
     def converts_f16(self) -> bool:
         """Conversion between f16 and f32 in one instruction."""
-        return self.arch == "aarch64" or "f16c" in self.has
+        return self.arch != "x86_64" or "f16c" in self.has
 
     @property
     def rounds(self) -> bool:
         """floor, ceil, trunc and round in one instruction."""
-        return self.arch == "aarch64" or "sse41" in self.has
+        return self.arch != "x86_64" or "sse41" in self.has
 
     @property
     def passes_nan(self) -> bool:
@@ -233,12 +243,14 @@ class Target:
     @property
     def runs_here(self) -> bool:
         """Whether this process can load and run the target's objects."""
+        if self.device is not None:
+            return False
         here = native()
         return self.arch == here.arch and self.os == here.os and set(self.has) <= set(here.has)
 
     def lanes(self, dtype: DType = DType.F32) -> int:
-        """Elements of a full vector register."""
-        return self.vector_bits // dtype.bits
+        """Elements of a full vector register; 1 where threads stand side by side instead."""
+        return 1 if self.device is not None else self.vector_bits // dtype.bits
 
 
 def _needed(name: str, table: dict[str, Feature]) -> list[str]:
@@ -323,6 +335,7 @@ TARGETS: dict[str, Target] = {
             _NEON, name="arm64-dotprod", has=("neon", "dotprod"), extra=("+neon", "+dotprod"),
             l2_bytes=512 << 10, about="ARMv8.2 with int8 dot products: since Cortex-A55, A76, Apple A13",
         ),
+        *(Target(n, "gpu", n, about=about, device=device) for n, (device, about) in DEVICES.items()),
     )
 }  # fmt: skip
 """Rows by name; `native` is filled in by `Target.parse`, since it differs by machine."""

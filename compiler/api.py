@@ -22,6 +22,7 @@ from ..passes.lower.schedule import Tuning
 from ..runtime_stub.loader import Bound, Loaded
 from .bundle import sha256, write_bundle
 from .driver import Compiled, compile_file
+from .grid_run import GridModel
 from .inputs import checked_inputs, checked_outputs
 from .names import model_identifier
 from .options import CompileOptions
@@ -39,7 +40,7 @@ class CompiledModel:
         name: str,
         inputs: Sequence[Port],
         outputs: Sequence[Port],
-        loaded: Loaded | None,
+        loaded: Loaded | GridModel | None,
         compiled: Compiled | None,
     ) -> None:
         self.name = name
@@ -76,7 +77,7 @@ class CompiledModel:
         with self._running:
             return loaded.trace(arrays, checked_outputs(self.outputs, {}, arrays), steps, beside)
 
-    def _loadable(self) -> Loaded:
+    def _loadable(self) -> Loaded | GridModel:
         if self._loaded is None:
             raise RunError(
                 f"{self.name} is for {self.compiled.options.target}, which this machine cannot run",
@@ -178,8 +179,10 @@ def _sequence(name: str, shape: object) -> Sequence[object]:
 def from_compiled(compiled: Compiled) -> CompiledModel:
     """Load what the driver made."""
     program, target = compiled.program, compiled.options.target
-    loaded = None
-    if target.runs_here:
+    loaded: Loaded | GridModel | None = None
+    if target.device is not None:
+        loaded = GridModel(compiled)
+    elif target.runs_here:
         obj = emit_object(program, target, embed_weights=False)
         loaded = Loaded(
             obj, program.name, arena_bytes=program.arena_bytes, weights=program.weights, threads=program.threads,

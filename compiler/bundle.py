@@ -17,11 +17,14 @@ from ..codegen.c_source import emit_c
 from ..codegen.llvm_program import emit_asm, emit_llvm, write_object
 from ..codegen.object_file import read_object
 from ..codegen.object_weights import Packed
+from ..codegen.opencl import emit_opencl
+from ..codegen.plan import make_plan, plan_header
 from ..ir.errors import OptionsError
 from ..ir.loops_text import print_program
 from ..ir.loops_verify import stored_buffers
 from ..ir.program import Port, Program
 from . import packed as packed_weights
+from .grid_header import grid_files
 from .header import example, header
 from .options import CompileOptions
 from .output import staged
@@ -43,6 +46,21 @@ def check_kinds(emit: Sequence[str], weights: str = "embed") -> None:
         raise OptionsError(f"weights cannot go into '{weights}'", remedy=f"one of {', '.join(WEIGHTS)}")
 
 
+GRID_EMITS = ("obj", "c", "ir")
+
+
+def check_grid_kinds(emit: Sequence[str], weights: str = "file") -> None:
+    """Raises OptionsError where a graphics processor's bundle cannot be asked for in this form: it is source, and its
+    weights are a file, whatever the defaults for processors are."""
+    unknown = [e for e in emit if e not in GRID_EMITS]
+    if unknown:
+        raise OptionsError(
+            f"a graphics processor has no output kind '{unknown[0]}'", remedy="leave --emit out: its kernels are source"
+        )
+    if weights not in ("embed", "file"):
+        raise OptionsError(f"a graphics processor's weights cannot be '{weights}'", remedy="leave --weights out")
+
+
 def write_bundle(
     program: Program,
     options: CompileOptions,
@@ -54,6 +72,9 @@ def write_bundle(
 ) -> dict[str, Any]:
     """Write the bundle into `folder`; returns the manifest. weights: of WEIGHTS. Raises OptionsError, OutputError."""
     check_kinds(emit, weights)
+    if options.target.device is not None:
+        check_grid_kinds(emit, weights)
+        return _write_for_grid(program, options, folder, emit, model_sha256)
     made = packed_weights.pack_program(program) if weights in packed_weights.KINDS else None
     packed = None if made is None else packed_weights.as_embedded(made, weights)
     embed = weights == "embed"
@@ -73,6 +94,28 @@ def write_bundle(
         if made is not None:
             manifest["bytes"] |= {"packed": len(made.bytes), "packed_table": made.table.nbytes}
             manifest["packed"] = packed_weights.report(made)
+        (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    return manifest
+
+
+def _write_for_grid(
+    program: Program, options: CompileOptions, folder: Path, emit: tuple[str, ...], model_sha256: str
+) -> dict[str, Any]:
+    """The bundle of a graphics processor: kernels as source, the plan that a driver follows, the driver."""
+    device, name = options.target.device, program.name
+    assert device is not None
+    with staged(folder) as out:
+        source = emit_opencl(program, device)
+        (out / f"{name}.cl").write_text(source)
+        (out / f"{name}_plan.h").write_text(plan_header(make_plan(program, device), source))
+        for file, text in grid_files(program, str(options.target), _version()).items():
+            (out / file).write_text(text)
+        (out / f"{name}.weights").write_bytes(program.weights)
+        if "ir" in emit:
+            (out / f"{name}.loops").write_text(print_program(program))
+        for file in ("c2c_plan.h", "c2c_opencl.h", "c2c_opencl.c"):
+            shutil.copyfile(RUNTIME / file, out / file)
+        manifest = _manifest(program, options, out, "file", emit, model_sha256)
         (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
 

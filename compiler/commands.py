@@ -17,6 +17,7 @@ from rich.table import Table
 
 from ..codegen.c_source import emit_c
 from ..codegen.llvm_program import emit_asm, emit_llvm
+from ..codegen.opencl import emit_opencl
 from ..codegen.target import OSES, TARGETS, Target
 from ..ir.errors import C2CError, OptionsError
 from ..ir.graph_text import print_graph
@@ -24,10 +25,11 @@ from ..ir.loops_text import print_program
 from ..passes.base import PassContext, run_pipeline
 from ..passes.lower.schedule import Tuning
 from . import api, bench, tables, verify
-from .bundle import check_kinds, write_bundle
+from .bundle import check_grid_kinds, check_kinds, write_bundle
 from .check import Problem, check_model
 from .diagnostics import PassObserver, read_graph
 from .driver import Compiled, Progress, compile_file, load_graph
+from .grid_bench import bench_on_grid
 from .inputs import read_array, read_arrays
 from .machine import measure_machine
 from .names import model_identifier
@@ -230,6 +232,9 @@ def dump_command(a: argparse.Namespace) -> int:
             print(print_graph(compiled.graph))
     elif a.form == "loops":
         print(print_program(program))
+    elif target.device is not None:
+        check_grid_kinds((a.form,))
+        print(emit_opencl(program, target.device))
     elif a.form == "c":
         print(emit_c(program, embed_weights=False))
     else:
@@ -330,9 +335,7 @@ def bench_command(a: argparse.Namespace) -> int:
         return 0
     if a.model is None:
         raise C2CError("there is nothing to time", remedy="give a model, or --machine")
-    report = bench.bench_model(_compiled(a), a.seconds)
-    if a.json:
-        print(json.dumps(report.to_json()))
-    else:
-        tables.print_bench(report)
-    return 0
+    compiled = _compiled(a)
+    if compiled.options.target.device is not None:
+        return _reported(a, bench_on_grid(compiled, a.seconds), tables.print_grid_bench)
+    return _reported(a, bench.bench_model(compiled, a.seconds), tables.print_bench)

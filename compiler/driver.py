@@ -15,6 +15,7 @@ from ..ir.program import Program
 from ..ir.types import DType
 from ..ir.verify import verify
 from ..passes.base import PassContext, find_pass, run_pipeline
+from ..passes.grid import on_grid
 from ..passes.loops import optimise_kernel
 from ..passes.lower import Call, is_lowered, lower_graph
 from ..passes.lower.schedule import Choice
@@ -107,8 +108,11 @@ def compile_graph(
             for_memory=options.optimize_for == "memory", activations=options.activations,
         )  # fmt: skip
     with observer.stage("loop passes"):
-        for call in calls:
-            call.kernel = optimise_kernel(call.kernel)
+        if options.target.device is not None:
+            calls = on_grid(calls)
+        else:
+            for call in calls:
+                call.kernel = optimise_kernel(call.kernel)
     progress("plan memory")
     with observer.stage("plan memory"):
         views = overwrite(calls, graph, views)
@@ -126,7 +130,7 @@ def compile_graph(
 def optimise(graph: Graph, options: CompileOptions, observer: PassObserver) -> PassContext:
     """Run the graph passes of the optimisation level, up to `--stop-after`, in place; what they were given, with the
     schedules that they chose and the products that they rounded."""
-    names = list(pipeline(options.level))
+    names = list(pipeline(options.level, grid=options.target.device is not None))
     stop = options.debug.stop_after
     for name in (*options.debug.print_after, *((stop,) if stop is not None else ())):
         if name != "all" or name == stop:

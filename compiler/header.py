@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 
 from ..codegen.c_helpers import C_TYPES
@@ -57,15 +58,32 @@ def _comment(text: str) -> str:
     return text.replace("*/", "* /").replace("\n", " ")
 
 
-def header(program: Program, target: str, embedded: bool, version: str, packed: Packed | None = None) -> str:
-    """The text of `model.h`: C99 and C++11, self-contained. packed: the form of weights that are not embedded."""
-    name, upper = program.name, program.name.upper()
+@dataclass(frozen=True, slots=True)
+class HeaderPorts:
+    """C names of inputs and outputs, macros of their sizes, and their fields in NAME_args."""
+
+    inputs: list[str]
+    outputs: list[str]
+    macros: list[str]
+    fields: list[str]
+
+
+def ports_of_header(program: Program) -> HeaderPorts:
+    """What every header says of a model's inputs and outputs."""
     ins, outs = port_identifiers(program)
     macros: list[str] = []
     for port, ident in zip((*program.inputs, *program.outputs), (*ins, *outs), strict=True):
-        macros += _macros(f"{upper}_{ident.upper()}", port)
+        macros += _macros(f"{program.name.upper()}_{ident.upper()}", port)
     fields = [_field(p, n, "const ") for p, n in zip(program.inputs, ins, strict=True)]
     fields += [_field(p, n, "") for p, n in zip(program.outputs, outs, strict=True)]
+    return HeaderPorts(ins, outs, macros, fields)
+
+
+def header(program: Program, target: str, embedded: bool, version: str, packed: Packed | None = None) -> str:
+    """The text of `model.h`: C99 and C++11, self-contained. packed: the form of weights that are not embedded."""
+    name, upper = program.name, program.name.upper()
+    ports = ports_of_header(program)
+    ins, outs = ports.inputs, ports.outputs
     errors = [f"    {upper}_{n} = {v}{',' if v < 2 else ''}{f' /* {t} */' if t else ''}" for n, v, t in ERRORS]
     weights = (
         "NULL: the weights are in the object" if embedded else f"the {upper}_WEIGHTS_BYTES bytes of {name}.weights"
@@ -88,7 +106,7 @@ def header(program: Program, target: str, embedded: bool, version: str, packed: 
         f"#define {upper}_MAX_WORKERS {program.threads}",
         f"#define {upper}_INPUTS {len(ins)}",
         f"#define {upper}_OUTPUTS {len(outs)}",
-        *macros,
+        *ports.macros,
         "",
         "#ifdef __cplusplus",
         'extern "C" {',
@@ -99,7 +117,7 @@ def header(program: Program, target: str, embedded: bool, version: str, packed: 
         "};",
         "",
         f"typedef struct {name}_args {{",
-        *fields,
+        *ports.fields,
         f"    void *arena; /* {upper}_ARENA_BYTES, aligned to 64; contents need not be kept between runs */",
         f"    const void *weights; /* {weights} */",
         f"    const c2c_parallel *parallel; /* NULL: serial; at most {upper}_MAX_WORKERS are used */",

@@ -12,13 +12,13 @@ RESERVED = frozenset(
     _Bool alignas alignof and and_eq asm bitand bitor bool catch class compl const_cast constexpr decltype delete
     dynamic_cast explicit export false friend mutable namespace new noexcept not not_eq nullptr operator or or_eq
     private protected public reinterpret_cast static_assert static_cast template this thread_local throw true try
-    typeid typename using virtual wchar_t xor xor_eq arena weights parallel
+    typeid typename using virtual wchar_t xor xor_eq arena weights parallel prepared model
     NULL EOF stdin stdout stderr errno linux unix near far small interface IN OUT
     """.split()
 )
 """Words of C99 and C++11, the header's own fields, and macros of system headers."""
 
-TAKEN_FILES = frozenset({"example", "c2c_runtime"})
+TAKEN_FILES = frozenset({"example", "c2c_runtime", "c2c_weights", "c2c_plan", "c2c_opencl"})
 """Stems of the bundle's own C files."""
 
 

@@ -41,6 +41,23 @@ LEVELS: dict[int, tuple[str, ...]] = {
 }
 
 
-def pipeline(level: int) -> tuple[str, ...]:
-    """Pass names of -O`level`, in order."""
-    return LEVELS[level]
+LOOPS_ONLY = frozenset(
+    (
+        "integer-arithmetic",
+        "fuse-attention",
+        "share-factors",
+        "select-winograd",
+        "narrow-floats",
+        "pack-strides",
+        "sparse-products",
+        "choose-layout",
+        "chain-convolutions",
+    )
+)
+"""Passes for what has no form for a grid of threads: blocked layouts and what rests on them, and operators that only
+processors' loops compute."""
+
+
+def pipeline(level: int, *, grid: bool = False) -> tuple[str, ...]:
+    """Pass names of -O`level`, in order; `grid`: for graphics processors."""
+    return tuple(n for n in LEVELS[level] if not (grid and n in LOOPS_ONLY))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from ..ir.program import Rounded
 from .bench import BenchReport, NodeTime
+from .grid_bench import GridReport, GridTime
 from .machine import Machine
 from .tune import TuneReport
 
@@ -81,6 +83,34 @@ def print_bench(report: BenchReport) -> None:
         f"{total:.3f} ms sum of nodes, one thread: {flops / 1e9:.3f} GFLOP at {_per(flops, total * 1e6):.1f} GFLOP/s, "
         f"{_per(limit, total):.0%} of the roofline"
     )
+
+
+_GRID_COLUMNS = (
+    "ms", "share", "GFLOP/s", "GB/s", "MB", "flops/B", "kernels", "threads", "node", "operators", "schedule",
+)  # fmt: skip
+
+
+def print_grid_bench(report: GridReport) -> None:
+    """Nodes by time, then the whole."""
+    rows = [_grid_row(n) for n in sorted(report.nodes, key=lambda n: -n.milliseconds)]
+    print_table(report.device, _GRID_COLUMNS, rows, 3)
+    total = sum(n.milliseconds for n in report.nodes)
+    flops = sum(n.work.flops for n in report.nodes)
+    print(
+        f"{report.milliseconds:.3f} ms median of {report.runs} runs with copies, fastest {report.fastest:.3f} ms; "
+        f"arena {report.arena_bytes / 1e6:.2f} MB, weights {report.weight_bytes / 1e6:.2f} MB\n"
+        f"{total:.3f} ms sum of nodes by the device's clock: {flops / 1e9:.3f} GFLOP at "
+        f"{_per(flops, total * 1e6):.1f} GFLOP/s"
+    )
+
+
+def _grid_row(n: GridTime) -> tuple[str, ...]:
+    threads = sum(prod(la.threads) for la in n.launches)
+    return (
+        f"{n.milliseconds:.4f}", f"{n.share:.1%}", f"{n.gflops:.1f}", f"{n.gbs:.1f}", f"{n.work.bytes / 1e6:.3f}",
+        f"{n.work.intensity:.1f}", str(len(n.kernels)), str(threads), n.origin[-1], "+".join(n.ops),
+        "; ".join(n.schedules),
+    )  # fmt: skip
 
 
 def _row(n: NodeTime) -> tuple[str, ...]:

@@ -76,6 +76,13 @@ def link_shared(obj: Path, library: Path, target: Target) -> None:
     run([toolchain(target).cc, "-shared", "-o", library, obj, "-lm"])
 
 
+def link_grid(folder: Path, name: str) -> Path:
+    """Build a bundle for OpenCL, with its driver, into a shared library for this machine."""
+    library = folder / f"lib{name}.so"
+    run(["gcc", "-O1", "-shared", "-fPIC", f"{name}.c", "c2c_opencl.c", "-ldl", "-o", library], cwd=folder)
+    return library
+
+
 def check_zstd(cc: str) -> None:
     """Raises ToolError where a C compiler does not find libzstd."""
     text = "#include <zstd.h>\nint main(void) { return ZSTD_versionNumber() < 10400; }\n"

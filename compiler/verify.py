@@ -137,6 +137,8 @@ def feeds_of(compiled: Compiled, inputs: Sequence[str], seed: int) -> dict[str, 
 def run_compiled(compiled: Compiled, feeds: Mapping[str, np.ndarray], weights: str = "embed") -> dict[str, np.ndarray]:
     """Run in this process where the target is this machine's, else as a C program under an emulator.
     weights: their form; packed ones are written and read back."""
+    if compiled.options.target.device is not None:
+        return from_compiled(compiled).run(feeds)
     if not compiled.options.target.runs_here:
         return run_as_program(compiled, feeds, weights=weights)
     if weights not in PACKED:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from .loops import (
     Alloc,
+    Barrier,
     Block,
     Buffer,
     Const,
@@ -118,6 +119,10 @@ class Builder:
 
     def prefetch(self, buffer: Buffer, index: Operand, *, near: bool = False) -> None:
         self._emit(Prefetch(buffer, as_expr(index, Const(DType.I64, 1, 0)), near))
+
+    def barrier(self) -> None:
+        """All threads of a work-group wait here for each other."""
+        self._emit(Barrier())
 
     def kernel(self, name: str, *, shaped: bool = True, inplace: bool = False) -> Kernel:
         assert len(self._blocks) == 1, "a loop was left open"

@@ -1,12 +1,13 @@
 """Runs loop IR on numpy arrays, one statement after the other: the definition of its semantics, and slow.
 
-Vector values are arrays of `lanes` elements, scalars arrays of one. `Fma` rounds twice. Workers run one after another.
+Vector values are arrays of `lanes` elements, scalars arrays of one. `Fma` rounds twice. Workers run one after another,
+threads of a work-group as well, from barrier to barrier.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ from .loops import (
     Unary,
     Var,
 )
-from .loops_visit import operands
+from .loops_visit import operands, statements
 from .program import Program
 from .types import DType
 
@@ -51,9 +52,10 @@ Array = np.ndarray[Any, Any]
 _SMALL = (DType.F16, DType.BF16)
 
 
-def run_program(program: Program, inputs: Sequence[Array]) -> list[Array]:
-    """Outputs of a whole program for inputs in the order of its ports; raises RunError on an index out of bounds."""
-    arena, prepared = np.zeros(program.arena_bytes, np.uint8), np.zeros(program.prepared_bytes, np.uint8)
+def run_program(program: Program, inputs: Sequence[Array], fill: int = 0) -> list[Array]:
+    """Outputs of a whole program for inputs in the order of its ports; raises RunError on an index out of bounds.
+    fill: bytes of memory that nothing has been written to."""
+    arena, prepared = (np.full(n, fill, np.uint8) for n in (program.arena_bytes, program.prepared_bytes))
     weights = np.frombuffer(bytes(program.weights), np.uint8)
     given = [np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in inputs]
     results = [np.zeros(p.shape, p.dtype.numpy) for p in program.outputs]
@@ -84,13 +86,64 @@ class _Run:
         self.name = name
         self.memory = dict(memory)
         self.values: dict[str, Array] = {"worker": np.zeros(1, np.int64)}
+        self.shared: dict[str, Array] = {}
+        """Memory of the work-group that is running."""
 
     def block(self, block: Block) -> None:
         for stmt in block.body:
             self.statement(stmt)
 
+    def team(self, loop: For, counters: Mapping[str, int]) -> Iterator[_Run]:
+        """Runs of the threads below a thread loop, each with its own names and memory of its own."""
+        for i in range(int(self.value(loop.begin)[0]), int(self.value(loop.end)[0]), loop.step):
+            here = {**counters, loop.var: i}
+            first = loop.body.body[0] if len(loop.body.body) == 1 else None
+            if isinstance(first, For) and first.kind == "thread":
+                yield from self.team(first, here)
+                continue
+            run = _Run(self.name, self.memory)
+            run.values = {**self.values, **{name: np.array([at], np.int64) for name, at in here.items()}}
+            run.shared = self.shared
+            yield run
+
+    def together(self, loop: For) -> None:
+        """A work-group: its threads one after another from barrier to barrier."""
+        self.shared = {}
+        runs = list(self.team(loop, {}))
+        body = loop.body
+        while len(body.body) == 1 and isinstance(body.body[0], For) and body.body[0].kind == "thread":
+            body = body.body[0].body
+        running = [run.steps(body) for run in runs]
+        while running:
+            left = [steps for steps in running if next(steps, None) is not None]
+            if left and len(left) != len(running):
+                raise RunError("not all threads of a work-group reach a barrier", where=f"kernel {self.name}")
+            running = left
+
+    def steps(self, block: Block) -> Iterator[bool]:
+        """Runs a thread's block; comes back at each barrier."""
+        for stmt in block.body:
+            if not any(isinstance(s, Barrier) for s in (stmt, *statements(Block((stmt,))))):
+                self.statement(stmt)
+            elif isinstance(stmt, Barrier):
+                yield True
+            elif isinstance(stmt, For):
+                for i in range(int(self.value(stmt.begin)[0]), int(self.value(stmt.end)[0]), stmt.step):
+                    self.values[stmt.var] = np.array([i], np.int64)
+                    yield from self.steps(stmt.body)
+            elif isinstance(stmt, If):
+                if self.value(stmt.cond)[0]:
+                    yield from self.steps(stmt.then)
+                elif stmt.other is not None:
+                    yield from self.steps(stmt.other)
+            else:
+                assert isinstance(stmt, Block)
+                yield from self.steps(stmt)
+
     def statement(self, stmt: Stmt) -> None:
         match stmt:
+            case For() if stmt.kind == "thread":
+                self.together(stmt)
             case For():
                 for i in range(int(self.value(stmt.begin)[0]), int(self.value(stmt.end)[0]), stmt.step):
                     self.values[stmt.var] = np.array([i], np.int64)
@@ -103,8 +156,7 @@ class _Run:
             case Let():
                 self.values[stmt.name] = self.value(stmt.value)
             case Alloc():
-                b = stmt.buffer
-                self.memory[b.name] = np.full(b.size * b.lanes, 77).astype(b.dtype.numpy)  # undefined, but the same
+                self.memory[stmt.buffer.name] = self.made(stmt.buffer)
             case Store():
                 where = self.where(stmt.buffer, self.value(stmt.index), stmt.value.lanes)
                 value = self.value(stmt.value)
@@ -114,6 +166,15 @@ class _Run:
                 self.block(stmt)
             case Prefetch() | Barrier():
                 pass
+
+    def made(self, buffer: Buffer) -> Array:
+        """Memory of a buffer: undefined, but the same in every run; of a shared one what another thread has made."""
+        if buffer.space == "shared" and buffer.name in self.shared:
+            return self.shared[buffer.name]
+        memory: Array = np.full(buffer.size * buffer.lanes, 77).astype(buffer.dtype.numpy)
+        if buffer.space == "shared":
+            self.shared[buffer.name] = memory
+        return memory
 
     def where(self, buffer: Buffer, index: Array, lanes: int) -> Array:
         """Scalar element numbers of an access, in the flat memory of the buffer."""

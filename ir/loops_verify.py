@@ -56,6 +56,8 @@ MAX_LANES = 64
 STACK_BYTES = 1 << 16
 """Stack and register buffers of one kernel together; worker threads of an app may have small stacks."""
 
+GRID_DIMENSIONS = 3
+
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _INT_ONLY = ("and", "or", "xor", "shl", "shr")
 
@@ -141,6 +143,9 @@ class _Checker:
     used: set[str] = field(default_factory=set)
     local_bytes: int = 0
     guards: int = 0
+    around: list[str] = field(default_factory=list)
+    """Kinds of the loops around a statement, outermost first."""
+    in_group: bool = False
     at: Stmt | None = None
 
     def run(self) -> None:
@@ -200,7 +205,8 @@ class _Checker:
             case Prefetch():
                 self.prefetch(stmt)
             case Barrier():
-                pass
+                if not self.in_group or self.guards:
+                    self.fail("a barrier stands where not all threads of a work-group must come")
 
     def loop(self, loop: For, outermost: bool) -> None:
         self.typed(loop.begin, DType.I64, "begin")
@@ -213,6 +219,8 @@ class _Checker:
                 self.fail("a parallel loop must be the only statement of its kernel")
             if not constant or loop.begin != Const(DType.I64, 1, 0) or loop.step != 1:
                 self.fail("a parallel loop runs from 0 to a constant by 1")
+        if loop.kind in ("grid", "thread"):
+            self.grid_loop(loop)
         self.define(loop.var)
         names, ranges, unrolled = dict(self.names), dict(self.ranges), set(self.unrolled)
         self.names[loop.var] = (DType.I64, 1)
@@ -225,10 +233,24 @@ class _Checker:
             self.unrolled.add(loop.var)
         may_not_run = known is None or not known.exact
         self.guards += may_not_run
+        self.around.append(loop.kind)
         if known is None or known.lo <= known.hi:  # a loop that never runs has no indices to check
             self.block(loop.body)
+        self.around.pop()
         self.guards -= may_not_run
         self.names, self.ranges, self.unrolled = names, ranges, unrolled
+
+    def grid_loop(self, loop: For) -> None:
+        """Grid loops are outermost, thread loops come next; at most three of each, counting from 0 to a constant."""
+        constant = isinstance(loop.end, Const) and loop.begin == Const(DType.I64, 1, 0) and loop.step == 1
+        if not constant:
+            self.fail(f"a {loop.kind} loop runs from 0 to a constant by 1")
+        outside = [kind for kind in self.around if kind != loop.kind]
+        if outside != ["grid"] * len(outside) or (loop.kind == "grid" and outside):
+            self.fail(f"a {loop.kind} loop stands inside of other loops")
+        if self.around.count(loop.kind) == GRID_DIMENSIONS:
+            self.fail(f"there are more than {GRID_DIMENSIONS} {loop.kind} loops")
+        self.in_group = self.in_group or loop.kind == "thread"
 
     def alloc(self, buffer: Buffer) -> None:
         self.define(buffer.name)

@@ -159,7 +159,7 @@ class _Simplifier:
             return e
         if -by < a.lo and a.hi < by:  # division truncates
             return Const(e.dtype, e.lanes, 0) if e.op == "div" else e.a
-        terms, constant = _terms(e.a)
+        terms, constant = linear_terms(e.a)
         whole = {t: c for t, c in terms.items() if c % by == 0}
         q = constant // by
         if not whole and not q:
@@ -214,14 +214,14 @@ def _logic(e: Binary) -> Expr:
     return e
 
 
-def _terms(e: Expr) -> tuple[dict[Expr, int], int]:
+def linear_terms(e: Expr) -> tuple[dict[Expr, int], int]:
     """e as Σ coefficient · term + constant; arithmetic modulo 2^64, so this holds for wrapping integers as well."""
     match e:
         case Const():
             return {}, int(e.value)
         case Binary(op="add" | "sub"):
-            terms, constant = _terms(e.a)
-            more, also = _terms(e.b)
+            terms, constant = linear_terms(e.a)
+            more, also = linear_terms(e.b)
             sign = 1 if e.op == "add" else -1
             for term, c in more.items():
                 terms[term] = terms.get(term, 0) + sign * c
@@ -230,7 +230,7 @@ def _terms(e: Expr) -> tuple[dict[Expr, int], int]:
             factor, other = (e.b, e.a) if isinstance(e.b, Const) else (e.a, e.b)
             assert isinstance(factor, Const)
             f = int(factor.value)
-            terms, constant = _terms(other)
+            terms, constant = linear_terms(other)
             return {t: c * f for t, c in terms.items()}, constant * f
     return {e: 1}, 0
 
@@ -238,7 +238,7 @@ def _terms(e: Expr) -> tuple[dict[Expr, int], int]:
 def _linear(e: Binary) -> Expr:
     if isinstance(e.a, Var) and isinstance(e.b, Const) and e.b.value > (e.op == "mul"):
         return e
-    terms, constant = _terms(e)
+    terms, constant = linear_terms(e)
     if not all(_LEAST < c < _MOST for c in (*terms.values(), constant)):
         return e
     new = _rebuild(terms, constant, e)

@@ -14,7 +14,7 @@ from ...ir.ops import Kind
 from ...ir.ops import op as row
 from ...ir.types import DType
 from ..block_weights import is_block_weights
-from .context import LOWERINGS, Call, Lowering, lowers, unfold
+from .context import GRID_LOWERINGS, LOWERINGS, Call, Lowering, lowers, unfold
 from .schedule import Tuning
 
 __all__ = ["Call", "Lowering", "is_lowered", "is_refused", "lower_graph", "lower_node", "lowers"]
@@ -67,7 +67,7 @@ def lower_node(
     lowering exists."""
     _load()
     head, anchor, tail = _parts(node)
-    lowering = LOWERINGS.get(anchor.op)
+    lowering = (GRID_LOWERINGS.get(anchor.op) if target.device is not None else None) or LOWERINGS.get(anchor.op)
     if lowering is None:
         raise UnsupportedOpError(
             f"operator {anchor.op} is not supported", where=node.where, remedy="see docs/operators.md for what is"
@@ -101,5 +101,5 @@ def _parts(node: Node) -> tuple[tuple[Node, ...], Node, tuple[Node, ...]]:
 @functools.cache
 def _load() -> None:
     """Import every family once, so that its `@lowers` rows are registered."""
-    for module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
-        importlib.import_module(f"{__name__}.{module}")
+    for module in sorted(m.name for m in pkgutil.walk_packages(__path__, f"{__name__}.")):
+        importlib.import_module(module)

@@ -181,6 +181,10 @@ class Lowering:
     def lanes(self, dtype: DType = DType.F32) -> int:
         return self.target.lanes(dtype)
 
+    def copies(self, count: int) -> int:
+        """How often a loop's body stands side by side: `count` times, or once where other threads hide latency."""
+        return count if self.target.device is None else 1
+
     def kernel(self) -> KernelBuilder:
         return KernelBuilder(self)
 
@@ -219,6 +223,8 @@ def evaluates(function: Evaluate) -> Evaluate:
 
 
 LOWERINGS: dict[str, Callable[[Lowering], None]] = {}
+GRID_LOWERINGS: dict[str, Callable[[Lowering], None]] = {}
+"""Those of graphics processors, by operator, where they have one of their own."""
 
 
 def lowers(*names: str) -> Callable[[Callable[[Lowering], None]], Callable[[Lowering], None]]:
@@ -227,6 +233,16 @@ def lowers(*names: str) -> Callable[[Callable[[Lowering], None]], Callable[[Lowe
     def register(function: Callable[[Lowering], None]) -> Callable[[Lowering], None]:
         for name in names:
             LOWERINGS[name] = function
+        return function
+
+    return register
+
+
+def lowers_on_grid(*names: str) -> Callable[[Callable[[Lowering], None]], Callable[[Lowering], None]]:
+    """Register a lowering for graphics processors."""
+
+    def register(function: Callable[[Lowering], None]) -> Callable[[Lowering], None]:
+        GRID_LOWERINGS.update(dict.fromkeys(names, function))
         return function
 
     return register

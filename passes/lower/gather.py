@@ -93,8 +93,9 @@ def _gather_columns(ctx: Lowering, outer: int, size: int) -> None:
 
     def body(index: Sequence[Expr]) -> None:
         to, of = k.let(index[0] * count, "to"), k.let(index[0] * size, "of")
-        whole = count // _UNROLLED * _UNROLLED
-        for first, end, step in ((0, whole, _UNROLLED), (whole, count, 1)):
+        copies = ctx.copies(_UNROLLED)
+        whole = count // copies * copies
+        for first, end, step in ((0, whole, copies), (whole, count, 1)):
             for i in k.loop("i", end, first, step=step) if first < end else ():
                 for u in range(step):
                     k.store(out, to + i + u, k.load(data, of + cast(k.load(table, i + u), DType.I64)))
@@ -120,8 +121,9 @@ def lower_gather_elements(ctx: Lowering) -> None:
 
     def body(index: Sequence[Expr]) -> None:
         begin, source = k.let(dot(index, to[:-1]), "begin"), k.let(dot(index, tuple(steps[:-1])), "source")
-        whole = n // _UNROLLED * _UNROLLED
-        for first, end, width in ((0, whole, _UNROLLED), (whole, n, 1)):
+        copies = ctx.copies(_UNROLLED)
+        whole = n // copies * copies
+        for first, end, width in ((0, whole, copies), (whole, n, 1)):
             for j in k.loop("j", end, first, step=width) if first < end else ():
                 rows = k.alloc("rows", DType.I64, width)
                 k.store(rows, 0, index_at(k, table, begin + j, x.type.dims[axis], width))

@@ -15,6 +15,7 @@ from .book_kernel import book_plan, multiply_by_book
 from .context import KernelBuilder, Lowering, Site, lowers, strides
 from .dot_kernel import multiply_by_dots, prefers_dots
 from .gemm_kernel import multiply_by_panels
+from .grid.product import multiply_matrices
 from .product import Matrix, Product, unravel
 
 ACCUMULATORS = {DType.F16: DType.F32, DType.BF16: DType.F32}
@@ -102,6 +103,8 @@ def multiply(ctx: Lowering, p: Product, family: str) -> None:
     """Append the kernel calls of a product to the node's calls."""
     if p.k == 0 or p.macs == 0:
         _empty(ctx, p, family)
+    elif ctx.target.device is not None:
+        multiply_matrices(ctx, p, family)
     elif prefers_dots(ctx, p):
         multiply_by_dots(ctx, p, family)
     elif (plan := book_plan(ctx, p)) is not None:

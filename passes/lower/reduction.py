@@ -17,6 +17,7 @@ from ...ir.loops import Buffer, Expr, binary, broadcast, cast, const, ramp, sele
 from ...ir.types import DType, TensorType
 from .context import KernelBuilder, Lowering, Site, strides
 from .elementwise import operand_types
+from .grid.team import Team, team_for
 from .strided import StridedKernel, merged_axes, outer_loops, rest_spans, widest
 
 ACCUMULATORS = 4
@@ -79,6 +80,8 @@ class Reduction:
     """Lanes run along the innermost reduced axis."""
     overlap: bool = True
     """Neighbouring vectors of results may overlap."""
+    team: Team | None = None
+    """Threads that make one result together, on a graphics processor."""
 
     @property
     def lanes(self) -> int:
@@ -100,7 +103,8 @@ def reduction(ctx: Lowering, value: Value, axes: Sequence[int], operand: DType) 
     k = StridedKernel(ctx, operand_types(ctx, ctx.tail), lanes, [kept])
     contiguous = bool(reduced) and reduced[-1].stride == 1
     along = contiguous and reduced[-1].size > 1 and (reduced[-1].size >= lanes or k.sizes[-1] < lanes)
-    return Reduction(ctx, value, reduced, kept, k, along)
+    team = team_for(ctx.target, reduced[-1].size) if along else None
+    return Reduction(ctx, value, reduced, kept, k, along, team=team)
 
 
 def _split_axes(type_: TensorType, out: TensorType, axes: Sequence[int]) -> tuple[tuple[int, ...], tuple[Axis, ...]]:
@@ -143,6 +147,10 @@ def each_site(
     plan: Reduction, sizes: Sequence[int], work: int, results: Callable[[list[Site]], None], together: int = 1
 ) -> None:
     """Loops over the kept axes (`sizes` is 1 for others): `together` neighbouring sites, or vectors, at a time."""
+    if plan.team is not None:
+        for at in plan.team.enter(plan.k, sizes):
+            results([Site(at)])
+        return
     if plan.along:
         _each_row(plan, sizes, work, results, together)
         return
@@ -186,7 +194,7 @@ def accumulate(plan: Reduction, reducer: Reducer, sites: list[Site]) -> list[Sta
     lanes = plan.lanes if plan.along else sites[0].lanes
     inner = plan.reduced[-1] if plan.reduced else Axis(1, 0)
     unit = lanes if plan.along else 1
-    splits = max(1, min(ACCUMULATORS // len(sites), inner.size // unit))
+    splits = 1 if plan.team else max(1, min(ACCUMULATORS // len(sites), inner.size // unit))
     if plan.along and len(sites) > 1:
         splits = min(2, inner.size // unit)
     tiles = [k.registers("acc", t, len(sites) * splits, lanes) for t in reducer.types]
@@ -208,7 +216,10 @@ def accumulate(plan: Reduction, reducer: Reducer, sites: list[Site]) -> list[Sta
 
     if all(axis.size for axis in plan.reduced):
         for at in _offsets(k, plan.reduced[:-1]):
-            if plan.along:
+            if plan.team is not None:
+                for j in plan.team.along(k, inner.size):
+                    join(at + j, j, 0)
+            elif plan.along:
                 _along(k, inner.size, lanes, splits, lambda j, s, mask: join(at + j, ramp(j, 1, lanes), s, mask))
             else:
                 _step_by_step(k, inner.size, splits, lambda r, s: join(at + r * inner.stride, broadcast(r, lanes), s))
@@ -263,6 +274,8 @@ def _merged(plan: Reduction, reducer: Reducer, tiles: Sequence[Buffer], first: i
     while len(states) > 1:
         pairs = [reducer.merge(k, a, b) for a, b in zip(states[::2], states[1::2], strict=False)]
         states = [tuple(k.let(x) for x in s) for s in pairs] + states[len(pairs) * 2 :]
+    if plan.team is not None:
+        return plan.team.together(k, states[0], lambda a, b: reducer.merge(k, a, b))
     if not plan.along:
         return states[0]
     return tuple(k.let(x) for x in reducer.across(k, states[0]))

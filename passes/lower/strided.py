@@ -103,7 +103,7 @@ def strided_loops(k: StridedKernel, cost: int = 1) -> Iterator[Site]:
     `cost`: operations an element, which decides about unrolling and about a parallel loop.
     """
     *outer, row = k.sizes
-    unroll = 4 if cost <= 4 else 1
+    unroll = k.ctx.copies(4) if cost <= 4 else 1
     spread = k.ctx.threads > 1 and prod(k.sizes) * cost >= PARALLEL_WORK
     if not spread:
         yield from _nest(k, (), outer, row, unroll)

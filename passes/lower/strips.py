@@ -16,6 +16,7 @@ from ...ir.types import DType, TensorType
 from .context import KernelBuilder, Lowering, Site, strides
 from .elementwise import operand_types
 from .elementwise_convert import convert
+from .grid.team import team_for
 from .reduction import Axis, Reducer, Reduction, State, accumulate, each_site
 from .strided import StridedKernel, spans, widest
 
@@ -69,7 +70,8 @@ class Strips:
         `together`: short strips along lanes at a time; long ones keep the core busy, and stay nearer one by one.
         """
         sizes = [1 if i in self.groups else n for i, n in enumerate(self.k.sizes)]
-        each_site(self.plan, sizes, self.plan.value.type.size * cost, work, together if self._is_short() else 1)
+        together = self.k.ctx.copies(together) if self._is_short() else 1
+        each_site(self.plan, sizes, self.plan.value.type.size * cost, work, together)
         self.k.done(family)
 
     def _is_short(self) -> bool:
@@ -91,8 +93,7 @@ class Strips:
         along = self.plan.along
         for at in self._positions(self.groups[:-1] if along else self.groups):
             inner = self.groups[-1] if self.groups else None
-            row = spans(k, k.sizes[-1], self.plan.lanes, 2, self.plan.overlap) if along else iter([(const(0), 0)])
-            for j, n in row:
+            for j, n in self._row() if along else iter([(const(0), 0)]):
                 for v, site in enumerate(sites):
                     lanes = n or site.lanes
                     coords = [at.get(i, c) for i, c in enumerate(site.coords)]
@@ -104,6 +105,15 @@ class Strips:
                         ramp(j, 1, lanes) if along else broadcast(coords[inner] if inner is not None else j, lanes)
                     )
                     yield Element(here, k.let(cast(x, self.operand), "x"), position, v)
+
+    def _row(self) -> Iterator[tuple[Expr, int]]:
+        """First index and lanes of vectors along a strip."""
+        k, plan = self.k, self.plan
+        if plan.team is None:
+            yield from spans(k, k.sizes[-1], plan.lanes, 2, plan.overlap)
+            return
+        for j in plan.team.along(k, k.sizes[-1]):
+            yield j, 1
 
     def _positions(self, groups: Sequence[int]) -> Iterator[dict[int, Expr]]:
         if not groups:
@@ -150,7 +160,8 @@ def strips(
     groups = tuple(i for i, g in enumerate(k.groups) if g and not kept[g[-1]])
     reduced = tuple(Axis(k.sizes[i], own[k.groups[i][-1]]) for i in groups)
     along = bool(groups) and groups[-1] == len(k.groups) - 1
-    return Strips(Reduction(ctx, value, reduced, own, k, along, overlap), groups, operand)
+    team = team_for(ctx.target, k.sizes[-1]) if along else None
+    return Strips(Reduction(ctx, value, reduced, own, k, along, overlap, team), groups, operand)
 
 
 def lanes_of(k: KernelBuilder, state: Expr, element: Element) -> Expr:

@@ -291,7 +291,8 @@ def test_equal_programs_give_equal_text() -> None:
 
 
 def test_what_only_a_gpu_can_do_is_refused() -> None:
-    kernel = Kernel("k", (), ir.Block((ir.Barrier(),)))
+    threads = ir.For("t", ir.const(0), ir.const(4), 1, "thread", ir.Block((ir.Barrier(),)))
+    kernel = Kernel("k", (), ir.Block((threads,)))
     with pytest.raises(CodegenError, match="barrier needs a GPU") as error:
         emit_c(single(kernel), embed_weights=True)
     assert error.value.where == "kernel k"

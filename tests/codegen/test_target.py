@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from c2c.codegen.cores import CORES, Core
+from c2c.codegen.devices import DEVICES
 from c2c.codegen.target import FEATURES, OSES, TARGETS, Target, native
 from c2c.ir.errors import TargetError
 from c2c.ir.types import DType
 
-NAMES = [n for n in TARGETS if n != "native"]
+NAMES = [n for n, t in TARGETS.items() if n != "native" and t.device is None]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -39,6 +40,19 @@ def test_facts() -> None:
     assert Target.parse("x86-64-v4").lanes(DType.F32) == 16
     assert Target.parse("x86-64-v4").lanes(DType.F64) == 8
     assert "-prefer-256-bit" in Target.parse("x86-64-v4").features
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_graphics_processors_are_threads_of_scalars(name: str) -> None:
+    target = Target.parse(name)
+    assert str(target) == name and target.device is DEVICES[name][0] and not target.runs_here
+    assert target.lanes(DType.F32) == target.lanes(DType.F64) == target.lanes(DType.I8) == 1
+    rows, columns = target.device.threads
+    assert rows * columns <= target.device.work_group
+    with pytest.raises(TargetError, match="any operating system"):
+        Target.parse(f"{name}-android")
+    with pytest.raises(TargetError, match="unknown feature"):
+        Target.parse(f"{name}+avx2")
 
 
 def test_cores_differ_in_what_no_feature_tells() -> None:

@@ -22,6 +22,7 @@ from c2c.compiler.verify import run_as_program
 from c2c.ir.loops_interp import run_program
 from c2c.ir.loops_parse import parse_program
 from c2c.ir.loops_text import print_program
+from c2c.runtime_stub.loader import Loaded
 
 Save = Callable[..., Path]
 X = np.random.default_rng(3).standard_normal((1, 3, 16, 16)).astype(np.float32)
@@ -103,6 +104,7 @@ def test_header_and_c_compile_strictly(small_cnn: onnx.ModelProto, tmp_path: Pat
 
 def test_pointers_are_checked(small_cnn: onnx.ModelProto) -> None:
     loaded = c2c_compile(small_cnn, dims={"N": 1}, winograd_weights="load")._loadable()
+    assert isinstance(loaded, Loaded)
     y = np.zeros((1, 10), np.float32)
     assert loaded.run([X], [y]) == 0
     assert loaded._prepared is not None and loaded._weights is not None

@@ -10,6 +10,7 @@ import pytest
 from c2c.ir.errors import RunError
 from c2c.ir.loops_interp import run_kernel
 from c2c.ir.loops_parse import parse_kernel
+from c2c.ir.loops_verify import verify_kernel
 from c2c.ir.types import DType
 
 INF = math.inf
@@ -87,3 +88,38 @@ def test_an_index_out_of_bounds_is_an_error(lanes: int, index: str) -> None:
     kernel = parse_kernel(f"kernel k(x: f32[4]) {{ let t: f32x{lanes} = x[{index}] }}")
     with pytest.raises(RunError, match="outside 'x'"):
         run_kernel(kernel, [np.zeros(4, np.float32)])
+
+
+def test_threads_wait_for_each_other_at_barriers() -> None:
+    """A work-group reverses its elements through shared memory, the second time what others have written."""
+    kernel = parse_kernel(
+        """kernel k(x: i32[16], y: i32[16]) {
+             grid g = 0 to 2 {
+               alloc s: i32[8] shared
+               thread a = 0 to 2 {
+                 thread b = 0 to 4 {
+                   let t: i64 = a * 4 + b
+                   store s[t] = x[g * 8 + t]
+                   barrier
+                   serial i = 0 to 2 {
+                     let v: i32 = s[7 - t]
+                     barrier
+                     store s[t] = v + 1:i32
+                     barrier
+                   }
+                   store y[g * 8 + t] = s[7 - t]
+                 }
+               }
+             }
+           }"""
+    )
+    verify_kernel(kernel)
+    y = np.zeros(16, np.int32)
+    run_kernel(kernel, [np.arange(16, dtype=np.int32), y])
+    assert y.tolist() == [*range(9, 1, -1), *range(17, 9, -1)]
+
+
+def test_a_barrier_that_some_threads_miss_is_an_error() -> None:
+    kernel = parse_kernel("kernel k(y: i32[4]) { thread t = 0 to 4 { if t < 2 { barrier } } }")
+    with pytest.raises(RunError, match="not all threads"):
+        run_kernel(kernel, [np.zeros(4, np.int32)])

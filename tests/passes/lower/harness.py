@@ -15,10 +15,11 @@ from c2c.compiler.options import CompileOptions
 from c2c.ir import reference
 from c2c.ir.graph import Graph, Node, Value
 from c2c.ir.loops import Buffer, Kernel, Prefetch, Stmt
-from c2c.ir.loops_interp import _Run
+from c2c.ir.loops_interp import _Run, run_program
 from c2c.ir.loops_verify import verify_program
 from c2c.ir.types import DType, Layout, TensorType
-from c2c.passes.lower import lower_graph
+from c2c.passes.grid import on_grid
+from c2c.passes.lower import Call, lower_graph
 from c2c.passes.lower.schedule import Tuning
 from c2c.passes.overwrite import overwrite
 from c2c.passes.plan_memory import plan
@@ -104,6 +105,8 @@ def run_graph(
     """Outputs of a graph lowered as it is (no graph passes); values of inputs and outputs lie in their own layout."""
     options = CompileOptions(Target.parse(target), threads=threads, name="model")
     calls = lower_graph(graph, options.target, threads, tuning=tuning)
+    if options.target.device is not None:
+        return _interpreted(graph, on_grid(calls), options, inputs)
     memory = plan(calls, graph, overwrite(calls, graph, {}))
     program = assemble(graph, calls, memory, options)
     verify_program(program)
@@ -115,6 +118,14 @@ def run_graph(
     results = [np.empty(v.type.dims, v.type.dtype.numpy) for v in graph.outputs]
     assert loaded.run([np.ascontiguousarray(a) for a in inputs], results) == 0
     return results
+
+
+def _interpreted(graph: Graph, calls: list[Call], options: CompileOptions, inputs: Sequence[Array]) -> list[Array]:
+    """Outputs of kernels for a grid, whose memory holds NaN where nothing has been written."""
+    memory = plan(calls, graph, overwrite(calls, graph, {}))
+    program = assemble(graph, calls, memory, options)
+    verify_program(program)
+    return run_program(program, inputs, fill=0xFF)
 
 
 def in_blocks(case: Case, block: int) -> Graph:

@@ -1,0 +1,110 @@
+"""Kernels of loop IR as functions that each thread of a grid runs: what OpenCL, Metal and CUDA share.
+
+Grid and thread loops become numbers that the language gives a thread; its other loops stay. Indices are 32-bit: a
+buffer of 2^31 elements or more is refused. A parameter is a base pointer and the place of its first element, so that
+all of a model's memory is a few allocations.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ..ir.errors import CodegenError
+from ..ir.loops import Buffer, For, Kernel
+from .c_expressions import Operators
+from .c_helpers import C_TYPES
+from .c_style import RESERVED, CStyle
+from .devices import Device
+from .launch import Launch, count, launch, nest
+
+INDEX_LIMIT = 1 << 31
+
+
+class GridStyle(CStyle):
+    """Writes one kernel; a dialect says how the numbers of a thread are read."""
+
+    index_type: ClassVar[str] = "int"
+    reserved: ClassVar[frozenset[str]] = RESERVED | frozenset("get_group_id get_global_id get_local_id".split())
+    range_params: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, kernel: Kernel, operators: Operators, device: Device) -> None:
+        super().__init__(kernel, operators)
+        self.device = device
+        self.launch: Launch = launch(kernel, device)
+        for p in kernel.params:
+            if p.size >= INDEX_LIMIT:
+                raise CodegenError(
+                    f"'{p.name}' has {p.size} elements, more than 32-bit indices reach",
+                    where=f"kernel {kernel.name}", remedy="split the tensor",
+                )  # fmt: skip
+
+    # --- what a dialect says
+
+    def group_number(self, dimension: int) -> str:
+        """The number of the work-group along a dimension."""
+        raise NotImplementedError
+
+    def thread_number(self, dimension: int) -> str:
+        """The number of the thread in its work-group."""
+        raise NotImplementedError
+
+    def global_number(self, dimension: int) -> str:
+        """The number of the thread in the grid."""
+        raise NotImplementedError
+
+    def place(self, name: str) -> str:
+        """The parameter that says where buffer `name` begins."""
+        return f"{name}_at"
+
+    # --- the function
+
+    def text(self) -> str:
+        found = nest(self.kernel)
+        params = [text for p in self.kernel.params for text in self.parameters(p)]
+        for p in self.kernel.params:
+            self.open(p)
+        loops = [*zip(range(len(found.grid) - 1, -1, -1), found.grid, strict=True)]
+        for dimension, loop in loops:
+            self.number(loop, self.group_number(dimension) if found.threads else self.global_number(dimension))
+        for dimension, loop in loops if not found.threads else ():
+            if self.launch.threads[dimension] != count(loop):
+                self.line(f"if ({self.names[loop.var]} >= {count(loop)})")
+                self.line("    return;")
+        self.block(found.between)
+        for dimension, loop in zip(range(len(found.threads) - 1, -1, -1), found.threads, strict=True):
+            self.number(loop, self.thread_number(dimension))
+        self.block(found.body)
+        return "\n".join([self.head(params), "{", *self.lines, "}", ""])
+
+    def head(self, params: list[str]) -> str:
+        """The function's name and parameters."""
+        return f"{self.function} {self.kernel.name}({', '.join(params)})"
+
+    def number(self, loop: For, value: str) -> None:
+        """The variable of a grid or thread loop."""
+        self.indices.add(loop.var)
+        if loop.var in self.used:
+            self.line(f"const int {self.names[loop.var]} = {value};")
+
+    def parameters(self, p: Buffer) -> tuple[str, str]:
+        """A buffer's base and the place of its first element."""
+        name = self.names[p.name]
+        return self.pointer(p, f"{name}_base"), f"const uint {self.place(name)}"
+
+    def open(self, p: Buffer) -> None:
+        """The buffer's first element."""
+        name = self.names[p.name]
+        self.line(f"{self.pointer(p, name)} = {name}_base + {self.place(name)};")
+
+    def pointer(self, p: Buffer, name: str) -> str:
+        """Declaration of a pointer to the buffer's elements."""
+        const = "" if p.name in self.written else "const "
+        restrict = "" if self.kernel.inplace else self.restrict
+        return f"{self.spaces['param']}{const}{C_TYPES[p.dtype]} *{restrict}{name}"
+
+    def for_loop(self, stmt: For) -> None:
+        if stmt.kind == "unroll" and self.device.unrolls:
+            self.line(self.unroll)
+        super().for_loop(stmt)
+
+    unroll: ClassVar[str] = "#pragma unroll"

@@ -1,0 +1,176 @@
+"""A whole program's kernels as OpenCL C 1.2 (Khronos, The OpenCL Specification 1.2, 2012)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ..ir.loops import Kernel
+from ..ir.loops_visit import expressions, statements, walk
+from ..ir.program import Program
+from ..ir.types import DType
+from .c_expressions import Code, Operators, apply, cast_to
+from .c_helpers import C_TYPES, SMALL_FLOATS
+from .devices import Device
+from .grid_style import GridStyle
+from .vector_style import VectorStyle
+
+_PREAMBLE = """\
+typedef char int8_t;
+typedef uchar uint8_t;
+typedef short int16_t;
+typedef ushort uint16_t;
+typedef int int32_t;
+typedef uint uint32_t;
+typedef long int64_t;
+typedef ulong uint64_t;
+#define INT64_C(x) x##L
+#define UINT64_C(x) x##UL
+#pragma OPENCL FP_CONTRACT OFF
+#ifdef FP_FAST_FMAF
+#define c2c_fma(a, b, c) fma(a, b, c)
+#else
+#define c2c_fma(a, b, c) ((a) * (b) + (c))
+#endif
+"""
+
+_HELPERS = {
+    "float_f16": """\
+static inline float c2c_float_f16(uint16_t h)
+{
+    return vload_half(0, (const __private half *)&h);
+}
+""",
+    "f16": """\
+static inline uint16_t c2c_f16(float x)
+{
+    uint16_t h;
+    vstore_half_rte(x, 0, (__private half *)&h);
+    return h;
+}
+""",
+    "float_bf16": """\
+static inline float c2c_float_bf16(uint16_t h)
+{
+    return as_float((uint)h << 16);
+}
+""",
+    "f16_of_f64": """\
+static inline uint16_t c2c_f16_of_f64(double x)
+{
+    uint16_t h;
+    vstore_half_rte(x, 0, (__private half *)&h);
+    return h;
+}
+""",
+    "bf16_of_f64": """\
+static inline uint16_t c2c_bf16_of_f64(double x) /* rounded to odd first, so that the second rounding is the only one */
+{
+    const float f = convert_float_rtz(x);
+    return c2c_bf16(isnan(x) || (double)f == x ? f : as_float(as_uint(f) | 1));
+}
+""",
+    "bf16": """\
+static inline uint16_t c2c_bf16(float x)
+{
+    const uint bits = as_uint(x);
+    return isnan(x) ? (uint16_t)(bits >> 16 | 64) : (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+""",
+}
+
+_RESERVED = frozenset(
+    """global local private constant generic kernel half bool true false uchar ushort uint ulong size_t ptrdiff_t
+    event_t sampler_t image2d_t image3d_t read_only write_only read_write pipe vec_step dot cross distance length
+    normalize clamp mix step smoothstep sign degrees radians max min mad fma select shuffle shuffle2 any all
+    rotate hadd clz popcount isnan isinf signbit ceil fract frexp hypot ilogb ldexp lgamma logb modf nan nextafter
+    pown powr remainder remquo rootn rsqrt sincos sinpi cospi tanpi tgamma
+    """.split()
+)
+
+
+class OpenClOperators(Operators):
+    """Functions by one name for all types, and bits as the language reads them."""
+
+    def helper(self, name: str) -> tuple[str, tuple[str, ...]]:
+        needs = ("bf16",) if name == "bf16_of_f64" else ()
+        return (_HELPERS[name], needs) if name in _HELPERS else super().helper(name)
+
+    def function(self, name: str, dtype: DType) -> str:
+        return name
+
+    def fma(self, dtype: DType, a: Code, b: Code, c: Code) -> Code:
+        if dtype in SMALL_FLOATS:
+            return super().fma(dtype, a, b, c)
+        return apply("c2c_fma", a, b, c)
+
+    def cast(self, dtype: DType, source: DType, a: Code) -> Code:
+        if source is DType.F64 and dtype in SMALL_FLOATS:
+            return self.help(f"{dtype}_of_f64", a)
+        return super().cast(dtype, source, a)
+
+    def bitcast(self, dtype: DType, source: DType, a: Code) -> Code:
+        if C_TYPES[dtype] == C_TYPES[source]:
+            return a
+        if dtype in (DType.F32, DType.F64) or source in (DType.F32, DType.F64):
+            return apply(f"as_{_word(dtype)}", a)
+        return cast_to(C_TYPES[dtype], a)
+
+    def _float(self, dtype: DType, value: float) -> Code:
+        if value != value:
+            return Code("NAN") if dtype is DType.F32 else cast_to("double", Code("NAN"))
+        return super()._float(dtype, value)
+
+
+def _word(dtype: DType) -> str:
+    """OpenCL's own name of a type of 32 or 64 bits."""
+    names = {DType.F32: "float", DType.F64: "double", DType.I32: "int", DType.U32: "uint", DType.I64: "long"}
+    return names.get(dtype, "ulong")
+
+
+class OpenClStyle(VectorStyle):
+    """One kernel."""
+
+    function: ClassVar[str] = "__kernel void"
+    spaces: ClassVar[dict[str, str]] = {
+        "param": "__global ", "constant": "__global ", "stack": "", "register": "", "shared": "__local ",
+    }  # fmt: skip
+    reserved: ClassVar[frozenset[str]] = GridStyle.reserved | _RESERVED
+
+    def head(self, params: list[str]) -> str:
+        x, y, z = self.launch.group
+        name = f"{self.function} {self.kernel.name}("
+        rows = ",\n    ".join(params)
+        return f"__attribute__((reqd_work_group_size({x}, {y}, {z})))\n{name}\n    {rows})"
+
+    def group_number(self, dimension: int) -> str:
+        return f"get_group_id({dimension})"
+
+    def thread_number(self, dimension: int) -> str:
+        return f"get_local_id({dimension})"
+
+    def global_number(self, dimension: int) -> str:
+        return f"get_global_id({dimension})"
+
+    def barrier(self) -> None:
+        self.line("barrier(CLK_LOCAL_MEM_FENCE);")
+
+
+def emit_opencl(program: Program, device: Device) -> str:
+    """OpenCL C of all kernels; the program must have been verified. Raises CodegenError for what OpenCL cannot do."""
+    operators = OpenClOperators()
+    kernels = [OpenClStyle(k, operators, device).text() for k in program.kernels.values()]
+    wide = any(_uses_f64(k) for k in program.kernels.values())
+    return "\n".join(
+        [
+            f"/* {program.name}: a compiled network in OpenCL C 1.2; {program.name}_plan.h says how it runs. */",
+            *(["#pragma OPENCL EXTENSION cl_khr_fp64 : enable"] if wide else []),
+            _PREAMBLE,
+            *operators.helpers.values(),
+            *kernels,
+        ]
+    )
+
+
+def _uses_f64(kernel: Kernel) -> bool:
+    exprs = (x for s in statements(kernel.body) for e in expressions(s) for x in walk(e))
+    return any(p.dtype is DType.F64 for p in kernel.params) or any(x.dtype is DType.F64 for x in exprs)

@@ -1,0 +1,109 @@
+"""Times a model on a graphics processor node by node, by the device's own clock (OpenCL's profiling events)."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..codegen.launch import Launch, launch
+from ..ir.graph import Node
+from ..ir.ops import GROUPS
+from .bench import MIN_RUNS
+from .driver import Compiled
+from .grid_run import GridModel
+from .inputs import checked_inputs, checked_outputs, random_inputs
+from .work import Work, stored, work_of
+
+
+@dataclass(frozen=True, slots=True)
+class GridTime:
+    """A node: ONNX nodes, operators, kernels, their launches, schedules chosen, median milliseconds, share of the sum,
+    its work."""
+
+    origin: tuple[str, ...]
+    ops: tuple[str, ...]
+    kernels: tuple[str, ...]
+    launches: tuple[Launch, ...]
+    schedules: tuple[str, ...]
+    milliseconds: float
+    share: float
+    work: Work
+
+    @property
+    def gflops(self) -> float:
+        return self.work.flops / self.milliseconds / 1e6 if self.milliseconds else 0.0
+
+    @property
+    def gbs(self) -> float:
+        return self.work.bytes / self.milliseconds / 1e6 if self.milliseconds else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "gflops": self.gflops, "gbs": self.gbs, "intensity": self.work.intensity}
+
+
+@dataclass(frozen=True, slots=True)
+class GridReport:
+    """milliseconds: median of whole runs, copies of inputs and outputs included."""
+
+    name: str
+    device: str
+    runs: int
+    milliseconds: float
+    fastest: float
+    arena_bytes: int
+    weight_bytes: int
+    nodes: tuple[GridTime, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "nodes": [n.to_json() for n in self.nodes]}
+
+
+def bench_on_grid(compiled: Compiled, seconds: float) -> GridReport:
+    """Measure for about `seconds`, after one run that the device's compiler takes part in."""
+    program = compiled.program
+    model = GridModel(compiled)
+    arrays = checked_inputs(program.inputs, random_inputs(compiled.source))
+    results = checked_outputs(program.outputs, {}, arrays)
+    model.run(arrays, results)
+    whole: list[float] = []
+    steps: list[np.ndarray] = []
+    end = time.perf_counter() + seconds
+    while len(whole) < MIN_RUNS or time.perf_counter() < end:
+        begin = time.perf_counter()
+        model.run(arrays, results)
+        whole.append(time.perf_counter() - begin)
+        steps.append(model.trace(arrays, results, len(program.steps)))
+    nodes = _nodes(compiled, np.median(np.asarray(steps), axis=0))
+    return GridReport(
+        program.name, model.device.device_name, len(whole), statistics.median(whole) * 1e3, min(whole) * 1e3,
+        program.arena_bytes, len(program.weights), nodes,
+    )  # fmt: skip
+
+
+def _nodes(compiled: Compiled, nanoseconds: np.ndarray) -> tuple[GridTime, ...]:
+    """Times of the program's steps as those of nodes."""
+    device = compiled.options.target.device
+    assert device is not None
+    steps: dict[Node, list[int]] = {}
+    for i, call in enumerate(compiled.calls):
+        steps.setdefault(call.node, []).append(i)
+    total = float(nanoseconds.sum()) or 1.0
+    found = []
+    for node, mine in steps.items():
+        calls, taken = [compiled.calls[i] for i in mine], float(nanoseconds[mine].sum())
+        constants = dict.fromkeys(v for call in calls for v in call.args if v.is_constant)
+        found.append(
+            GridTime(
+                node.origin or (node.output.name,),
+                tuple(n.op for n in node.attrs["body"].nodes) if node.op in GROUPS else (node.op,),
+                tuple(c.kernel.name for c in calls),
+                tuple(launch(c.kernel, device) for c in calls),
+                tuple(dict.fromkeys(f"{c.family} {c.name}" for call in calls for c in call.choices)),
+                taken / 1e6, taken / total, stored(work_of(node), sum(v.type.nbytes for v in constants)),
+            )
+        )  # fmt: skip
+    return tuple(found)

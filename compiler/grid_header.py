@@ -1,0 +1,174 @@
+"""`model.h`, `model.c` and `example.c` of a model for a graphics processor: the typed interface of a processor's."""
+
+from __future__ import annotations
+
+from ..ir.program import Program
+from .header import ports_of_header
+
+HEADER = """\
+/* {name}: compiled by c2c {version} for {target}. Build {name}.c and c2c_opencl.c with the app (-ldl where the system
+ * wants it); {name}.weights are given when the model is opened. */
+#ifndef {upper}_H
+#define {upper}_H
+#include <stdint.h>
+#include "c2c_opencl.h"
+
+#define {upper}_WEIGHTS_BYTES {weights}
+#define {upper}_ARENA_BYTES {arena} /* of the device's memory */
+#define {upper}_INPUTS {inputs}
+#define {upper}_OUTPUTS {outputs}
+{macros}
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+typedef struct {name}_args {{
+{fields}
+    c2c_opencl_model *model; /* what {name}_open made */
+}} {name}_args;
+
+/* Build the kernels on a device and bring the {upper}_WEIGHTS_BYTES of {name}.weights there (`weights` may be freed
+ * afterwards). Returns enum c2c_opencl_error; c2c_opencl_message(device) has the words. Close by c2c_opencl_unload. */
+int {name}_open(c2c_opencl *device, const void *weights, c2c_opencl_model **model);
+
+/* Run the model once and wait. Returns enum c2c_opencl_error. */
+int {name}_run(const {name}_args *args);
+
+/* Run without waiting: inputs are read before the call returns, outputs are written when `done` is called, which may be
+ * on another thread and may not call the driver. Returns enum c2c_opencl_error. */
+int {name}_start(const {name}_args *args, void (*done)(void *user, int error), void *user);
+
+/* Nanoseconds of each of the {steps} steps of the last run, where the device was opened with `profile`. */
+#define {upper}_STEPS {steps}
+int {name}_times(const {name}_args *args, uint64_t *nanoseconds);
+
+#ifdef __cplusplus
+}}
+#endif
+#endif
+"""
+
+SOURCE = """\
+/* {name}: the plan of a compiled network and its entry points; {name}.h says what they promise. */
+#include "{name}.h"
+#include "{name}_plan.h"
+
+int {name}_open(c2c_opencl *device, const void *weights, c2c_opencl_model **model)
+{{
+    return c2c_opencl_load(device, &{name}_plan, weights, {upper}_WEIGHTS_BYTES, model);
+}}
+
+int {name}_run(const {name}_args *args)
+{{
+    const void *inputs[{upper}_INPUTS + 1] = {{0}};
+    void *outputs[{upper}_OUTPUTS + 1] = {{0}};
+    if (!args)
+        return C2C_OPENCL_E_NULL;
+{bind}
+    return c2c_opencl_run(args->model, inputs, outputs);
+}}
+
+int {name}_start(const {name}_args *args, void (*done)(void *user, int error), void *user)
+{{
+    const void *inputs[{upper}_INPUTS + 1] = {{0}};
+    void *outputs[{upper}_OUTPUTS + 1] = {{0}};
+    if (!args)
+        return C2C_OPENCL_E_NULL;
+{bind}
+    return c2c_opencl_start(args->model, inputs, outputs, done, user);
+}}
+
+int {name}_times(const {name}_args *args, uint64_t *nanoseconds)
+{{
+    return args ? c2c_opencl_times(args->model, nanoseconds) : C2C_OPENCL_E_NULL;
+}}
+"""
+
+EXAMPLE = """\
+/* Runs {name} once: ./example INPUT.raw... OUTPUT.raw...   (raw files in the model's order; without any: zeros)
+ *
+ *   cc -O2 example.c {name}.c c2c_opencl.c -ldl -o example
+ */
+#include "{name}.h"
+#include <stdio.h>
+#include <stdlib.h>
+
+static void *memory(size_t bytes) {{
+    void *p = calloc(1, bytes + 1);
+    if (!p) {{ fprintf(stderr, "out of memory (%lu bytes)\\n", (unsigned long)bytes); exit(2); }}
+    return p;
+}}
+
+static void transfer(const char *path, const char *mode, void *data, size_t bytes) {{
+    FILE *f = fopen(path, mode);
+    size_t done = !f ? 0 : mode[0] == 'r' ? fread(data, 1, bytes, f) : fwrite(data, 1, bytes, f);
+    if (!f || done != bytes || (mode[0] == 'w' && fclose(f))) {{
+        fprintf(stderr, "%s: %lu bytes expected\\n", path, (unsigned long)bytes);
+        exit(2);
+    }}
+}}
+
+int main(int argc, char **argv) {{
+    {name}_args args = {{0}};
+    c2c_opencl_options options = {{0}};
+    c2c_opencl *device;
+    void *weights = memory({upper}_WEIGHTS_BYTES);
+    int files = argc - 1, error;
+    if (files != 0 && files != {upper}_INPUTS + {upper}_OUTPUTS) {{
+        fprintf(stderr, "usage: example [%d input files, %d output files]\\n", {upper}_INPUTS, {upper}_OUTPUTS);
+        return 2;
+    }}
+{allocate}
+    if ({upper}_WEIGHTS_BYTES)
+        transfer("{name}.weights", "rb", weights, {upper}_WEIGHTS_BYTES);
+    options.device = getenv("C2C_OPENCL_DEVICE");
+    options.cache = getenv("C2C_OPENCL_CACHE");
+    error = c2c_opencl_open(&options, &device);
+    if (!error)
+        error = {name}_open(device, weights, &args.model);
+    free(weights);
+{read}
+    if (!error)
+        error = {name}_run(&args);
+    if (error) {{ fprintf(stderr, "{name}: %s\\n", c2c_opencl_message(device)); return 1; }}
+    fprintf(stderr, "on %s\\n", c2c_opencl_name(device));
+{write}
+    c2c_opencl_unload(args.model);
+    c2c_opencl_close(device);
+{free}
+    return 0;
+}}
+"""
+
+
+def grid_files(program: Program, target: str, version: str) -> dict[str, str]:
+    """Text of `NAME.h`, `NAME.c` and `example.c`."""
+    ports = ports_of_header(program)
+    name, upper = program.name, program.name.upper()
+    ins, outs = ports.inputs, ports.outputs
+    bind = [f"    inputs[{i}] = args->{n};" for i, n in enumerate(ins)]
+    bind += [f"    outputs[{i}] = args->{n};" for i, n in enumerate(outs)]
+
+    def size(port: str) -> str:
+        return f"{upper}_{port.upper()}_BYTES"
+
+    def files(names: list[str], first: int, mode: str) -> str:
+        found = [
+            f'        transfer(argv[{first + i}], "{mode}", (void *)args.{n}, {size(n)});' for i, n in enumerate(names)
+        ]
+        return "\n".join(["    if (files) {", *found, "    }"])
+
+    values = dict(
+        name=name, upper=upper, version=version, target=target, weights=len(program.weights),
+        arena=program.arena_bytes, inputs=len(ins), outputs=len(outs), macros="\n".join(ports.macros),
+        fields="\n".join(ports.fields), steps=len(program.prepare) + len(program.steps), bind="\n".join(bind),
+        allocate="\n".join(f"    args.{n} = memory({size(n)});" for n in (*ins, *outs)),
+        read=files(ins, 1, "rb"), write=files(outs, len(ins) + 1, "wb"),
+        free="\n".join(f"    free((void *)args.{n});" for n in (*ins, *outs)),
+    )  # fmt: skip
+    return {
+        f"{name}.h": HEADER.format(**values),
+        f"{name}.c": SOURCE.format(**values),
+        "example.c": EXAMPLE.format(**values),
+    }

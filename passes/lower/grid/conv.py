@@ -1,0 +1,163 @@
+"""Convolutions on a grid: as products whose second factor is read through the window, or a thread a result.
+
+The product form never writes the patches to memory (implicit GEMM: Chetlur et al., cuDNN: Efficient Primitives for Deep
+Learning, 2014).
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from ....ir.graph import Value
+from ....ir.loops import Expr, cast, const, maximum, minimum, select
+from ....ir.types import DType
+from ..context import KernelBuilder, Lowering, Site, lowers_on_grid, strides
+from ..product import multiply_add
+from ..window import Axis, Window, window
+from .tiles import Factor, GridProduct, multiply_on_grid
+
+FEW_CHANNELS = 4
+"""Groups with fewer output channels have no tile of them."""
+
+
+@lowers_on_grid("Conv")
+def lower_conv(ctx: Lowering) -> None:
+    """Conv in 1, 2 or 3 spatial dimensions."""
+    x, w = ctx.node.inputs[:2]
+    assert x is not None and w is not None
+    if not ctx.output.type.size:
+        return
+    conv = _Conv(ctx, x, w)
+    if conv.channels_out < FEW_CHANNELS or conv.depth < FEW_CHANNELS:
+        conv.by_results()
+    else:
+        conv.by_product()
+
+
+class _Conv:
+    """One convolution: x [N, C, …], w [K, C / groups, …], result [N, K, …], all in plain layouts."""
+
+    def __init__(self, ctx: Lowering, x: Value, w: Value) -> None:
+        self.ctx, self.x, self.w, self.bias = ctx, x, w, ctx.node.input(2)
+        self.dtype = ctx.node.output.type.dtype
+        self.acc = DType.F32 if self.dtype in (DType.F16, DType.BF16) else self.dtype
+        self.groups = ctx.node.attrs.get("group", 1)
+        self.batch, channels = x.type.dims[:2]
+        self.channels_in, self.channels_out = channels // self.groups, w.type.dims[0] // self.groups
+        self.window: Window = window(ctx.node, x.type, ctx.node.output.type, w.type.dims[2:])
+
+    @property
+    def depth(self) -> int:
+        """Products in a sum."""
+        return int(self.channels_in * self.window.taps)
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        return tuple(a.kernel for a in self.window.axes)
+
+    def by_product(self) -> None:
+        """For each group [K, C · taps] · [C · taps, N · pixels]."""
+        size = self.depth
+
+        def weight(k: KernelBuilder, group: Expr, depth: Expr, channel: Expr) -> Expr:
+            return k.load(k.tensor(self.w, "w"), (group * self.channels_out + channel) * size + depth)
+
+        def pixel(k: KernelBuilder, group: Expr, depth: Expr, place: Expr) -> Expr:
+            channel, *taps = _coordinates(depth, (self.channels_in, *self.taps))
+            image, *at = _coordinates(place, (self.batch, *self.outs))
+            return self.read(k, image, group * self.channels_in + channel, at, taps)
+
+        def finish(k: KernelBuilder, group: Expr, channel: Expr, place: Expr, value: Expr) -> None:
+            image, *at = _coordinates(place, (self.batch, *self.outs))
+            self.store(k, image, group * self.channels_out + channel, at, value)
+
+        def start(k: KernelBuilder, group: Expr, channel: Expr, place: Expr) -> Expr:
+            return self.start(k, group * self.channels_out + channel)
+
+        places = self.batch * prod(self.outs)
+        product = GridProduct(
+            self.groups, self.channels_out, places, size, Factor(weight, True), Factor(pixel, False), self.acc,
+            None if self.bias is None else start, finish,
+        )  # fmt: skip
+        multiply_on_grid(self.ctx, product, "conv")
+
+    def by_results(self) -> None:
+        """A thread a result: depthwise layers and others with few channels in a group."""
+        ctx, k = self.ctx, self.ctx.kernel()
+        for image in k.loop("n", self.batch):
+            for group in k.loop("group", self.groups):
+                for channel in k.loop("channel", self.channels_out):
+                    for d in k.loop("z", self.outs[0]):
+                        for h in k.loop("y", self.outs[1]):
+                            for w in k.loop("x", self.outs[2]):
+                                self._result(k, image, group, channel, [d, h, w])
+        k.done(f"{ctx.node.op.lower()}_direct")
+
+    def _result(self, k: KernelBuilder, image: Expr, group: Expr, channel: Expr, at: list[Expr]) -> None:
+        total = k.alloc("total", self.acc, 1, "register")
+        output = k.let(group * self.channels_out + channel, "output")
+        k.store(total, 0, self.start(k, output))
+        for c in k.loop("c", self.channels_in):
+            for t in k.loop("q", self.taps[0]):
+                for r in k.loop("r", self.taps[1]):
+                    for s in k.loop("s", self.taps[2]):
+                        value = self.read(k, image, group * self.channels_in + c, at, [t, r, s])
+                        tap = ((t * self.taps[1]) + r) * self.taps[2] + s
+                        place = (output * self.channels_in + c) * self.window.taps + tap
+                        weight = cast(k.load(k.tensor(self.w, "w"), place), self.acc)
+                        k.store(total, 0, multiply_add(cast(value, self.acc), weight, k.load(total, 0)))
+        self.store(k, image, output, at, k.load(total, 0))
+
+    @property
+    def outs(self) -> tuple[int, ...]:
+        return tuple(a.out for a in self.window.axes)
+
+    def start(self, k: KernelBuilder, channel: Expr) -> Expr:
+        if self.bias is None:
+            return const(0, self.acc)
+        return cast(k.load(k.tensor(self.bias, "bias"), channel), self.acc)
+
+    def read(self, k: KernelBuilder, image: Expr, channel: Expr, at: list[Expr], taps: list[Expr]) -> Expr:
+        """An element of x as a tap of an output position sees it: 0 beyond the image."""
+        inside: Expr | None = None
+        places: list[Expr] = []
+        for axis, o, t in zip(self.window.axes, at, taps, strict=True):
+            place, test = _place(k, axis, o, t)
+            places.append(place)
+            if test is not None:
+                inside = test if inside is None else inside & test
+        steps = strides(self.x.type)
+        offset = image * steps[0] + channel * steps[1]
+        for place, step in zip(self.window.spatial(*places), steps[2:], strict=True):
+            offset = offset + place * step
+        value = k.load(k.tensor(self.x, "x"), offset)
+        return value if inside is None else select(inside, value, const(0, value.dtype))
+
+    def store(self, k: KernelBuilder, image: Expr, channel: Expr, at: list[Expr], value: Expr) -> None:
+        ctx = self.ctx
+        site = Site((image, channel, *self.window.spatial(at[0], at[1], at[2])))
+        k.write(ctx.output, site, ctx.epilogue(k, site, cast(value, self.dtype)))
+
+
+def _place(k: KernelBuilder, axis: Axis, out: Expr, tap: Expr) -> tuple[Expr, Expr | None]:
+    """Where a tap reads along an axis, moved inside, and whether it is inside; None where it always is."""
+    place = out * axis.stride + tap * axis.dilation - axis.pad
+    if axis.is_inside:
+        return place, None
+    place = k.let(place, "place")
+    return maximum(minimum(place, axis.size - 1), 0), (place >= 0) & (place < axis.size)
+
+
+def _coordinates(index: Expr, dims: tuple[int, ...]) -> list[Expr]:
+    """Row-major coordinates of a linear index; 0 along axes of one."""
+    found: list[Expr] = []
+    below = prod(dims)
+    top = below
+    for d in dims:
+        below //= d
+        if d == 1:
+            found.append(const(0))
+            continue
+        at = index / below
+        found.append(at if d * below == top else at % d)
+    return found

@@ -1,0 +1,210 @@
+"""Products by work-groups: tiles of both factors in shared memory, a tile of sums in each thread's registers.
+
+A work-group makes a tile of the result; `depth` elements of every row and column at a time are brought into shared
+memory by all threads and then read by each (Volkov and Demmel, Benchmarking GPUs to Tune Dense Linear Algebra, SC
+2008). A thread's rows and columns lie apart, so that neighbouring threads read and write neighbouring elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ....ir.loops import Buffer, Expr, broadcast, cast, const, lane, minimum, select
+from ....ir.types import DType
+from ..context import KernelBuilder, Lowering
+from ..product import multiply_add
+from ..schedule import Schedule, choose
+
+Read = Callable[[KernelBuilder, Expr, Expr, Expr], Expr]
+"""An element of a factor: (kernel, batch, depth, row or column), all inside their ranges."""
+Finish = Callable[[KernelBuilder, Expr, Expr, Expr, Expr], None]
+"""Stores a result: (kernel, batch, row, column, sum)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """One side of a product. along_depth: its elements lie contiguous along the depth, not along rows or columns."""
+
+    read: Read
+    along_depth: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GridProduct:
+    """`batch` products of [m, depth] and [depth, n], sums of `acc`; `start` of a row and column is added to them."""
+
+    batch: int
+    m: int
+    n: int
+    depth: int
+    a: Factor
+    b: Factor
+    acc: DType
+    start: Callable[[KernelBuilder, Expr, Expr, Expr], Expr] | None
+    finish: Finish
+
+    @property
+    def problem(self) -> str:
+        """What decides the schedule."""
+        batch = f"{self.batch} x " if self.batch > 1 else ""
+        return f"{batch}{self.m}x{self.n}x{self.depth} {self.acc}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Rows and vectors of columns of sums in a thread, and the depth that shared memory holds at a time; `threads` rows
+    and columns of them in a work-group."""
+
+    rows: int
+    columns: int
+    depth: int
+    threads: tuple[int, int] = (8, 16)
+    lanes: int = 1
+
+    def __str__(self) -> str:
+        return f"tile={self.m}x{self.n} depth={self.depth}"
+
+    @property
+    def m(self) -> int:
+        return self.rows * self.threads[0]
+
+    @property
+    def n(self) -> int:
+        return self.columns * self.threads[1] * self.lanes
+
+    @property
+    def registers(self) -> int:
+        """Of 32 bits, for sums and one step's factors."""
+        return (self.rows * self.columns + self.columns) * self.lanes + self.rows
+
+    def shared_bytes(self, width: int) -> int:
+        """Both factors' tiles, with a column to spare in each row."""
+        return (self.m + self.n + 2) * self.depth * width
+
+
+SHAPES = tuple((r, c, d) for r, c in ((8, 4), (8, 2), (4, 4), (4, 2), (2, 2), (2, 1), (1, 1)) for d in (16, 8))
+"""Rows, columns and depth, from many operations an element read to many work-groups."""
+
+GROUPS = 16
+"""Work-groups that keep the smallest devices busy."""
+
+
+def multiply_on_grid(ctx: Lowering, p: GridProduct, family: str) -> None:
+    """Append the kernel of a product to the node's calls."""
+    device = ctx.target.device
+    assert device is not None
+    tiles = [Tile(*shape, device.threads, device.lanes) for shape in SHAPES]
+    fitting = [
+        t for t in tiles
+        if t.shared_bytes(p.acc.nbytes) <= device.local_bytes and t.registers <= device.registers
+        and (t.depth <= max(8, p.depth))
+    ]  # fmt: skip
+    tile = choose(ctx, "grid-product", p.problem, [Schedule(str(t), _cost(p, t), t) for t in fitting])
+    _Tiled(ctx.kernel(), p, tile).write(family)
+
+
+def _cost(p: GridProduct, t: Tile) -> float:
+    """Work of all threads, in multiply-adds: those outside the result count, an element from shared memory counts half
+    of one, an element brought there three, and work-groups too few to keep a device busy leave a part of it idle."""
+    blocks = p.batch * -(-p.m // t.m) * -(-p.n // t.n)
+    threads = t.threads[0] * t.threads[1]
+    steps = -(-p.depth // t.depth) * t.depth
+    per_step = t.rows * t.columns + 0.5 * (t.rows + t.columns) + 3 * (t.m + t.n) / threads
+    return blocks * threads * steps * per_step * max(1.0, GROUPS / blocks)
+
+
+class _Tiled:
+    """Writes one kernel."""
+
+    def __init__(self, k: KernelBuilder, p: GridProduct, tile: Tile) -> None:
+        self.k, self.p, self.tile = k, p, tile
+
+    def write(self, family: str) -> None:
+        k, p, tile = self.k, self.p, self.tile
+        for z in k.loop("batch", p.batch, kind="grid"):
+            for y in k.loop("row_tile", -(-p.m // tile.m), kind="grid"):
+                for x in k.loop("column_tile", -(-p.n // tile.n), kind="grid"):
+                    shared = [
+                        k.alloc("tile_a", p.acc, tile.depth * (tile.m + 1), "shared"),
+                        k.alloc("tile_b", p.acc, tile.depth * (tile.n + 1), "shared"),
+                    ]
+                    for ty in k.loop("ty", tile.threads[0], kind="thread"):
+                        for tx in k.loop("tx", tile.threads[1], kind="thread"):
+                            self._thread((z, y, x), (ty, tx), shared)
+        k.done(family)
+
+    def _thread(self, block: tuple[Expr, Expr, Expr], thread: tuple[Expr, Expr], shared: list[Buffer]) -> None:
+        k, p, tile = self.k, self.p, self.tile
+        z, y, x = block
+        first_row, first_column = k.let(y * tile.m, "first_row"), k.let(x * tile.n, "first_column")
+        sums = k.alloc("sums", p.acc, tile.rows * tile.columns, "register", tile.lanes)
+        for _, _, at in self._sums():
+            k.store(sums, at, const(0, p.acc, tile.lanes))
+        number = k.let(thread[0] * tile.threads[1] + thread[1], "number")
+        for step in k.loop("step", -(-p.depth // tile.depth)):
+            begin = k.let(step * tile.depth, "begin")
+            self._bring(shared[0], p.a, (z, begin, first_row), (tile.m, p.m), number)
+            self._bring(shared[1], p.b, (z, begin, first_column), (tile.n, p.n), number)
+            k.barrier()
+            self._multiply(sums, shared, thread)
+            k.barrier()
+        for i, j, at in self._sums():
+            row = k.let(first_row + thread[0] + i * tile.threads[0], "row")
+            column = k.let(first_column + (thread[1] + j * tile.threads[1]) * tile.lanes, "column")
+            value = k.let(k.load(sums, at), "value")
+            for lane_of in range(tile.lanes):
+                for _ in self._inside(row, column + lane_of):
+                    single = value if tile.lanes == 1 else lane(value, lane_of)
+                    if p.start is not None:
+                        single = single + p.start(k, z, row, column + lane_of)
+                    p.finish(k, z, row, column + lane_of, single)
+
+    def _sums(self) -> Iterator[tuple[Expr, Expr, Expr]]:
+        """Loops over the thread's sums: row, column and place in its registers."""
+        k, tile = self.k, self.tile
+        for i in k.loop("i", tile.rows, kind="unroll"):
+            for j in k.loop("j", tile.columns, kind="unroll"):
+                yield i, j, i * tile.columns + j
+
+    def _inside(self, row: Expr, column: Expr) -> Iterator[None]:
+        k, p, tile = self.k, self.p, self.tile
+        tests = [c < size for c, size, t in ((row, p.m, tile.m), (column, p.n, tile.n)) if size % t]
+        if not tests:
+            yield None
+            return
+        yield from k.when(tests[0] if len(tests) == 1 else tests[0] & tests[1])
+
+    def _bring(
+        self, shared: Buffer, factor: Factor, begin: tuple[Expr, Expr, Expr], extent: tuple[int, int], number: Expr
+    ) -> None:
+        """All threads together: a tile of a factor, zeros beyond the matrix' depth."""
+        k, p, depth = self.k, self.p, self.tile.depth
+        z, first_depth, first = begin
+        length, size = extent
+        threads = self.tile.threads[0] * self.tile.threads[1]
+        for i in k.loop("e", -(-length * depth // threads), kind="unroll"):
+            e = k.let(i * threads + number, "element")
+            d, place = (e % depth, e / depth) if factor.along_depth else (e / length, e % length)
+            d, place = k.let(d, "d"), k.let(place, "place")
+            for _ in k.when(e < length * depth) if length * depth % threads else iter((None,)):
+                at, of = k.let(first_depth + d, "at"), k.let(first + place, "of")
+                value = factor.read(k, z, minimum(at, p.depth - 1), minimum(of, size - 1))
+                value = cast(value, p.acc)
+                if p.depth % depth:
+                    value = select(at < p.depth, value, const(0, p.acc))
+                k.store(shared, d * (length + 1) + place, value)
+
+    def _multiply(self, sums: Buffer, shared: list[Buffer], thread: tuple[Expr, Expr]) -> None:
+        k, tile = self.k, self.tile
+        for d in k.loop("d", tile.depth):
+            a = k.alloc("a", sums.dtype, tile.rows, "register")
+            b = k.alloc("b", sums.dtype, tile.columns, "register", tile.lanes)
+            for i in k.loop("i", tile.rows, kind="unroll"):
+                k.store(a, i, k.load(shared[0], d * (tile.m + 1) + thread[0] + i * tile.threads[0]))
+            for j in k.loop("j", tile.columns, kind="unroll"):
+                at = d * (tile.n + 1) + (thread[1] + j * tile.threads[1]) * tile.lanes
+                k.store(b, j, k.load(shared[1], at, tile.lanes))
+            for i, j, at in self._sums():
+                left = broadcast(k.load(a, i), tile.lanes)
+                k.store(sums, at, multiply_add(left, k.load(b, j), k.load(sums, at)))

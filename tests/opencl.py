@@ -1,0 +1,45 @@
+"""Programs on OpenCL for tests; skips visibly where there is no device."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from c2c.codegen.target import Target
+from c2c.compiler.bundle import write_bundle
+from c2c.compiler.options import CompileOptions
+from c2c.compiler.toolchain import link_grid
+from c2c.ir.program import Program
+from c2c.runtime_stub.opencl import LoadedOpenCl
+
+Array = np.ndarray[Any, Any]
+
+
+@functools.cache
+def has_device() -> bool:
+    """Whether there is an OpenCL library with a device."""
+    try:
+        library = ctypes.CDLL("libOpenCL.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_uint32(0)
+    return library.clGetPlatformIDs(0, None, ctypes.byref(count)) == 0 and count.value > 0
+
+
+needs_opencl = pytest.mark.skipif(not has_device(), reason="there is no OpenCL device: apt-get install pocl-opencl-icd")
+
+
+def run_on_device(program: Program, target: str, inputs: list[Array], folder: Path) -> list[Array]:
+    """Outputs of a program, through its bundle and the C driver."""
+    write_bundle(program, CompileOptions(Target.parse(target), name=program.name), folder)
+    library = link_grid(folder, program.name)
+    loaded = LoadedOpenCl(library, program.name, weights=program.weights, steps=len(program.steps))
+    outputs = [np.zeros(p.shape, p.dtype.numpy) for p in program.outputs]
+    assert loaded.run([np.ascontiguousarray(x) for x in inputs], outputs) == 0
+    loaded.close()
+    return outputs

@@ -1,0 +1,141 @@
+"""Lowerings for a grid of threads against ONNX's reference evaluator, run by the interpreter: small shapes that reach
+remainders of tiles and teams."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+import pytest
+
+from c2c.codegen.devices import DEVICES
+from c2c.codegen.launch import count
+from c2c.codegen.target import Target
+from c2c.ir.loops import Barrier, For
+from c2c.ir.loops_visit import statements
+from c2c.passes.grid import on_grid
+from c2c.passes.lower import lower_node
+from c2c.tests.passes.lower.harness import Array, Case, run_graph, run_ops, with_tail
+
+SEED = 5
+
+
+def normal(*shapes: tuple[int, ...]) -> list[Array]:
+    rng = np.random.default_rng(SEED)
+    return [rng.standard_normal(s).astype(np.float32) for s in shapes]
+
+
+def check(cases: list[Case], target: str, terms: int = 64) -> None:
+    """Within the rounding of sums of `terms` products of order one."""
+    for case, results in zip(cases, run_ops(cases, target=target), strict=True):
+        for got, expected in zip(results, case.expected(), strict=True):
+            assert got.shape == expected.shape and got.dtype == expected.dtype
+            where = f"{case.op} {[a.shape for a in case.arrays]} {dict(case.attrs)}, seed {SEED}"
+            np.testing.assert_allclose(got, expected, atol=1e-6 * terms, rtol=1e-5, err_msg=where)
+
+
+PRODUCTS = [
+    ((3, 5), (5, 7)), ((5, 17), (17, 33)), ((9, 8), (8, 65)), ((1, 40), (40, 9)), ((2, 1, 4, 3), (3, 3, 6)),
+    ((2, 6, 5), (5, 7)), ((5,), (5, 7)), ((4, 5), (5,)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", DEVICES)
+def test_products(target: str) -> None:
+    check([Case("MatMul", normal(*shapes)) for shapes in PRODUCTS], target)
+    transposed = {"transA": 1, "transB": 1, "alpha": 0.5, "beta": 2.0}
+    check(
+        [Case("Gemm", normal((7, 6), (9, 7), (9,)), transposed), Case("Gemm", normal((5, 6), (6, 9), (5, 1)))], target
+    )
+
+
+CONVOLUTIONS: list[tuple[tuple[int, ...], tuple[int, ...], bool, dict[str, Any]]] = [
+    ((1, 3, 7, 6), (5, 3, 3, 3), True, {"pads": [1, 1, 1, 1]}),
+    ((2, 4, 5, 5), (8, 4, 1, 1), False, {}),
+    ((1, 4, 6, 7), (6, 2, 3, 2), True, {"group": 2, "strides": [2, 1], "dilations": [1, 2], "pads": [2, 0, 1, 3]}),
+    ((1, 6, 6, 6), (6, 1, 3, 3), True, {"group": 6, "pads": [1, 1, 1, 1]}),
+    ((1, 5, 9), (4, 5, 3), False, {"pads": [1, 1], "strides": [2]}),
+    ((1, 2, 3, 4, 4), (4, 2, 2, 2, 2), True, {}),
+    ((1, 1, 8, 8), (2, 1, 5, 5), False, {"auto_pad": "SAME_UPPER"}),
+]
+
+
+@pytest.mark.parametrize("target", DEVICES)
+def test_convolutions(target: str) -> None:
+    cases = []
+    for x, w, bias, attrs in CONVOLUTIONS:
+        arrays = normal(x, w, *([(w[0],)] if bias else []))
+        cases.append(Case("Conv", arrays, {"kernel_shape": list(w[2:]), **attrs}))
+    check(cases, target)
+
+
+@pytest.mark.parametrize("target", DEVICES)
+def test_a_tail_is_part_of_the_kernel(target: str) -> None:
+    case = Case("Conv", normal((1, 3, 6, 6), (5, 3, 3, 3)), {"kernel_shape": [3, 3]})
+    (factor,) = normal((1, 5, 4, 4))
+    graph = with_tail(case, factor)
+    (got,) = run_graph(graph, [*case.arrays, factor], target=target)
+    np.testing.assert_allclose(got, np.abs(case.expected()[0]) * factor, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", DEVICES)
+@pytest.mark.parametrize("size", [3, 64, 130, 301])
+def test_strips_of_one_and_of_many_elements(target: str, size: int) -> None:
+    x, scale, bias = normal((3, size), (size,), (size,))
+    check(
+        [
+            Case("Softmax", [x]),
+            Case("LogSoftmax", [x]),
+            Case("LayerNormalization", [x, scale, bias]),
+            Case("ReduceMean", [x, np.array([1])], {}, frozenset({1})),
+            Case("ReduceMax", [x, np.array([1])], {"keepdims": 0}, frozenset({1})),
+            Case("ArgMax", [x], {"axis": 1}),
+            Case("ReduceSum", [x, np.array([0])], {}, frozenset({1})),
+            Case("InstanceNormalization", [x.reshape(1, 3, size), scale[:3], bias[:3]]),
+        ],
+        target,
+    )
+
+
+@pytest.mark.parametrize("target", DEVICES)
+def test_what_all_targets_share(target: str) -> None:
+    x, y = normal((2, 3, 4, 5), (2, 3, 4, 5))
+    pool = {"kernel_shape": [2, 3], "strides": [1, 2], "pads": [0, 1, 1, 1]}
+    check(
+        [
+            Case("Add", [x, y]),
+            Case("Transpose", [x], {"perm": [0, 2, 3, 1]}),
+            Case("Concat", [x, y], {"axis": 2}),
+            Case("MaxPool", [x], pool),
+            Case("AveragePool", [x], pool),
+            Case("GlobalAveragePool", [x]),
+            Case("Gather", [x, np.array([2, 0])], {"axis": 1}),
+            Case("Pad", [x, np.array([0, 1, 0, 2, 0, 1, 1, 0])], {"mode": "reflect"}, frozenset({1})),
+            Case("Resize", [x, None, np.array([1, 1, 2, 2], np.float32)], {"mode": "nearest"}, frozenset({2})),
+            Case("ConvTranspose", [x, *normal((3, 2, 3, 3))], {"strides": [2, 2]}),
+            Case("CumSum", [x, np.array(3)], {}, frozenset({1})),
+            Case("Where", [x > 0, x, y]),
+            Case("Gelu", [x]),
+        ],
+        target,
+    )
+
+
+@pytest.mark.parametrize("device", [t for t in DEVICES if DEVICES[t][0].lanes == 1])
+def test_work_is_spread_over_threads(device: str) -> None:
+    """Threads that a kernel of each family has, and whether they work in teams."""
+    x, w = normal((1, 8, 16, 16), (8, 8, 3, 3))
+    cases = {
+        "Conv": (Case("Conv", [x, w], {"kernel_shape": [3, 3]}), 128, True),
+        "Relu": (Case("Relu", [x]), 8 * 256, False),
+        "Softmax": (Case("Softmax", [x.reshape(8, 256)]), 8 * 64, True),
+        "MaxPool": (Case("MaxPool", [x], {"kernel_shape": [2, 2]}), 8 * 225, False),
+        "Transpose": (Case("Transpose", [x], {"perm": [0, 2, 3, 1]}), 8 * 256, False),
+    }
+    for case, least, team in cases.values():
+        (call,) = on_grid(lower_node(case.node(), Target.parse(device)))
+        loops = [s for s in statements(call.kernel.body) if isinstance(s, For) and s.kind in ("grid", "thread")]
+        threads = prod(count(s) for s in loops)
+        assert threads >= least, case.op
+        assert any(isinstance(s, Barrier) for s in statements(call.kernel.body)) == team, case.op

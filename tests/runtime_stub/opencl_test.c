@@ -1,0 +1,170 @@
+/* The OpenCL driver against a library that fails on demand: every failure is an error code with words, and nothing is
+ * left behind. Prints the number of calls that were made to fail. */
+#include "c2c_opencl.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+extern int fake_calls, fake_fail_at, fake_live, fake_devices, fake_kernels_run;
+extern size_t fake_largest, fake_group;
+
+#define CHECK(condition)                                                                          \
+    do                                                                                            \
+        if (!(condition)) {                                                                       \
+            printf("line %d: %s (call %d failed)\n", __LINE__, #condition, fake_fail_at);         \
+            exit(1);                                                                              \
+        }                                                                                         \
+    while (0)
+
+static const char *const source[] = {"kernel text", NULL};
+static const c2c_plan_kernel kernels[] = {{"m__a", {64, 1, 1}, {64, 1, 1}}, {"m__b", {128, 8, 1}, {16, 8, 1}}};
+static const c2c_plan_arg arguments[] = {{3, 0}, {0, 16}, {1, 0}, {0, 16}, {4, 0}};
+static const c2c_plan_step steps[] = {{1, 2, 1, -1, "prepare"}, {0, 0, 3, 0, "first"}, {1, 3, 2, 1, "second"}};
+static const c2c_plan_port ports[] = {{"x", "f32", 64}, {"y", "f32", 64}};
+static c2c_plan plan = {"m", source, kernels, arguments, steps, ports, 2, 3, 1, 1, 1, 0xCBF43926u, 1024, 9, 0};
+static const char weights[] = "123456789"; /* whose CRC-32 is the check value of the standard */
+
+static int called, given;
+static void done(void *user, int error)
+{
+    called += *(int *)user;
+    given = error;
+}
+
+/* Everything once; the first error. */
+static int everything(const c2c_opencl_options *options, const void *bytes, size_t size, int asynchronous)
+{
+    float x[16] = {0}, y[16] = {0};
+    const void *inputs[] = {x};
+    void *outputs[] = {y};
+    uint64_t times[3];
+    int one = 1, error, before;
+    c2c_opencl *device;
+    c2c_opencl_model *model = NULL;
+    error = c2c_opencl_open(options, &device);
+    CHECK(device != NULL);
+    if (!error) {
+        error = c2c_opencl_load(device, &plan, bytes, size, &model);
+        CHECK((model == NULL) == (error != 0));
+    }
+    before = fake_kernels_run;
+    if (!error && asynchronous) {
+        called = 0;
+        error = c2c_opencl_start(model, inputs, outputs, done, &one);
+        CHECK(error || (called == 1 && given == 0));
+    } else if (!error)
+        error = c2c_opencl_run(model, inputs, outputs);
+    if (!error) {
+        CHECK(fake_kernels_run - before == 2);
+        CHECK(((char *)y)[0] == 7);
+    }
+    if (!error && options->profile) {
+        error = c2c_opencl_times(model, times);
+        CHECK(error || (times[0] == 0 && times[1] == 42 && times[2] == 42));
+    }
+    CHECK(!error || strlen(c2c_opencl_message(device)) > 10);
+    CHECK(strlen(c2c_opencl_error_string(error)) > 5);
+    c2c_opencl_unload(model);
+    c2c_opencl_close(device);
+    CHECK(fake_live == 0);
+    return error;
+}
+
+static int with(int fail_at, int profile, const char *cache, int asynchronous)
+{
+    c2c_opencl_options options = {0};
+    options.profile = profile;
+    options.cache = cache;
+    fake_calls = 0;
+    fake_fail_at = fail_at;
+    return everything(&options, weights, 9, asynchronous);
+}
+
+static void message(int wanted, const c2c_opencl_options *options, const void *bytes, size_t size, const char *words)
+{
+    c2c_opencl *device;
+    c2c_opencl_model *model = NULL;
+    int error = c2c_opencl_open(options, &device);
+    if (!error)
+        error = c2c_opencl_load(device, &plan, bytes, size, &model);
+    CHECK(error == wanted);
+    CHECK(strstr(c2c_opencl_message(device), words));
+    c2c_opencl_unload(model);
+    c2c_opencl_close(device);
+    CHECK(fake_live == 0);
+}
+
+int main(int argc, char **argv)
+{
+    c2c_opencl_options options = {0};
+    const char *cache = argc > 1 ? argv[1] : NULL;
+    c2c_opencl *device;
+    c2c_opencl_model *one, *two;
+    int failed = 0, mode, fail_at, i;
+    float x[16] = {0}, y[16];
+    const void *inputs[] = {x};
+    void *outputs[] = {y};
+
+    for (mode = 0; mode < 4; mode++) {
+        CHECK(with(0, mode & 1, NULL, mode >> 1) == 0);
+        for (fail_at = fake_calls; fail_at > 0; fail_at--) {
+            /* releasing waits, whose failure is nobody's error any more; an event is made behind a call that counts */
+            int error = with(fail_at, mode & 1, NULL, mode >> 1);
+            failed += error != 0;
+        }
+    }
+    CHECK(failed > 60);
+    CHECK(with(0, 0, cache, 0) == 0); /* writes the cache, then reads it */
+    i = fake_calls;
+    CHECK(with(0, 0, cache, 0) == 0 && fake_calls == i);
+
+    fake_fail_at = 0;
+    message(C2C_OPENCL_E_WEIGHTS, &options, weights, 8, "9 bytes, not 8");
+    message(C2C_OPENCL_E_WEIGHTS, &options, "123456780", 9, "checksum");
+    options.device = "Quantum";
+    message(C2C_OPENCL_E_DEVICE, &options, weights, 9, "Quantum");
+    options.device = NULL;
+    fake_group = 32;
+    message(C2C_OPENCL_E_DEVICE, &options, weights, 9, "m__a wants 64");
+    fake_group = 1024;
+    fake_largest = 512;
+    message(C2C_OPENCL_E_MEMORY, &options, weights, 9, "memory of m");
+    fake_largest = (size_t)1 << 30;
+    fake_devices = 0;
+    message(C2C_OPENCL_E_DEVICE, &options, weights, 9, "no OpenCL device");
+    fake_devices = 1;
+    for (fail_at = 1; fail_at < 40; fail_at++) {
+        fake_calls = 0;
+        fake_fail_at = fail_at;
+        if (everything(&options, weights, 9, 0) == C2C_OPENCL_E_BUILD)
+            break;
+    }
+    fake_calls = 0;
+    message(C2C_OPENCL_E_BUILD, &options, weights, 9, "line 3 of the fake log");
+    fake_fail_at = 0;
+
+    CHECK(c2c_opencl_open(NULL, NULL) == C2C_OPENCL_E_NULL);
+    CHECK(c2c_opencl_open(NULL, &device) == 0);
+    CHECK(c2c_opencl_load(device, &plan, NULL, 9, &one) == C2C_OPENCL_E_NULL);
+    CHECK(c2c_opencl_load(device, &plan, weights, 9, &one) == 0);
+    CHECK(c2c_opencl_load(device, &plan, weights, 9, &two) == 0);
+    CHECK(c2c_opencl_run(one, NULL, outputs) == C2C_OPENCL_E_NULL);
+    inputs[0] = NULL;
+    CHECK(c2c_opencl_run(one, inputs, outputs) == C2C_OPENCL_E_NULL);
+    CHECK(strstr(c2c_opencl_message(device), "input 'x' of m"));
+    inputs[0] = x;
+    i = fake_live;
+    for (mode = 0; mode < 1000; mode++) {
+        CHECK(c2c_opencl_run(one, inputs, outputs) == 0);
+        CHECK(c2c_opencl_run(two, inputs, outputs) == 0);
+    }
+    CHECK(fake_live == i);
+    c2c_opencl_unload(one);
+    c2c_opencl_unload(two);
+    c2c_opencl_unload(NULL);
+    c2c_opencl_close(device);
+    c2c_opencl_close(NULL);
+    CHECK(fake_live == 0);
+    printf("%d\n", failed);
+    return 0;
+}
