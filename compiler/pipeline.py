@@ -50,6 +50,7 @@ LOOPS_ONLY = frozenset(
         "narrow-floats",
         "pack-strides",
         "sparse-products",
+        "round-activations",
         "choose-layout",
         "chain-convolutions",
     )
