@@ -5,7 +5,9 @@ usage: python benchmarks/quantized.py NETWORK.onnx... [--seconds 10] [--folder D
 Each network is quantised by onnxruntime's quantize_static (weights i8 a channel, activations u8, calibrated on random
 inputs by seed; accuracy means nothing here), compiled by c2c both ways, and run in turn with onnxruntime and, where it
 is installed, OpenVINO on the same quantised model. The reference of the errors is onnxruntime without optimisations,
-which computes the QDQ form as it is written. Needs c2c and onnxruntime in one environment.
+which computes the QDQ form as it is written. Needs c2c and onnxruntime in one environment. With a --target of
+fewer features ONEDNN_MAX_CPU_ISA=AVX2 or AVX512_CORE in the environment holds OpenVINO to them; onnxruntime has no such
+switch.
 """
 
 from __future__ import annotations
