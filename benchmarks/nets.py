@@ -204,6 +204,30 @@ def style_480x640() -> onnx.ModelProto:
     return _style("style_480x640", 480, 640)
 
 
+def depth_192x640() -> onnx.ModelProto:
+    """Depth from one image: a strided encoder, a decoder that pads by reflection, enlarges by nearest pixels and reads
+    the encoder's images beside (the decoder of Monodepth2, Godard et al., ICCV 2019)."""
+    n = Net("depth_192x640", (1, 3, 192, 640))
+    widths, skips = (16, 24, 40, 80, 160), list[str]()
+    x, c = "input", 3
+    for width in widths:
+        x = n.op("Relu", n.conv(x, c, width, 3, 2))
+        x, c = n.op("Relu", n.conv(x, width, width, 3)), width
+        skips.append(x)
+
+    def mirrored(x: str, channels: int, maps: int) -> str:
+        padded = n.op("Pad", x, n.ints(0, 0, 1, 1, 0, 0, 1, 1), mode="reflect")
+        return n.conv(padded, channels, maps, 3, pad=0)
+
+    for width, skip in zip((80, 40, 24, 16, 8), (*skips[-2::-1], ""), strict=True):
+        x = n.op("Elu", mirrored(x, c, width))
+        x = n.op("Resize", x, "", n.floats(1, 1, 2, 2), mode="nearest", nearest_mode="floor",
+                 coordinate_transformation_mode="asymmetric")  # fmt: skip
+        x, c = (n.op("Concat", x, skip, axis=1), 2 * width) if skip else (x, width)
+        x, c = n.op("Elu", mirrored(x, c, width)), width
+    return n.model(n.op("Sigmoid", mirrored(x, c, 1)))
+
+
 def _mlp(name: str, batch: int) -> onnx.ModelProto:
     n = Net(name, (batch, 512))
     x = n.op("Relu", n.dense("input", 512, 1024))
@@ -272,15 +296,19 @@ NETS: dict[str, Callable[[], onnx.ModelProto]] = {
     )
 }  # fmt: skip
 
+OTHERS: dict[str, Callable[[], onnx.ModelProto]] = {"depth_192x640": depth_192x640}
+"""Networks that only are made where they are asked for."""
+
 
 def main(folder: Path, names: list[str]) -> int:
-    if unknown := [n for n in names if n not in NETS]:
-        print(f"no such network: {' '.join(unknown)}; there are: {' '.join(NETS)}", file=sys.stderr)
+    known = NETS | OTHERS
+    if unknown := [n for n in names if n not in known]:
+        print(f"no such network: {' '.join(unknown)}; there are: {' '.join(known)}", file=sys.stderr)
         return 2
     folder.mkdir(parents=True, exist_ok=True)
     for name in names or NETS:
         path = folder / f"{name}.onnx"
-        onnx.save(NETS[name](), path)
+        onnx.save(known[name](), path)
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
     return 0
 

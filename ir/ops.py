@@ -85,6 +85,9 @@ BODIES = GROUPS | {"c2c.Attention", "c2c.MatMul"}
 STAGES = ("Conv", "MaxPool", "AveragePool", "LpPool")
 """Operators that a stage of c2c.ConvChain begins with."""
 
+READ_THROUGH = ("Pad", "Resize")
+"""Operators before the first stage of c2c.ConvChain, which it reads through."""
+
 
 def op(name: str) -> OpDef:
     """The row of an operator."""

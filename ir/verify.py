@@ -18,7 +18,7 @@ from typing import Any
 from .errors import C2CError, UnknownShapeError, VerifyError
 from .graph import Graph, Node, Value
 from .operands import check_operands
-from .ops import BODIES, GROUPS, STAGES, Kind, op
+from .ops import BODIES, GROUPS, READ_THROUGH, STAGES, Kind, op
 from .reference import infer_node, most_inputs, schema_of
 from .types import PLAIN
 
@@ -157,12 +157,13 @@ def _check_group(node: Node) -> None:
     Before an anchor there may be operators that only move data, each read by the next node alone. An elementwise node
     may read earlier results as well, and operands from outside by a DequantizeLinear before it. The last result is the
     only output; types agree with those outside. In a
-    `c2c.ConvChain` the first node is a Conv or a pooling, and a later one may begin another stage: it reads the result
-    before it as its data, and nodes after it read no result before that one.
+    `c2c.ConvChain` the first node is a Conv or a pooling, perhaps behind Pads and Resizes, and a later one may begin
+    another stage: it reads the result before it as its data, and nodes after it read no result before that one.
     """
     body = _checked_body(node)
-    if node.op == CHAIN and body.nodes[0].op not in STAGES:
-        raise VerifyError(f"a chain begins with {body.nodes[0].op}, not with a window", where=node.where)
+    first = next((n for n in body.nodes if n.op not in READ_THROUGH), body.nodes[0])
+    if node.op == CHAIN and first.op not in STAGES:
+        raise VerifyError(f"a chain begins with {first.op}, not with a window", where=node.where)
     if node.op == CHAIN and (type(strip := node.attrs.get("strip")) is not int or strip < 1):
         raise VerifyError(f"a chain in strips of {strip!r} rows", where=node.where)
     before: Node | None = None

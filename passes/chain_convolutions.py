@@ -2,19 +2,23 @@
 
 Before: y = conv(x), z = conv(y), each with its elementwise tail, y read by z only. After: z = c2c.ConvChain(x) {both}.
 Inverted bottlenecks (expand, depthwise, project), pairs of depthwise and pointwise layers, first layers and the pooling
-behind them; what is chained is chosen by expected time and by the bytes that leave the arena. Preserves: tensors that
-others read. Needs: layouts chosen, groups fused.
+behind them; what is chained is chosen by expected time and by the bytes that leave the arena. Pads and enlargements
+that the first layer alone reads join its chain, and make one of a single layer. Preserves: tensors that others read.
+Needs: layouts chosen, groups fused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ..ir.graph import Graph, Node, Value
+from ..ir.ops import READ_THROUGH
 from .base import GraphRewriter, Pass, PassContext, register_pass
-from .lower.conv_chain import Stage, read_stage
+from .lower.conv_chain import read_stage, remap_stage
 from .lower.conv_chain_cost import Layer, cut, schedules
 from .lower.schedule import choose
+from .pattern import required
 
 
 @register_pass
@@ -24,11 +28,12 @@ class ChainConvolutions(Pass):
     def run(self, graph: Graph, context: PassContext) -> bool:
         rewriter = context.rewriter(graph)
         for run in _runs(rewriter, context):
-            for part in self.divide([stage.layer for _, stage in run], context):
-                nodes = [run[i][0] for i in part]
-                if len(nodes) == 1:
+            for part in self.divide([link.layer for link in run], context):
+                links = [run[i] for i in part]
+                if len(links) == 1:
                     continue
-                strip = self.strip([run[i][1].layer for i in part], context, nodes)
+                nodes = [n for link in links for n in link.nodes]
+                strip = self.strip([link.layer for link in links], context, nodes)
                 if strip is not None and rewriter.allow(self.name, nodes[0]):
                     join(rewriter, nodes, strip)
         return rewriter.finish()
@@ -46,22 +51,44 @@ class ChainConvolutions(Pass):
         )
 
 
-def _runs(rewriter: GraphRewriter, context: PassContext) -> list[list[tuple[Node, Stage]]]:
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A layer and the nodes that compute it."""
+
+    nodes: tuple[Node, ...]
+    layer: Layer
+
+
+def _runs(rewriter: GraphRewriter, context: PassContext) -> list[list[Link]]:
     """The longest rows of layers each of which alone reads the one before, as its data."""
-    runs: list[list[tuple[Node, Stage]]] = []
-    open_: dict[Value, list[tuple[Node, Stage]]] = {}
+    runs: list[list[Link]] = []
+    open_: dict[Value, list[Link]] = {}
+    moved: dict[Value, tuple[Node, ...]] = {}
     lanes = context.target.lanes()
     for node in rewriter.graph.nodes:
+        is_open = len(node.outputs) == 1 and rewriter.has_one_reader(node.output)
+        if node.op in READ_THROUGH and is_open:
+            moved[node.output] = (*moved.get(required(node), ()), node)
         stage = read_stage(node, context.target, context.threads)
         if stage is None:
             continue
-        run = open_.pop(stage.layer.x, [])
-        if not run:
+        run = None if stage.goes_on else open_.pop(stage.layer.x, None)
+        if run is None:
+            run = _read_through(moved.get(stage.layer.x, ()), context)
             runs.append(run)
-        run.append((node, stage))
-        if node.output.type.layout.block == lanes and rewriter.has_one_reader(node.output):
+        run.append(Link((node,), stage.layer))
+        if node.output.type.layout.block == lanes and is_open:
             open_[node.output] = run
     return [r for r in runs if len(r) > 1]
+
+
+def _read_through(nodes: Sequence[Node], context: PassContext) -> list[Link]:
+    """As many of the last `nodes` in a row as one layer can read through, as a run of one link, or an empty one."""
+    for first in range(len(nodes)):
+        stage = remap_stage(nodes[first:], context.target, context.threads)
+        if stage is not None:
+            return [Link(tuple(nodes[first:]), stage.layer)]
+    return []
 
 
 def join(rewriter: GraphRewriter, nodes: Sequence[Node], strip: int) -> None:

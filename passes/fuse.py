@@ -4,9 +4,9 @@ Before: y = conv(x, w), z = y + r, t = relu(z). After: t = c2c.Fused(x, w, r) {c
 The lattice of `ir.ops.Kind` decides, no list of pairs: a member reads the result before it, has the shape and layout of
 the head's result, and what happens inside is read inside only. Other operands may be any values made before, and where
 DequantizeLinear makes them for one member only, it joins the group before that.
-A Winograd convolution also takes the reflection pad and the enlargement by whole factors before it, which it reads
-through; a product of few rows takes the expansion of its weights from blocks of levels. Preserves: values read outside
-the group, outputs of the graph. Needs: layouts chosen.
+A convolution also takes the pad by reflection, edges or wrapping before it, which it reads through, a Winograd one the
+enlargement by whole factors as well; a product of few rows takes the expansion of its weights from blocks of levels.
+Preserves: values read outside the group, outputs of the graph. Needs: layouts chosen.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+from ..codegen.target import Target
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops import Kind
 from ..ir.ops import op as row
 from ..ir.types import DType, TensorType
 from .base import GraphRewriter, Pass, PassContext, register_pass
 from .block_weights import block_weights
-from .pattern import int_list, required, scalar
+from .lower.context import Lowering
+from .lower.conv import reads_around
+from .pattern import int_list, made_by, required, scalar
 from .reading import OPERATORS, reading_of
 
 MAX_OPERANDS = 12
@@ -48,7 +51,7 @@ class Fuse(Pass):
         # Of two anchors that an operator joins the later one takes it: the other's result is there by then.
         for head in (*reversed(anchors), *elementwise):
             group = [] if head in taken else grow(rewriter, head, taken, rank)
-            group = [*read_through(rewriter, head), *group] if group else group
+            group = [*read_through(rewriter, head, context.target), *group] if group else group
             if len(group) > 1 and rewriter.allow(self.name, head):
                 taken.update(group)
                 _replace(rewriter, group)
@@ -77,12 +80,14 @@ def grow(rw: GraphRewriter, head: Node, taken: set[Node], rank: dict[Node, int])
     return group[:best]
 
 
-def read_through(rw: GraphRewriter, head: Node) -> list[Node]:
-    """What an anchor reads through: Resize and Pad before a Winograd convolution of a blocked image, the expansion of
-    weights in blocks of levels before a product of few rows."""
+def read_through(rw: GraphRewriter, head: Node, target: Target) -> list[Node]:
+    """What an anchor reads through: Resize and Pad before a Winograd convolution of a blocked image, a Pad before a
+    direct one, the expansion of weights in blocks of levels before a product of few rows."""
     nodes: list[Node] = []
     if (made := block_weights(head)) is not None and rw.has_one_reader(made.output):
         return [made]
+    if head.op == "Conv" and (pad := made_by(required(head), "Pad")) is not None and rw.has_one_reader(pad.output):
+        return [pad] if reads_around(Lowering(head, target, 1, head=(pad,))) else []
     if head.op != "c2c.WinogradConv" or not required(head).type.layout.block:
         return nodes
     value = required(head)

@@ -1,4 +1,4 @@
-"""How a convolution may read an image that is padded by reflection or enlarged: from the source, by a map of positions.
+"""How a convolution may read an image that is padded by itself or enlarged: from the source, by a map of positions.
 
 Position i of the padded image along one axis stands for pixel u = i - before of the enlarged one, mirrored or clamped
 where it lies beyond, and so for pixel u / factor of the source. Nothing is copied.
@@ -12,18 +12,27 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..ir.graph import Node, Value
+from .lower.pad import positions
 from .lower.resize_taps import Axis, Interpolation
-from .pattern import required
+from .lower.tile import MAX_BORDER_TILES
+from .pattern import int_list, required
 from .rules_windows import spatial_pads
 
 OPERATORS = ("Pad", "Resize")
+
+MODES = ("reflect", "edge", "wrap", "constant")
+"""Modes of Pad."""
+
+MAX_TAPS = {True: 7, False: 16}
+"""Longest row of a filter whose taps at the border are written out, by whether the image is blocked: a tap has then a
+block of channels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
     """One axis: `size` pixels of the enlarged image, `before` positions of padding, `mode` beyond the image.
 
-    mode: zero, reflect or edge. factor: how often a source pixel is repeated.
+    mode: zero, or one of MODES. factor: how often a source pixel is repeated.
     """
 
     size: int
@@ -47,11 +56,40 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The image that is read in place of the convolution's input, and its rows and columns."""
+    """The image that is read in place of the convolution's input, its rows and columns, and what is around where their
+    mode is constant."""
 
     source: Value
     rows: Line
     columns: Line
+    fill: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What goes on around an image: the source row and column of each position, from the first padded one on."""
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+
+def around_of(pad: Node, conv: Node) -> Around | None:
+    """What a direct convolution reads behind a Pad of its image by itself; None where its own pads add to that, where
+    constants or crops are wanted, or where so many of its tiles touch the border that they get no code of their own."""
+    x, amounts, mode = required(pad).type, spatial_pads(pad), pad.attrs.get("mode", "constant")
+    if conv.op != "Conv" or x.rank != 4 or not x.is_static or any(int_list(conv.attrs["pads"])):
+        return None
+    kernel = required(conv, 1).type.dims[3]
+    if amounts is None or mode == "constant" or min(amounts) < 0 or kernel > MAX_TAPS[x.layout.block > 0]:
+        return None
+    stride, out = int_list(conv.attrs.get("strides", (1, 1)))[1], conv.output.type.dims[3]
+    ends = required(conv).type.dims[3] - amounts[3] - 1
+    reach = (kernel - 1) * int_list(conv.attrs.get("dilations", (1, 1)))[1]
+    inside = [o for o in range(out) if o * stride >= amounts[1] and o * stride + reach <= ends]
+    if out - len(inside) > MAX_BORDER_TILES:
+        return None
+    rows, columns = (positions(mode, n, a, b) for n, a, b in zip(x.dims[2:], amounts[:2], amounts[2:], strict=True))
+    return Around(tuple(rows.tolist()), tuple(columns.tolist()))
 
 
 def reading_of(nodes: Sequence[Node], pads: Sequence[int]) -> Reading | None:
@@ -72,13 +110,24 @@ def reading_of(nodes: Sequence[Node], pads: Sequence[int]) -> Reading | None:
     if "Pad" not in by_op:
         return Reading(source, rows, columns)
     pad, mode = by_op["Pad"], by_op["Pad"].attrs.get("mode", "constant")
-    amounts = spatial_pads(pad)
-    if any(pads) or amounts is None or mode not in ("reflect", "edge") or min(amounts) < 0:
+    amounts, fill = spatial_pads(pad), constant_fill(pad)
+    if any(pads) or amounts is None or mode not in MODES or min(amounts) < 0 or fill is None:
         return None
-    if mode == "reflect" and any(a >= n for a, n in zip(amounts, (rows.size, columns.size) * 2, strict=True)):
+    most = {"reflect": -1, "wrap": 0}.get(mode)
+    if most is not None and any(a > n + most for a, n in zip(amounts, (rows.size, columns.size) * 2, strict=True)):
         return None
     rows, columns = (replace(line, before=b, mode=mode) for line, b in zip((rows, columns), amounts, strict=False))
-    return Reading(source, rows, columns)
+    return Reading(source, rows, columns, fill)
+
+
+def constant_fill(pad: Node) -> float | None:
+    """What a Pad writes in mode constant; 0 in others, None where it is computed."""
+    value = pad.input(2)
+    if value is None or pad.attrs.get("mode", "constant") != "constant":
+        return 0.0
+    if value.data is None:
+        return None
+    return float(value.data.reshape(-1)[0]) if value.data.size else 0.0
 
 
 def whole_factor(resize: Node) -> int | None:

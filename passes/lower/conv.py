@@ -6,15 +6,21 @@ from dataclasses import replace
 
 import numpy as np
 
+from ...ir.graph import Node
 from ...ir.types import DType, TensorType
+from ..pattern import required
+from ..reading import around_of
+from ..rules_windows import spatial_pads
 from .context import Lowering, lowers
 from .conv_direct import lower_direct
 from .conv_kernel import Convolution
+from .conv_phases import lower_phased, phased
 from .conv_planar import PlanarConvolution, lower_planar
 from .conv_sparse import lower_sparse, sparse_plan
 from .conv_sparse_window import lower_window, window_plan
 from .depthwise import is_depthwise, lower_depthwise
-from .window import window
+from .sparse import likely_pays
+from .window import Window, window
 
 MAX_WASTE = 4
 """Groups merged into one with zero weights may cost this many times the multiply-adds."""
@@ -29,19 +35,31 @@ def lower_conv(ctx: Lowering) -> None:
             return lower_depthwise(ctx, found)
         if (plan := sparse_plan(ctx, found)) is not None:
             return lower_sparse(ctx, found, plan)
-        if (plan := window_plan(ctx, found)) is not None:
+        if found.around is None and (plan := window_plan(ctx, found)) is not None:
             return lower_window(ctx, found, plan)
-        merged = whole_blocks(ctx, found)
-        if merged is not None and not _is_planar(ctx, found):
-            return lower_direct(ctx, merged)
+        if found.around is None and (phases := phased(ctx, found)) is not None:
+            return lower_phased(ctx, found, phases)
+        dense = dense_or_planar(ctx, found)
+        if isinstance(dense, Convolution):
+            return lower_direct(ctx, dense)
     return lower_planar(ctx, _planar(ctx))
 
 
+def dense_or_planar(ctx: Lowering, conv: Convolution) -> Convolution | PlanarConvolution:
+    """The convolution for lanes along channels, its groups merged into whole blocks, or for lanes along the width."""
+    merged = whole_blocks(ctx, conv)
+    return _planar(ctx) if merged is None or _is_planar(ctx, conv) else merged
+
+
 def read_convolution(ctx: Lowering) -> Convolution | None:
-    """The node as a convolution with constant weights and bias and layouts of the target's lanes, or None."""
+    """The node as a convolution with constant weights and bias and layouts of the target's lanes, or None.
+
+    Behind a Pad at the head of its group, it reads that one's image and what goes on around it.
+    """
     node, out = ctx.node, ctx.output.type
     x, w, b = node.input(0), node.input(1), node.input(2)
     assert x is not None and w is not None
+    around = around_of(ctx.head[0], node) if node.op == "Conv" and len(ctx.head) == 1 else None
     blocks, sums = {x.type.layout.block, out.layout.block}, DType.F32 if x.type.dtype is DType.BF16 else x.type.dtype
     if w.data is None or not blocks <= {0, ctx.lanes(sums)} or not _is_computed_as_stored(ctx, x.type, blocks):
         return None
@@ -51,7 +69,30 @@ def read_convolution(ctx: Lowering) -> Convolution | None:
     view = window(node, x.type, node.output.type, kernel)
     weights = w.data.reshape(*w.data.shape[:2], *(a.kernel for a in view.axes))
     bias = None if b is None else b.data.astype(sums.numpy) if b.data is not None else None
-    return Convolution(x, out, weights, bias, node.attrs.get("group", 1), view)
+    groups = node.attrs.get("group", 1)
+    if around is None:
+        return Convolution(x, out, weights, bias, groups, view)
+    return Convolution(required(ctx.head[0]), out, weights, bias, groups, behind_pad(ctx.head[0], view), around=around)
+
+
+def behind_pad(pad: Node, view: Window) -> Window:
+    """The window over the image that is padded."""
+    amounts = spatial_pads(pad)
+    assert amounts is not None and view.rank == 2
+    top, left, bottom, right = amounts
+    rows, columns = (
+        replace(axis, size=axis.size - before - after, pad=before, pad_end=after)
+        for axis, before, after in ((view.h, top, bottom), (view.w, left, right))
+    )
+    return replace(view, h=rows, w=columns)
+
+
+def reads_around(ctx: Lowering) -> bool:
+    """Whether the node reads through the Pad at the head of its group without a copy, its weights element by element."""
+    conv = read_convolution(ctx) if ctx.node.op == "Conv" else None
+    if conv is None or conv.around is None or conv.dtype is not DType.F32 or likely_pays(conv.weights):
+        return False
+    return is_depthwise(ctx, conv) or isinstance(dense_or_planar(ctx, conv), Convolution)
 
 
 def _is_computed_as_stored(ctx: Lowering, x: TensorType, blocks: set[int]) -> bool:
@@ -102,4 +143,4 @@ def _planar(ctx: Lowering) -> PlanarConvolution:
     x, w = node.input(0), node.input(1)
     assert x is not None and w is not None
     view = window(node, x.type, node.output.type, w.type.dims[2:])
-    return PlanarConvolution(x, w, node.input(2), node.attrs.get("group", 1), view)
+    return PlanarConvolution(x, ctx.output.type, w, node.input(2), node.attrs.get("group", 1), view)

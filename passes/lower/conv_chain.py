@@ -1,5 +1,7 @@
 """c2c.ConvChain: convolutions and poolings computed strip by strip, so that what lies between stays in the cache.
 
+What the first one reads through, pads and enlargements, is a stage before it (`remap`).
+
 One kernel: for each task (some rows of the last stage), for each strip of a few rows, each stage in turn makes the rows
 that are new (`conv_chain_plan`). The writers of single layers write the stages; between them lie rings of rows, one set
 a worker. Sums have the order of the single layers', so results are equal to theirs to the last bit.
@@ -9,31 +11,49 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
+from math import prod
+from typing import Protocol
 
 from ...codegen.target import Target
 from ...ir.graph import Node, Value
 from ...ir.loops import Buffer, Expr, binary, maximum, minimum, select
-from ...ir.ops import STAGES
+from ...ir.ops import READ_THROUGH, STAGES
 from ...ir.types import DType, TensorType
 from .context import INDEX, Lowering, Site, lowers, unfold
-from .conv import read_convolution
+from .conv import dense_or_planar, read_convolution, reads_around
 from .conv_chain_plan import ChainPlan, plan_rows
 from .conv_direct import DirectWriter
 from .conv_kernel import ConvKernel, Convolution, Image, pad_operands, unravel
 from .conv_plan import row_plan
+from .conv_planar import PlanarConvolution, PlanarWriter, has_lanes
 from .depthwise import DepthwiseWriter, is_depthwise
+from .micro import prefetches
 from .pool import POOLS, BlockedPool, Pooling, read_pooling
+from .remap import Remap, read_remap
+from .remap_rows import RemapWriter, RowsAhead
 from .sparse import likely_pays
 from .tasks import tasks
 from .window import Axis
 
 
+class Writer(Protocol):
+    """Writes rows [begin, end) of a stage's result of image `n` into the kernel."""
+
+    def write_rows(self, n: Expr, begin: Expr, end: Expr) -> None: ...
+
+
 @dataclass(eq=False, slots=True)
 class Stage:
-    """A convolution or a pooling with its tail; its context is that of a node of its own."""
+    """A convolution or a pooling with its tail, or a remapped image; its context is that of a node of its own."""
 
     ctx: Lowering
-    layer: Convolution | Pooling
+    layer: Convolution | PlanarConvolution | Pooling | Remap
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the image that it reads goes on beyond its border: all of it has to be there."""
+        return isinstance(self.layer, Convolution) and self.layer.around is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +73,7 @@ class ChainKernel(ConvKernel):
     def __init__(self, ctx: Lowering) -> None:
         super().__init__(ctx)
         self.rings: dict[Value, Ring] = {}
+        self.ahead: RowsAhead | None = None
         self._slots: dict[tuple[Value, Expr], Expr] = {}
 
     def tensor(self, value: Value, hint: str = "") -> Buffer:
@@ -67,6 +88,10 @@ class ChainKernel(ConvKernel):
         ring = self.rings.get(value)
         if ring is not None and ring.rows < ring.whole:
             self._slots[value, h] = self.let(h % ring.rows, "slot")
+
+    def meanwhile(self) -> None:
+        if self.ahead is not None:
+            self.ahead.ask()
 
     def place(self, value: Value, coords: Sequence[Expr]) -> Expr:
         ring = self.rings.get(value)
@@ -100,11 +125,30 @@ def lower_chain(ctx: Lowering) -> None:
         even = total % plan.rows == 0 and plan.rows % plan.strip == 0
         for first in k.loop("strip", end, begin, plan.strip):
             last = first + plan.strip if even else minimum(first + plan.strip, end)
-            for stage, writer, (lo, hi) in zip(stages, writers, _ranges(k, axes, begin, first, last), strict=True):
+            ranges = _ranges(k, axes, begin, first, last)
+            ahead = _rows_ahead(k, stages, writers, plan)
+            for i, (stage, writer, (lo, hi)) in enumerate(zip(stages, writers, ranges, strict=True)):
                 k.ctx = stage.ctx
+                if ahead is not None and i == 1:
+                    ahead.begin(n, ranges[0][1])
+                    k.ahead = ahead
                 writer.write_rows(n, lo, hi)
+                k.ahead = None
     k.ctx = ctx
     k.done("conv_chain")
+
+
+def _rows_ahead(
+    k: ChainKernel, stages: Sequence[Stage], writers: Sequence[Writer], plan: ChainPlan
+) -> RowsAhead | None:
+    """What the reader of a remapped image asks for: the source of the next strip."""
+    first, reader = writers[:2]
+    if not isinstance(first, RemapWriter) or not isinstance(reader, DirectWriter | PlanarWriter):
+        return None
+    if plan.strip >= plan.rows or not prefetches(k.ctx.target):
+        return None
+    made = plan.strip * prod(s.layer.window.h.stride for s in stages[2:])
+    return RowsAhead(k, first, made * stages[1].layer.window.h.stride, made * reader.pauses)
 
 
 def _add_rings(k: ChainKernel, ctx: Lowering, stages: Sequence[Stage], plan: ChainPlan) -> None:
@@ -124,10 +168,19 @@ def read_stages(ctx: Lowering) -> list[Stage]:
     nodes = unfold(ctx.node)
     starts = [i for i, n in enumerate(nodes) if n.op in STAGES]
     stages = []
+    through = tuple(nodes[: starts[0]])
+    if through and not reads_around(Lowering(nodes[starts[0]], ctx.target, ctx.threads, head=through)):
+        first = remap_stage(through, ctx.target, ctx.threads)
+        assert first is not None, f"{nodes[0].where} is no remapped image"
+        stages.append(first)
+        through = ()
     for begin, end in zip(starts, [*starts[1:], len(nodes)], strict=True):
         result = nodes[end - 1].output if end < len(nodes) else ctx.node.output
         anchor, *tail = nodes[begin:end]
-        stage = _stage(Lowering(anchor, ctx.target, ctx.threads, ctx.calls, tuple(tail), result, ctx.node))
+        stage = _stage(
+            Lowering(anchor, ctx.target, ctx.threads, ctx.calls, tuple(tail), result, ctx.node, head=through)
+        )
+        through = ()
         assert stage is not None, f"{anchor.where} is no stage of a chain"
         stages.append(stage)
     return stages
@@ -135,10 +188,22 @@ def read_stages(ctx: Lowering) -> list[Stage]:
 
 def read_stage(node: Node, target: Target, threads: int) -> Stage | None:
     """A node, or a fused group, as a stage of a chain; None where it cannot be one."""
-    anchor, *tail = unfold(node) if node.op == "c2c.Fused" else [node]
+    nodes = unfold(node) if node.op == "c2c.Fused" else [node]
+    through = tuple(takewhile(lambda n: n.op in READ_THROUGH, nodes))
+    if len(through) == len(nodes):
+        return None
+    anchor, *tail = nodes[len(through) :]
     if anchor.op not in STAGES or any(t.type.dtype is not DType.F32 for t in (anchor.output, node.output)):
         return None
-    return _stage(Lowering(anchor, target, threads, tail=tuple(tail), result=node.output, group=node))
+    return _stage(Lowering(anchor, target, threads, tail=tuple(tail), result=node.output, group=node, head=through))
+
+
+def remap_stage(nodes: Sequence[Node], target: Target, threads: int) -> Stage | None:
+    """`nodes` in a row as what the first stage of a chain reads through; None where they cannot be."""
+    remap = read_remap(nodes, target)
+    if remap is None or remap.x.type.layout.block not in (0, target.lanes()):
+        return None
+    return Stage(Lowering(nodes[-1], target, threads), remap)
 
 
 def _stage(ctx: Lowering) -> Stage | None:
@@ -151,17 +216,25 @@ def _stage(ctx: Lowering) -> Stage | None:
         return None
     if conv.groups == 1 and likely_pays(conv.weights):
         return None  # faster by lists, which want all pixels of a tile
-    return Stage(ctx, conv) if conv.groups == 1 or is_depthwise(ctx, conv) else None
+    if is_depthwise(ctx, conv):
+        return Stage(ctx, conv)
+    dense = dense_or_planar(ctx, conv)
+    return Stage(ctx, dense) if isinstance(dense, Convolution) or has_lanes(ctx, dense) else None
 
 
-def _writer(k: ChainKernel, stage: Stage, rows: int) -> DirectWriter | DepthwiseWriter | BlockedPool:
+def _writer(k: ChainKernel, stage: Stage, rows: int) -> Writer:
     ctx, layer = stage.ctx, stage.layer
     k.ctx = ctx
+    if isinstance(layer, Remap):
+        return RemapWriter(ctx, layer, k)
+    if isinstance(layer, PlanarConvolution):
+        return PlanarWriter(ctx, layer, k)
     whole = pad_operands(ctx, ctx.lanes())
     if isinstance(layer, Pooling):
         return BlockedPool(ctx, layer, whole, k)
     if is_depthwise(ctx, layer):
         return DepthwiseWriter(ctx, layer, whole, k)
+    whole = whole and (layer.groups == 1 or layer.channels_out % ctx.lanes() == 0)
     return DirectWriter(ctx, row_plan(ctx, layer, whole, rows), k)
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import takewhile
+from math import inf
 from typing import Protocol
 
 from ...codegen.target import Target
 from ...ir.graph import Value
 from ...ir.types import DType, TensorType
 from .conv_chain_plan import strip_rows
+from .remap import Remap
 from .schedule import Schedule
 from .window import Window
 
@@ -34,6 +36,13 @@ ARENA = 0.2
 
 RINGS = 1 / 2
 """Part of the second cache that one worker's rings may take."""
+
+COPIED_NEAR, COPIED_FAR = 1 / 32, 1 / 8
+"""Cycles for a byte of a remapped image: into a small ring, and into one that takes half of the second cache; of one
+that takes more, twice as many at most."""
+
+CALL = 5000
+"""Cycles that a kernel of its own takes to begin and end."""
 
 STRIPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Rows of a strip."""
@@ -66,7 +75,8 @@ class Layer(Protocol):
 
 def apart(target: Target, layers: Sequence[Layer], memory: bool) -> float:
     """Cycles of the tensors between the layers when each layer is a kernel."""
-    return sum(between(target, c.y.nbytes, memory) for c in layers[:-1])
+    copied = sum(CALL + 2 * COPIED_FAR * c.y.nbytes for c in layers if isinstance(c, Remap))
+    return copied + sum(between(target, c.y.nbytes, memory) for c in layers[:-1])
 
 
 def between(target: Target, nbytes: int, memory: bool) -> float:
@@ -75,23 +85,37 @@ def between(target: Target, nbytes: int, memory: bool) -> float:
 
 
 def chained(target: Target, threads: int, layers: Sequence[Layer], strip: int, memory: bool) -> float | None:
-    """Cycles that the chain takes beyond its arithmetic, in strips of `strip` rows; None: its rings are too large."""
+    """Cycles that the chain takes beyond its arithmetic, in strips of `strip` rows; None: its rings are too large.
+
+    The ring of a remapped image may be, since its tensor is larger.
+    """
     total = layers[-1].window.h.out
     tasks = min(threads, total)
     rings = sum(r * _row_bytes(c) for r, c in zip(_kept(layers, strip), layers, strict=False))
-    if rings > RINGS * target.l2_bytes:
+    far = rings > RINGS * target.l2_bytes
+    if far and not is_read_through(layers):
         return None
     weights = sum(c.weight_bytes for c in layers)
     stay = rings + weights <= target.l2_bytes
     again = layers[0].batch * max(-(-total // strip), tasks) - 1
     cost = again * weights * (WEIGHTS_NEAR if stay else WEIGHTS_FAR)
+    if isinstance(layers[0], Remap):
+        share = min(2.0, rings / (RINGS * target.l2_bytes))
+        cost += layers[0].y.nbytes * (COPIED_NEAR + (COPIED_FAR - COPIED_NEAR) * share)
+        cost += between(target, rings, False)
     cost += SHORT * sum(c.macs for c in layers if c.window.is_pointwise) / rate(target)
     for layer, halo in zip(layers, _halos(layers), strict=True):
         cost += (tasks - 1) * halo * layer.macs / layer.window.h.out / rate(target)
     for layer, type_ in ((layers[0], layers[0].x.type), (layers[-1], layers[-1].y)):
-        if layer.reads_planes and type_.nbytes > target.l2_bytes // 2:
+        runs_short = layer.reads_planes and not isinstance(layer, Remap)
+        if runs_short and type_.nbytes > target.l2_bytes // 2:
             cost += RUN * (again + 1) * type_.dims[1] / max(1, type_.layout.block)
     return cost + (ARENA * rings * threads if memory else 0)
+
+
+def is_read_through(layers: Sequence[Layer]) -> bool:
+    """Whether the layers are one that reads a remapped image."""
+    return len(layers) == 2 and isinstance(layers[0], Remap)
 
 
 def rate(target: Target) -> int:
@@ -124,7 +148,9 @@ def schedules(
     """The layers one by one (None), and chained in strips of some rows."""
     base = sum(c.macs for c in layers) / rate(target)
     found: list[Schedule[int | None]] = [Schedule("apart", base + apart(target, layers, memory), None)]
-    for strip in takewhile(lambda s: s <= max(1, layers[-1].window.h.out), STRIPS):
+    total = max(1, layers[-1].window.h.out)
+    whole = (total,) if is_read_through(layers) and total not in STRIPS else ()
+    for strip in (*takewhile(lambda s: s <= total, STRIPS), *whole):
         cost = chained(target, threads, layers, strip, memory)
         if cost is None:
             break
@@ -133,11 +159,18 @@ def schedules(
 
 
 def cut(target: Target, threads: int, layers: Sequence[Layer], memory: bool = False) -> list[range]:
-    """The cheapest way to cut a row of convolutions into chains and single layers; of equal ones the most parts."""
+    """The cheapest way to cut a row of convolutions into chains and single layers; of equal ones the most parts.
+
+    A remapped image stays with the layer that reads it.
+    """
     best: list[tuple[float, int]] = [(0.0, 0)]
     parts: list[range] = []
     for end in range(1, len(layers) + 1):
         options: list[tuple[float, int, int]] = []
+        if isinstance(layers[end - 1], Remap):
+            best.append((inf, 0))
+            parts.append(range(end - 1, end))
+            continue
         for begin in range(end - 1, -1, -1):
             cost, count = best[begin]
             if begin:

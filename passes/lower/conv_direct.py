@@ -37,7 +37,7 @@ from .conv_kernel import (
 from .conv_plan import MAX_TAPS, Inputs, Outputs, Plan, pack_weights, products_of, reads_row_of_taps
 from .conv_schedules import choose_plan
 from .conv_zero import MissingTaps, shifted_bias
-from .micro import in_turns, multiply, packed, rows_of
+from .micro import Rows, in_turns, multiply, packed, rows_of
 from .tasks import guarded, tasks
 from .tile import Segment, Taps
 
@@ -61,7 +61,7 @@ def flattened(ctx: Lowering, conv: Convolution) -> tuple[Convolution, bool]:
     )
     if conv.window.is_pointwise and flattens(ctx):
         conv = replace(conv, window=conv.window.merged())
-    elif conv.window.is_column and flattens(ctx):
+    elif conv.window.is_column and conv.around is None and flattens(ctx):
         conv = replace(conv, window=conv.window.turned(), weights=conv.weights.swapaxes(3, 4))
     return conv, whole
 
@@ -70,7 +70,7 @@ def flattened(ctx: Lowering, conv: Convolution) -> tuple[Convolution, bool]:
 class Place:
     """Where a tile stands: image, block of outputs, first output channel, output row, input image, elements offsets of
     the first input channel in it, of weights and of the bias; what its products fetch: weights, and lines from where
-    the results of each vector begin."""
+    the results of each vector begin. beyond: the first output of a tile that reads what goes on around the image."""
 
     n: Expr
     block: Expr
@@ -83,6 +83,7 @@ class Place:
     bias: Expr
     chunk: Expr
     soon: Soon | None = None
+    beyond: int | None = None
     results: tuple[Expr, ...] = ()
 
 
@@ -131,6 +132,12 @@ class DirectWriter:
         waits = plan.chunks > 1 or any(o.valid < plan.lanes for o in plan.outputs) or not self.ahead.asks
         k.done("conv", over=() if waits else overwritable(k, self.conv.x))
 
+    @property
+    def pauses(self) -> int:
+        """Calls of `meanwhile` in a row of the result."""
+        plan = self.plan
+        return self.conv.groups * plan.blocks_out * plan.tiles_of_row * sum(i.count for i in plan.inputs)
+
     def write_rows(self, n: Expr, first: Expr, last: Expr) -> None:
         """Rows [first, last) of the result of image `n`."""
         for group in self.k.loop("group", self.conv.groups):
@@ -154,7 +161,7 @@ class DirectWriter:
         per_vector = conv.channels_in * conv.window.taps * lanes
         blocks_in = conv.channels_in // lanes if self.pixel > 1 else conv.channels_in
         at = block * (plan.tile.vectors * lanes)
-        whole = k.image(conv.x, n, self.rows_in)
+        whole = k.image_of(conv, n, self.rows_in)
         place = Place(
             n,
             block,
@@ -173,8 +180,8 @@ class DirectWriter:
             several = last > height.out
             d, h = (k.let(row / height.out, "d"), k.let(row % height.out, "h")) if several else (INDEX, row)
             k.enter_row(self.ctx.output, h)
-            image = place.image.enter(k, h * height.stride - height.pad)
-            self._row(out, replace(place, d=d, h=h, image=image), tiles, row - rows[0])
+            for image in k.entered(conv, place.image, h):
+                self._row(out, replace(place, d=d, h=h, image=image), tiles, row - rows[0])
 
     def _row(self, out: Outputs, place: Place, tiles: Expr, number: Expr) -> None:
         """A row, or a task's tiles of it; `number`: rows of the task before it."""
@@ -197,6 +204,8 @@ class DirectWriter:
         place = self._fetch_results(out, place, s, w)
         self._begin(out, place, s, w, acc)
         groups = s.taps or (Taps(0, axis.kernel, 0, s.pixels),)
+        if s.taps and self.conv.around is not None:
+            groups, place = (Taps(0, axis.kernel, 0, s.pixels),), replace(place, beyond=s.start)
         for number, channels in enumerate(plan.inputs):
             for _ in guarded(k, place.chunk >= plan.chunks - 1, number > 0 and plan.chunks > 1):
                 self._channels(out, place, channels, groups, w, acc, s.dynamic)
@@ -283,7 +292,7 @@ class DirectWriter:
         )
         weights = k.let(place.weights + channels.skip * window.taps * out.vectors * self.plan.lanes, "w")
         d0, d1 = ad.tap_range(place.d)
-        h0, h1 = (k.let(e, "r") for e in ah.tap_range(place.h))
+        h0, h1 = (k.let(e, "r") for e in self.conv.rows.tap_range(place.h))
         lo: Expr = const(0)
         hi: Expr = const(channels.count)
         if self.plan.chunks > 1 and channels is self.plan.inputs[0]:
@@ -297,6 +306,7 @@ class DirectWriter:
         even = window.taps == 1 and channels.size > 1 and channels.count % extent == 0
         pixels = groups[-1].last
         for c in in_turns(k, "cb", lo, hi, extent) if even else k.loop("cb", hi, lo):
+            k.meanwhile()
             if window.taps == 1 and not place.image.ring and self.ahead.asks:
                 self._fetch_pixels(place, origin + c * self.plane, pixels)
             if place.results and channels is self.plan.inputs[0]:
@@ -306,7 +316,12 @@ class DirectWriter:
                     line = place.image.step(r * ah.dilation, row)
                     x = k.let(origin + c * self.plane + q * (ad.dilation * ah.size * row) + line, "x")
                     y = k.let(weights + c * (window.taps * tap) + (q * ah.kernel + r) * (aw.kernel * tap), "w")
-                    for g in groups:
+                    for number in range(aw.kernel) if place.beyond is not None else ():
+                        ws = k.let(y + number * tap, "w")
+                        if place.soon is not None and channels is self.plan.inputs[0]:
+                            self.ahead.taps(place.soon, ws)
+                        self._beyond(out, replace(place, x=x, weights=ws), channels.size, number, pixels, acc)
+                    for g in groups if place.beyond is None else ():
                         if self.along_taps and not dynamic and channels.size == pixel:
                             self._row_of_taps(out, g, x, y, acc)
                             continue
@@ -328,9 +343,19 @@ class DirectWriter:
         """One tap: `size` channels of the tile's pixels times their weights."""
         step = self.conv.window.w.stride * self.pixel
         rows = rows_of(self.x, x, step, taps.last - taps.first, first=taps.first)
+        self._multiply(out, size, rows, w, acc, taps.first)
+
+    def _beyond(self, out: Outputs, place: Place, size: int, tap: int, pixels: int, acc: Buffer) -> None:
+        """One tap of a tile that reads what goes on around the image, from the place's pixels and weights on."""
+        assert place.beyond is not None
+        columns = self.conv.columns(place.beyond, tap, range(pixels))
+        rows = Rows(self.x, tuple((place.x, column * self.pixel) for column in columns))
+        self._multiply(out, size, rows, place.weights, acc, 0)
+
+    def _multiply(self, out: Outputs, size: int, rows: Rows, w: Expr, acc: Buffer, first: int) -> None:
         weights = packed(self.w, w, out.vectors, self.plan.lanes)
         unroll = self.together if self.together > 2 else min(size, CHANNELS)
-        multiply(self.k, rows, weights, size, acc, first=taps.first, unroll=unroll, together=self.together)
+        multiply(self.k, rows, weights, size, acc, first=first, unroll=unroll, together=self.together)
 
     def _row_of_taps(self, out: Outputs, taps: Taps, x: Expr, w: Expr, acc: Buffer) -> None:
         """All taps of a row of one plain channel or of a block, whose inputs are lanes of a few vectors."""

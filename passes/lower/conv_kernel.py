@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ...ir.graph import Node, Value, constant
-from ...ir.loops import Binary, Const, Expr, const, select, shuffle
+from ...ir.loops import Binary, Buffer, Const, Expr, Load, const, select, shuffle
 from ...ir.types import DType, TensorType
+from ..reading import Around
 from .context import INDEX, KernelBuilder, Lowering, Site, offset, strides
 from .tasks import pieces
-from .window import Window
+from .window import Axis, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,8 @@ class Convolution:
     float32, or f16 between blocked tensors of f16, whose sums are f16 as well, or bf16, whose sums and bias are f32, or
     i16 or bytes, whose sums are i32.
     zero: what is taken away from bytes x, and lies around their image; their weights are i8. in_floats: sums of levels
-    in i16 are f32, which holds them exactly, as weights and bias then are."""
+    in i16 are f32, which holds them exactly, as weights and bias then are. around: what lies around the image instead
+    of zeros."""
 
     x: Value
     y: TensorType
@@ -31,6 +33,7 @@ class Convolution:
     window: Window
     zero: int = 0
     in_floats: bool = False
+    around: Around | None = None
 
     @property
     def dtype(self) -> DType:
@@ -47,6 +50,19 @@ class Convolution:
     @property
     def batch(self) -> int:
         return self.x.type.dims[0]
+
+    @property
+    def rows(self) -> Axis:
+        """The height as far as taps go: with what lies around the image they are all inside."""
+        return self.window.h if self.around is None else self.window.h.padded()
+
+    def columns(self, start: int, tap: int, pixels: range) -> list[int]:
+        """Columns that a tap reads in pixels of a tile at output `start` of an image that goes on beyond its border,
+        counted from the one that the tile's first tap would read without it."""
+        axis = self.window.w
+        assert self.around is not None, "zeros lie around the image"
+        places = [(start + p) * axis.stride + tap * axis.dilation for p in pixels]
+        return [self.around.columns[at] - (start * axis.stride - axis.pad) for at in places]
 
     @property
     def channels_in(self) -> int:
@@ -82,29 +98,40 @@ class Image:
     """The rows of an image that a buffer holds, from element `first` on: all of them, or row h in place h % `rows`.
 
     slot: the place of row `h` once a kernel has entered it; a ring holds all rows from there to h + r.
+    table: where rows begin, the one that lies `before` rows above the image first; of a ring those from `h` on.
     """
 
     first: Expr
     rows: int
     ring: bool = False
     slot: Expr = INDEX
+    table: Buffer | None = None
+    before: int = 0
 
-    def enter(self, k: KernelBuilder, h: Expr) -> Image:
-        """The image as seen from row `h`, which may lie before the first."""
+    def enter(self, k: KernelBuilder, h: Expr, reach: int, row: int) -> Image:
+        """The image as seen from row `h`, which may lie before the first, and the `reach` rows below it."""
+        if self.table is not None:
+            return replace(self, slot=k.let(h + self.before, "slot"))
         if not self.ring:
             return self
-        return replace(self, slot=k.let((h % self.rows + self.rows) % self.rows, "slot"))
+        slot = k.let((h % self.rows + self.rows) % self.rows, "slot")
+        if not reach:
+            return replace(self, slot=slot)
+        table = k.alloc("lines", DType.I64, reach + 1)
+        for r in range(reach + 1):
+            at = slot + r
+            k.store(table, r, select(at >= self.rows, at - self.rows, at) * row)
+        return replace(self, table=table)
 
     def base(self, h: Expr, row: int) -> Expr:
         """The part of row h + r's element offset that does not depend on r; a row has `row` elements."""
-        return INDEX if self.ring else h * row
+        return INDEX if self.ring or self.table is not None else h * row
 
     def step(self, r: Expr, row: int) -> Expr:
         """The part that does."""
-        if not self.ring:
-            return r * row
-        at = self.slot + r
-        return (at if r == INDEX else select(at >= self.rows, at - self.rows, at)) * row
+        if self.table is not None:
+            return Load(self.table.dtype, 1, self.table, self.slot + r)
+        return (self.slot if self.ring else r) * row
 
 
 class ConvKernel(KernelBuilder):
@@ -116,6 +143,34 @@ class ConvKernel(KernelBuilder):
 
     def enter_row(self, value: Value, h: Expr) -> None:
         """Row `h` of the value is written next; a hook for what its place needs."""
+
+    def image_of(self, conv: Convolution, n: Expr, rows: int) -> Image:
+        """`image` of a convolution's input, with what lies around it; a row is as long as the window's axis."""
+        image = self.image(conv.x, n, rows)
+        if conv.around is None:
+            return image
+        row = conv.window.w.size * max(1, conv.x.type.layout.block)
+        key = ("around", conv.around.rows, row)
+        if key not in self.ctx.memo:
+            self.ctx.memo[key] = self.ctx.pack("rows", np.array(conv.around.rows, np.int64) * row)
+        return replace(image, table=self.tensor(self.ctx.memo[key], "rows"), before=conv.window.h.pad)
+
+    def entered(self, conv: Convolution, image: Image, h: Expr) -> Iterator[Image]:
+        """The image as output row `h` of a convolution sees it. Where something goes on around it, a body for rows that
+        are inside, whose places are computed, then one for the others."""
+        axis, block = conv.window.h, max(1, conv.x.type.layout.block)
+        first = h * axis.stride - axis.pad
+        entered = image.enter(self, first, axis.reach, conv.window.w.size * block)
+        if conv.around is None:
+            yield entered
+            return
+        for _ in self.when((first >= 0) & (first < axis.size - axis.reach)):
+            yield replace(image, table=None)
+        for _ in self.otherwise():
+            yield entered
+
+    def meanwhile(self) -> None:
+        """Between the products of a tile; a hook for kernels that ask for what they will read later."""
 
     def place(self, value: Value, coords: Sequence[Expr]) -> Expr:
         """Element offset of a vector of channels in the value's buffer."""

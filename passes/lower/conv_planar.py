@@ -14,9 +14,9 @@ from math import prod
 from ...codegen.target import Target
 from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, broadcast, cast, const, fma, ramp
-from ...ir.types import DType
+from ...ir.types import DType, TensorType
 from .context import INDEX, Lowering, Site, offset, strides
-from .conv_kernel import flattens, unravel
+from .conv_kernel import ConvKernel, Image, flattens, unravel
 from .micro import prefetches
 from .packing import bordered
 from .row_schedules import DOUBT
@@ -40,13 +40,26 @@ ACCUMULATORS = {DType.F16: DType.F32, DType.BF16: DType.F32}
 
 @dataclass(frozen=True, slots=True)
 class PlanarConvolution:
-    """y = bias + x * weights, all values; `weights` [K, C / groups, *spatial] in plain layout."""
+    """y = bias + x * weights, all values, y of a given type; `weights` [K, C / groups, *spatial] in plain layout."""
 
     x: Value
+    y: TensorType
     weights: Value
     bias: Value | None
     groups: int
     window: Window
+
+    @property
+    def batch(self) -> int:
+        return self.x.type.dims[0]
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.weights.type.nbytes
+
+    @property
+    def reads_planes(self) -> bool:
+        return False
 
     @property
     def channels_in(self) -> int:
@@ -59,18 +72,23 @@ class PlanarConvolution:
 
     @property
     def macs(self) -> int:
-        return self.x.type.dims[0] * self.window.pixels * self.weights.type.size
+        return self.batch * self.window.pixels * self.weights.type.size
+
+    def __str__(self) -> str:
+        """Kernel, shape of the result and channels; it decides how the layer is chained."""
+        channels = f"{self.channels_in * self.groups}->{self.channels_out * self.groups}"
+        return f"planar{self.window.kernel} {self.batch}x{self.window.image} {channels}"
 
 
 def lower_planar(ctx: Lowering, conv: PlanarConvolution) -> None:
     """Append the kernels of a convolution in planar form."""
-    lanes = 1 if _is_blocked(ctx, conv) else ctx.lanes(_sums(ctx))
+    lanes = ctx.lanes(_sums(ctx)) if has_lanes(ctx, conv) else 1
     wide = replace(conv, window=_without_border(conv.window))
     if lanes > 1 and _cycles(ctx.target, wide, lanes) + _copying(wide) < _cycles(ctx.target, conv, lanes):
         axes = wide.window.axes
         sizes, before = (axes[0].size, axes[1].size, axes[2].size), (0, 0, max(0, conv.window.w.pad))
         conv = replace(wide, x=bordered(ctx, conv.x, conv.x.type.dtype, before, sizes, conv.macs >= PARALLEL_MACS))
-    _Writer(ctx, conv).write()
+    PlanarWriter(ctx, conv, ConvKernel(ctx)).write()
 
 
 def _sums(ctx: Lowering) -> DType:
@@ -116,46 +134,81 @@ def schedules(target: Target, conv: PlanarConvolution, window: Window, lanes: in
     return list(found.values())
 
 
-class _Writer:
-    def __init__(self, ctx: Lowering, conv: PlanarConvolution) -> None:
-        self.ctx, self.conv, self.k = ctx, conv, ctx.kernel()
-        self.window = conv.window
-        if conv.window.is_pointwise and flattens(ctx) and not _is_blocked(ctx, conv):
-            self.window = conv.window.merged()
-        self.acc = _sums(ctx)
-        self.lanes = 1 if _is_blocked(ctx, conv) else ctx.lanes(self.acc)
-        tile = self._tile_of_least_cycles()
-        self.channels, self.vectors = tile.rows, tile.vectors
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a row of tiles of `channels` output channels stands: image, group, first channel, row, input image."""
 
-    def _tile_of_least_cycles(self) -> Tile:
-        ctx, conv = self.ctx, self.conv
-        found = schedules(ctx.target, conv, self.window, self.lanes)
-        channels = f"{conv.x.type.dims[0]}x{conv.groups} of {conv.channels_in}->{conv.channels_out}"
-        return choose(ctx, "conv-planar", f"{self.window} {channels} {self.acc} lanes {self.lanes}", found)
+    n: Expr
+    group: Expr
+    first: Expr
+    d: Expr
+    h: Expr
+    image: Image
+    channels: int
+
+
+class PlanarWriter:
+    """Writes a kernel, or rows of its result as a part of the kernel `k`."""
+
+    def __init__(self, ctx: Lowering, conv: PlanarConvolution, k: ConvKernel) -> None:
+        self.ctx, self.conv, self.k = ctx, conv, k
+        self.window = conv.window
+        self.acc = _sums(ctx)
+        self.lanes = ctx.lanes(self.acc) if has_lanes(ctx, conv) else 1
+        self.rows_in = k.image(conv.x, INDEX, conv.window.h.size).rows
+
+    def _candidates(self) -> list[Schedule[Tile]]:
+        return schedules(self.ctx.target, self.conv, self.window, self.lanes)
 
     def write(self) -> None:
-        k, conv, window = self.k, self.conv, self.window
-        batch = conv.x.type.dims[0]
-        dims = (batch, conv.groups, conv.channels_out // self.channels, window.d.out, window.h.out)
+        k, conv = self.k, self.conv
+        if conv.window.is_pointwise and flattens(self.ctx) and has_lanes(self.ctx, conv):
+            self.window, self.rows_in = conv.window.merged(), 1
+        channels = f"{conv.batch}x{conv.groups} of {conv.channels_in}->{conv.channels_out}"
+        problem = f"{self.window} {channels} {self.acc} lanes {self.lanes}"
+        tile = choose(self.ctx, "conv-planar", problem, self._candidates())
+        window = self.window
+        dims = (conv.batch, conv.groups, conv.channels_out // tile.rows, window.d.out, window.h.out)
         for t in tasks(k, conv.macs, prod(dims)):
             n, group, block, d, h = unravel(k, t, dims)
-            self._row(n, group, k.let(group * conv.channels_out + block * self.channels, "m"), d, h)
+            self._row(tile, n, group, block, d, h)
         k.done("conv_planar")
 
-    def _row(self, n: Expr, group: Expr, first: Expr, d: Expr, h: Expr) -> None:
-        k, axis = self.k, self.window.w
-        at = (n, group, first, d, h)
-        for run in runs(axis, self.lanes, self.vectors):
+    @property
+    def pauses(self) -> int:
+        """Calls of `meanwhile` in a row of the result."""
+        conv, tile = self.conv, self._likely()
+        tiles = sum((r.end - r.begin) // r.step for r in runs(self.window.w, self.lanes, tile.vectors))
+        return conv.groups * (conv.channels_out // tile.rows) * tiles * conv.channels_in
+
+    def _likely(self) -> Tile:
+        return min(self._candidates(), key=lambda s: s.cycles).plan
+
+    def write_rows(self, n: Expr, begin: Expr, end: Expr) -> None:
+        """Rows [begin, end) of the result of image `n`."""
+        tile = self._likely()
+        for group in self.k.loop("group", self.conv.groups):
+            for block in self.k.loop("block", self.conv.channels_out // tile.rows):
+                for h in self.k.loop("row", end, begin):
+                    self._row(tile, n, group, block, INDEX, h)
+
+    def _row(self, tile: Tile, n: Expr, group: Expr, block: Expr, d: Expr, h: Expr) -> None:
+        k, height, axis = self.k, self.window.h, self.window.w
+        first = k.let(group * self.conv.channels_out + block * tile.rows, "m")
+        k.enter_row(self.ctx.output, h)
+        whole = k.image(self.conv.x, n, self.rows_in)
+        image = whole.enter(k, h * height.stride - height.pad, height.reach, axis.size)
+        at = _Place(n, group, first, d, h, image, tile.rows)
+        for run in runs(axis, self.lanes, tile.vectors):
             for w in k.loop("w", run.end, run.begin, run.step):
                 taps = axis.tap_range(w) if run.border else (const(0), const(axis.kernel))
                 self._tile(at, w, run.vectors, run.lanes, taps)
 
-    def _tile(self, at: tuple[Expr, ...], w: Expr, vectors: int, lanes: int, taps: tuple[Expr, Expr]) -> None:
-        n, group, first, d, h = at
-        k, window = self.k, self.window
-        acc = k.registers("acc", self.acc, self.channels * vectors, lanes)
-        for m in range(self.channels):
-            value = k.let(self._start(first + m, lanes), "first")
+    def _tile(self, at: _Place, w: Expr, vectors: int, lanes: int, taps: tuple[Expr, Expr]) -> None:
+        k, window, d, h = self.k, self.window, at.d, at.h
+        acc = k.registers("acc", self.acc, at.channels * vectors, lanes)
+        for m in range(at.channels):
+            value = k.let(self._start(at.first + m, lanes), "first")
             for v in range(vectors):
                 k.store(acc, m * vectors + v, value)
         ad, ah, aw = window.axes
@@ -163,50 +216,54 @@ class _Writer:
         h0, h1 = (k.let(e, "r") for e in ah.tap_range(h))
         s0, s1 = (k.let(e, "s") for e in taps)
         for c in k.loop("c", self.conv.channels_in):
-            if vectors > 1 and ah.out > 1 and prefetches(self.ctx.target):
-                self._fetch(n, group, c, (d, h, w), vectors * lanes)
+            k.meanwhile()
+            if vectors > 1 and ah.out > 1 and prefetches(self.ctx.target) and not at.image.ring:
+                self._fetch(at, c, w, vectors * lanes)
             for q in k.loop("q", d1, d0):
                 for r in k.loop("r", h1, h0):
-                    source = self._source(n, group, c, d * ad.stride - ad.pad + q * ad.dilation,
-                                          h * ah.stride - ah.pad + r * ah.dilation)  # fmt: skip
+                    depth = d * ad.stride - ad.pad + q * ad.dilation
+                    source = self._source(at, c, depth, h * ah.stride - ah.pad, r * ah.dilation)
                     source, row = k.let(source, "x"), k.let((q * ah.kernel + r) * aw.kernel, "row")
                     for s in k.loop("s", s1, s0):
-                        self._tap(first, c, source, row + s, w * aw.stride - aw.pad + s * aw.dilation, vectors, acc)
-        for m in range(self.channels):
+                        self._tap(at, c, source, row + s, w * aw.stride - aw.pad + s * aw.dilation, vectors, acc)
+        for m in range(at.channels):
             for v in range(vectors):
                 value = cast(k.load(acc, m * vectors + v), self.ctx.node.output.type.dtype)
                 spatial = window.spatial(d, h, k.let(w + v * lanes, "w"))
-                site = Site((n, first + m, *spatial), -1, lanes)
+                site = Site((at.n, at.first + m, *spatial), -1, lanes)
                 k.write(self.ctx.output, site, self.ctx.epilogue(k, site, value))
 
-    def _source(self, n: Expr, group: Expr, c: Expr, d: Expr, h: Expr) -> Expr:
-        """Element offset of column 0 of a row of the input; `d` and `h` may be merged axes."""
-        channel = group * self.conv.channels_in + c
-        rank = self.window.rank
-        return offset(self.conv.x.type, (n, channel, *(d, h, INDEX)[3 - rank :]))
+    def _source(self, at: _Place, c: Expr, d: Expr, h: Expr, r: Expr) -> Expr:
+        """Element offset of column 0 of row `h` + r of the input; `d` and `h` may be merged axes."""
+        x, channel = self.conv.x.type, at.group * self.conv.channels_in + c
+        if x.layout.block:
+            return offset(x, (at.n, channel, *(d, h + r, INDEX)[3 - self.window.rank :]))
+        row = self.window.w.size
+        plane = channel * (self.window.d.size * self.rows_in * row)
+        return at.image.first + plane + d * (self.rows_in * row) + at.image.base(h, row) + at.image.step(r, row)
 
-    def _fetch(self, n: Expr, group: Expr, c: Expr, at: tuple[Expr, Expr, Expr], pixels: int) -> None:
+    def _fetch(self, at: _Place, c: Expr, w: Expr, pixels: int) -> None:
         """The rows of the input that the tile below reads for the first time, `pixels` wide."""
         k, ah, aw = self.k, self.window.h, self.window.w
-        d, h, w = (o * a.stride - a.pad for o, a in zip(at, self.window.axes, strict=True))
+        d, h, w = (o * a.stride - a.pad for o, a in zip((at.d, at.h, w), self.window.axes, strict=True))
         for row in range(ah.stride):
-            first = k.let(self._source(n, group, c, d, h + (ah.reach + 1 + row)) + w, "below")
+            first = k.let(self._source(at, c, d, h, const(ah.reach + 1 + row)) + w, "below")
             for line in range(0, pixels * aw.stride, LINE):
                 k.prefetch(k.tensor(self.conv.x), first + line)
 
-    def _tap(self, first: Expr, c: Expr, source: Expr, tap: Expr, column: Expr, vectors: int, acc: Buffer) -> None:
+    def _tap(self, at: _Place, c: Expr, source: Expr, tap: Expr, column: Expr, vectors: int, acc: Buffer) -> None:
         """Products of one input channel's tap with the tile."""
         k, lanes, conv = self.k, acc.lanes, self.conv
         x, w = k.tensor(conv.x, "x"), k.tensor(conv.weights, "w")
         pixel = strides(conv.x.type)[conv.x.type.rank - 1]
         step = self.window.w.stride * pixel
-        at, taps = k.let(source + column * pixel, "x"), self.window.taps
+        first, taps = k.let(source + column * pixel, "x"), self.window.taps
         weights = []
-        for m in range(self.channels):
-            index = ((first + m) * conv.channels_in + c) * taps + tap
+        for m in range(at.channels):
+            index = ((at.first + m) * conv.channels_in + c) * taps + tap
             weights.append(k.let(broadcast(cast(k.load(w, index), self.acc), lanes), "f"))
         for v in range(vectors):
-            index = at + v * lanes * step
+            index = first + v * lanes * step
             loaded = k.load(x, index if step == 1 or lanes == 1 else ramp(index, step, lanes), lanes)
             value = k.let(cast(loaded, self.acc), "p")
             for m, weight in enumerate(weights):
@@ -221,6 +278,7 @@ class _Writer:
         return broadcast(cast(bias, self.acc), lanes)
 
 
-def _is_blocked(ctx: Lowering, conv: PlanarConvolution) -> bool:
+def has_lanes(ctx: Lowering, conv: PlanarConvolution) -> bool:
+    """Whether pixels of a row are computed as vectors: all tensors are plain."""
     operands = [v for n in ctx.tail for v in n.inputs if v is not None]
-    return any(v.type.layout.block for v in (conv.x, ctx.output, *operands))
+    return not any(v.type.layout.block for v in (conv.x, ctx.output, *operands))

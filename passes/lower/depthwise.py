@@ -162,18 +162,18 @@ class DepthwiseWriter:
         k, conv = self.k, self.conv
         height = conv.window.h
         total = conv.window.d.out * height.out
-        whole = k.image(conv.x, n, self.rows_in)
+        whole = k.image_of(conv, n, self.rows_in)
         x = k.let(whole.first + self._source(block), "x")
         w = k.let(block * (conv.window.taps * self.lanes), "w")
         for row in k.loop("row", end, begin) if total > 1 else (INDEX,):
             d, h = (k.let(row / height.out, "d"), k.let(row % height.out, "h")) if total > height.out else (INDEX, row)
             k.enter_row(self.ctx.output, h)
-            image = whole.enter(k, h * height.stride - height.pad)
-            place = Place(n, block, d, h, image, x, w)
-            for last in (False, True) if self.valid < self.lanes else (True,):
-                cond = block >= self.blocks - 1 if last else block < self.blocks - 1
-                for _ in guarded(k, cond, self.valid < self.lanes):
-                    self._row(place, self.valid if last else self.lanes)
+            for image in k.entered(conv, whole, h):
+                place = Place(n, block, d, h, image, x, w)
+                for last in (False, True) if self.valid < self.lanes else (True,):
+                    cond = block >= self.blocks - 1 if last else block < self.blocks - 1
+                    for _ in guarded(k, cond, self.valid < self.lanes):
+                        self._row(place, self.valid if last else self.lanes)
 
     def _source(self, block: Expr) -> Expr:
         """Element offset, in an image, of the first input channel of a block of output channels."""
@@ -211,7 +211,7 @@ class DepthwiseWriter:
         for p in range(s.pixels):
             k.store(acc, p, first)
         d0, d1 = ad.tap_range(place.d)
-        h0, h1 = (k.let(e, "r") for e in ah.tap_range(place.h))
+        h0, h1 = (k.let(e, "r") for e in self.conv.rows.tap_range(place.h))
         row = aw.size * lanes
         above = place.h * ah.stride - ah.pad
         origin = (
@@ -227,7 +227,8 @@ class DepthwiseWriter:
                 x = k.let(origin + q * (ad.dilation * ah.size * row) + line, "x")
                 y = k.let(place.weights + (q * ah.kernel + r) * (aw.kernel * lanes), "w")
                 if self.unrolled and not s.dynamic:
-                    self._filter_row(s, x, y, acc)
+                    goes_on = s.taps is not None and self.conv.around is not None
+                    (self._beyond if goes_on else self._filter_row)(s, x, y, acc)
                 else:
                     self._filter_loop(s, w, x, y, acc)
         for p in range(s.pixels):
@@ -254,6 +255,16 @@ class DepthwiseWriter:
             value = k.let(self._load(x + column * lanes), "p")
             for p, t in users[column]:
                 k.store(acc, p, fma(value, weights[t], k.load(acc, p)))
+
+    def _beyond(self, s: Segment, x: Expr, w: Expr, acc: Buffer) -> None:
+        """`_filter_row` where the image goes on beyond its border."""
+        k, lanes, loaded = self.k, self.lanes, dict[int, Expr]()
+        for t in range(self.conv.window.w.kernel):
+            weight = k.let(k.load(self.w, w + t * lanes, lanes), "f")
+            for p, column in enumerate(self.conv.columns(s.start, t, range(s.pixels))):
+                if column not in loaded:
+                    loaded[column] = k.let(self._load(x + column * lanes), "p")
+                k.store(acc, p, fma(loaded[column], weight, k.load(acc, p)))
 
     def _filter_loop(self, s: Segment, w: Expr, x: Expr, y: Expr, acc: Buffer) -> None:
         """Tap by tap: for long filters and for pixels whose taps are known at run time only."""

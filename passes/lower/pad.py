@@ -47,18 +47,21 @@ def pad_amounts(ctx: Lowering) -> list[tuple[int, int]]:
 
 def segments(mode: str, n: int, before: int, after: int) -> list[Segment]:
     """The source indices of a padded axis of `n` elements, cut into affine pieces."""
+    return affine_pieces(positions(mode, n, before, after))
+
+
+def positions(mode: str, n: int, before: int, after: int) -> np.ndarray:
+    """The source index of each position of a padded axis of `n` elements, -1 where it is filled."""
     index = np.arange(-before, n + after)
     if mode == "constant":
-        index = np.where((index < 0) | (index >= n), -1, index)
-    elif mode == "edge":
-        index = np.clip(index, 0, n - 1)
-    elif mode == "wrap":
-        index = index % n
-    else:
-        period = max(2 * (n - 1), 1)
-        index = index % period
-        index = np.where(index >= n, period - index, index)
-    return affine_pieces(index)
+        return np.where((index < 0) | (index >= n), -1, index)
+    if mode == "edge":
+        return np.clip(index, 0, n - 1)
+    if mode == "wrap":
+        return index % n
+    period = max(2 * (n - 1), 1)
+    index = index % period
+    return np.where(index >= n, period - index, index)
 
 
 def affine_pieces(index: np.ndarray) -> list[Segment]:

@@ -167,7 +167,8 @@ class BlockedPool(_Pool):
         whole = self.conv_kernel.image(self.x, n, self.rows_in)
         x = k.let(whole.first + block * self.plane, "x")
         self.conv_kernel.enter_row(self.ctx.output, h)
-        row = _Row(n, block, d, h, whole.enter(k, h * height.stride - height.pad), x)
+        width = self.window.w.size * self.lanes
+        row = _Row(n, block, d, h, whole.enter(k, h * height.stride - height.pad, height.reach, width), x)
         for last in (False, True) if self.valid < self.lanes else (True,):
             cond = block >= self.blocks - 1 if last else block < self.blocks - 1
             for _ in guarded(k, cond, self.valid < self.lanes):

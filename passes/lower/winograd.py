@@ -16,13 +16,13 @@ from dataclasses import replace
 import numpy as np
 
 from ...ir.graph import Value
-from ...ir.loops import Buffer, Expr, binary, cast, const, maximum, minimum
+from ...ir.loops import Buffer, Expr, binary, broadcast, cast, const, maximum, minimum, select
 from ...ir.types import DType
 from ..winograd_math import input_matrix, output_matrix
 from .context import Lowering, lowers, strides
 from .conv import lower_conv, read_convolution
 from .conv_kernel import ConvKernel, Convolution, finish, pad_operands, padded_bias, start, unravel
-from .conv_reading import pixel, read_directly, read_through
+from .conv_reading import inside, pixel, read_directly, read_through
 from .micro import AT_ONCE, in_turns, multiply, packed, rows_of, splats_lanes
 from .tasks import guarded, tasks
 from .tile import Tile
@@ -211,9 +211,17 @@ class Phases:
         k.tensor(self.reading.source, "x")
         matrix = input_matrix(self.plan.m)
         lines = [k.let(source + pixel(k, h, top + i) * (w.pixels * lanes), "line") for i in range(n)]
+        rows = [inside(k, h, top + i) for i in range(n)]
         for j in k.loop("j", n):
-            column = k.let(pixel(k, w, left + j) * lanes, "column")
-            values = [k.let(self._pixel(line + column), "d") for line in lines]
+            column, known = k.let(pixel(k, w, left + j) * lanes, "column"), inside(k, w, left + j)
+            values = [self._pixel(line + column) for line in lines]
+            if known is not None:
+                fill = const(self.reading.fill, self.dtype, lanes)
+                values = [
+                    v if row is None else select(broadcast(row & known, lanes), v, fill)
+                    for row, v in zip(rows, values, strict=True)
+                ]
+            values = [k.let(v, "d") for v in values]
             for i, value in enumerate(apply(k, matrix, values)):
                 k.store(half, j * (n * lanes) + i * lanes, value)
 

@@ -1,20 +1,28 @@
-"""Winograd convolutions that read through a pad and an enlargement: what joins their groups, and what they compute."""
+"""Convolutions that read through a pad and, by Winograd's algorithm, an enlargement: what joins their groups, and what
+they compute."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from c2c.codegen.target import native
+from c2c.codegen.target import Target, native
+from c2c.compiler.driver import compile_graph
+from c2c.compiler.options import CompileOptions
+from c2c.compiler.verify import run_as_program, run_compiled
 from c2c.ir import reference
-from c2c.ir.graph import Graph, Value
+from c2c.ir.graph import Graph, Node, Value
 from c2c.passes.base import PassContext, run_pipeline
+from c2c.passes.chain_convolutions import ChainConvolutions
+from c2c.passes.lower.conv_chain_cost import Layer
 from c2c.tests.passes.build import Net, feeds_for, i64, op_names
 from c2c.tests.passes.lower.harness import run_graph
 
 CONTEXT = PassContext(native())
+LANES = native().lanes()
 NEAREST: dict[str, Any] = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
 
 
@@ -24,7 +32,8 @@ def enlarged(net: Net, x: Value, factor: float = 2.0, **attrs: Any) -> Value:
 
 
 def padded(net: Net, x: Value, *amounts: int, mode: str = "reflect") -> Value:
-    return net.op("Pad", x, i64(0, 0, *amounts[:2], 0, 0, *amounts[2:]), mode=mode)
+    fill = [1.25] if mode == "constant" else []
+    return net.op("Pad", x, i64(0, 0, *amounts[:2], 0, 0, *amounts[2:]), *fill, mode=mode)
 
 
 def fused(net: Net, *outputs: Value, m: int = 4) -> Graph:
@@ -44,6 +53,10 @@ CASES: list[tuple[tuple[int, ...], float, tuple[int, ...], str]] = [
     ((1, 24, 8, 6), 2, (1, 1, 1, 1), "reflect"),
     ((2, 16, 5, 9), 2, (3, 0, 2, 1), "edge"),
     ((1, 16, 7, 6), 2, (), ""),
+    ((2, 16, 9, 11), 1, (9, 2, 3, 4), "wrap"),
+    ((1, 24, 6, 5), 2, (1, 3, 2, 1), "wrap"),
+    ((2, 16, 9, 11), 1, (1, 2, 5, 7), "constant"),
+    ((1, 24, 6, 5), 2, (2, 0, 1, 2), "constant"),
 ]
 
 
@@ -93,3 +106,119 @@ def test_two_paddings_are_not_mixed() -> None:
     net = Net()
     y = padded(net, net.op("Relu", net.input(1, 16, 20, 20)), 1, 1, 1, 1)
     assert not any("Pad+" in name for name in op_names(fused(net, net.conv(y, 24))))
+
+
+def direct(channels: int, kernel: int, **attrs: Any) -> Callable[[Net, Value], Value]:
+    return lambda net, x: net.op("Relu", net.conv(x, channels, kernel, **{"pads": [0] * 4, **attrs}))
+
+
+DIRECT: dict[str, tuple[int, Callable[[Net, Value], Value]]] = {
+    "first": (3, direct(LANES + 3, 3)),
+    "first strided": (3, direct(2 * LANES, 9, strides=[2, 2])),
+    "dense": (LANES, direct(2 * LANES, 3, strides=[2, 1])),
+    "pointwise": (LANES, direct(2 * LANES, 1)),
+    "groups": (2 * LANES, direct(4 * LANES, 3, group=2)),
+    "depthwise": (2 * LANES, direct(2 * LANES, 5, group=2 * LANES, strides=[2, 2])),
+}
+"""Channels of the input, and a convolution of a padded image."""
+
+AMOUNTS = {"reflect": (3, 1, 2, 4), "edge": (0, 2, 3, 1), "wrap": (2, 3, 5, 0)}
+
+
+def behind_pads(mode: str, seed: int = 0) -> Graph:
+    net = Net(seed)
+    inputs = [net.op("Mul", net.input(2, channels, 17, 21), 1.5) for channels, _ in DIRECT.values()]
+    images = [padded(net, x, *AMOUNTS[mode], mode=mode) for x in inputs]
+    return net.done(*(build(net, y) for (_, build), y in zip(DIRECT.values(), images, strict=True)))
+
+
+def with_nan(graph: Graph) -> dict[str, np.ndarray]:
+    feeds = feeds_for(graph, 2)
+    for array in feeds.values():
+        array[1, 0, 6, 3], array[0, -1, 0, 1], array[1, -1, -1, -1] = np.nan, np.inf, -np.inf
+    return feeds
+
+
+@pytest.mark.parametrize("mode", AMOUNTS)
+def test_direct_convolutions(mode: str) -> None:
+    graph = behind_pads(mode)
+    feeds = with_nan(graph)
+    expected = reference.evaluate(graph, feeds).values()
+    run_pipeline(graph, ["choose-layout", "fuse"], PassContext(native(), 2))
+    assert op_names(graph).count("Pad+Conv+Relu") == len(DIRECT)
+    for name, got, wanted in zip(DIRECT, run_graph(graph, list(feeds.values()), threads=2), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=2e-4, err_msg=name)
+
+
+def check_target(name: str, mode: str) -> None:
+    graph = behind_pads(mode, 5)
+    feeds = with_nan(graph)
+    expected = reference.evaluate(graph, feeds)
+    target = Target.parse(name)
+    compiled = compile_graph(graph, CompileOptions(target, name="model", winograd_error=0.0))
+    assert not any("pad" in k for k in compiled.program.kernels)
+    found = run_compiled(compiled, feeds) if target.runs_here else run_as_program(compiled, feeds)
+    for output, array in found.items():
+        np.testing.assert_allclose(array, expected[output], rtol=2e-4, atol=2e-4)
+
+
+def test_direct_convolutions_of_other_vectors() -> None:
+    check_target("x86-64-v3", "reflect")
+
+
+@pytest.mark.needs("qemu-aarch64", "aarch64-linux-gnu-gcc")
+def test_direct_convolutions_on_arm() -> None:
+    check_target("arm64-neon", "reflect")
+
+
+def test_dilated_taps_beyond_the_border() -> None:
+    net = Net()
+    y = padded(net, net.op("Mul", net.input(1, LANES, 15, 31), 1.5), 3, 2, 1, 3)
+    graph = net.done(direct(2 * LANES, 3, dilations=[2, 2], strides=[1, 2])(net, y))
+    feeds = feeds_for(graph, 1)
+    expected = reference.evaluate(graph, feeds)["out0"]
+    run_pipeline(graph, ["choose-layout", "fuse"], CONTEXT)
+    assert "Pad+Conv+Relu" in op_names(graph)
+    np.testing.assert_allclose(run_graph(graph, list(feeds.values()))[0], expected, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize(("kernel", "amounts", "mode"), [(17, (4,) * 4, "reflect"), (3, (-1, 1, 1, 1), "edge")])
+def test_long_filters_and_crops_read_made_rows(kernel: int, amounts: tuple[int, ...], mode: str) -> None:
+    net = Net()
+    y = padded(net, net.op("Mul", net.input(1, 3, 30, 30), 1.5), *amounts, mode=mode)
+    assert not any("Pad+" in name for name in op_names(fused_direct(net, direct(LANES, kernel)(net, y))))
+
+
+def fused_direct(net: Net, *outputs: Value) -> Graph:
+    graph = net.done(*outputs)
+    run_pipeline(graph, ("choose-layout", "fuse"), CONTEXT)
+    return graph
+
+
+class Together(ChainConvolutions):
+    """Every row of layers as one chain in strips of three rows."""
+
+    def divide(self, layers: Sequence[Layer], context: PassContext) -> list[range]:
+        return [range(len(layers))]
+
+    def strip(self, layers: Sequence[Layer], context: PassContext, nodes: Sequence[Node]) -> int | None:
+        return 3
+
+
+def test_a_chain_may_begin_with_what_reads_a_padded_image() -> None:
+    """The whole image is there only for the first of a chain."""
+    net = Net()
+    x = net.op("Mul", net.input(1, 3, 23, 21), 1.5)
+    y = direct(2 * LANES, 3, strides=[2, 2])(net, padded(net, x, 2, 1, 1, 2))
+    y = direct(LANES, 1)(net, y)
+    y = direct(2 * LANES, 3, strides=[2, 1])(net, padded(net, y, 1, 1, 2, 1, mode="wrap"))
+    graph = fused_direct(net, direct(LANES, 1)(net, y))
+    feeds = feeds_for(graph, 1)
+    (apart,) = run_graph(graph, list(feeds.values()))
+    expected = reference.evaluate(graph, feeds)["out0"]
+    run_pipeline(graph, [Together()], PassContext(native(), 2))
+    chains = [n for n in graph.nodes if n.op == "c2c.ConvChain"]
+    assert [[n.op for n in c.attrs["body"].nodes] for c in chains] == [["Pad", "Conv", "Relu", "Conv", "Relu"]] * 2
+    (found,) = run_graph(graph, list(feeds.values()), threads=2)
+    np.testing.assert_array_equal(found, apart)
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)
