@@ -316,11 +316,11 @@ class DirectWriter:
                     line = place.image.step(r * ah.dilation, row)
                     x = k.let(origin + c * self.plane + q * (ad.dilation * ah.size * row) + line, "x")
                     y = k.let(weights + c * (window.taps * tap) + (q * ah.kernel + r) * (aw.kernel * tap), "w")
-                    for number in range(aw.kernel) if place.beyond is not None else ():
-                        ws = k.let(y + number * tap, "w")
-                        if place.soon is not None and channels is self.plan.inputs[0]:
-                            self.ahead.taps(place.soon, ws)
-                        self._beyond(out, replace(place, x=x, weights=ws), channels.size, number, pixels, acc)
+                    number = ((c - lo) * ad.kernel + q) * (ah.kernel * aw.kernel) + r * aw.kernel
+                    for column in range(aw.kernel) if place.beyond is not None else ():
+                        ws = k.let(y + column * tap, "w")
+                        self._ask(place, channels, number + column)
+                        self._beyond(out, replace(place, x=x, weights=ws), channels.size, column, pixels, acc)
                     for g in groups if place.beyond is None else ():
                         if self.along_taps and not dynamic and channels.size == pixel:
                             self._row_of_taps(out, g, x, y, acc)
@@ -329,10 +329,13 @@ class DirectWriter:
                         for s in k.loop("s", end, begin):
                             xs, ws = x + s * (aw.dilation * pixel), y + s * tap
                             xs, ws = k.let(xs, "x"), k.let(ws, "w")
-                            if place.soon is not None and channels is self.plan.inputs[0]:
-                                number = ((c - lo) * ad.kernel + q) * (ah.kernel * aw.kernel) + r * aw.kernel + s
-                                self.ahead.taps(place.soon, number)
+                            self._ask(place, channels, number + s)
                             self._products(out, channels.size, g, xs, ws, acc)
+
+    def _ask(self, place: Place, channels: Inputs, number: Expr) -> None:
+        """What a tap of the whole blocks of channels fetches of the weights of the next pass."""
+        if place.soon is not None and channels is self.plan.inputs[0]:
+            self.ahead.taps(place.soon, number)
 
     def _fetch_pixels(self, place: Place, x: Expr, pixels: int) -> None:
         """The pixels of the next tile, when they are read for the first time: planes are far apart."""

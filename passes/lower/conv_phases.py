@@ -19,7 +19,8 @@ from .context import Lowering
 from .conv_kernel import ConvKernel, Convolution
 from .conv_plan import lines
 from .conv_planar import PlanarConvolution, PlanarWriter, has_lanes, schedules
-from .copies import RAW, Dim, Region, copy_regions
+from .copies import RAW, copy_regions
+from .copy_axes import Dim, Region
 from .tile import tiles
 from .window import Axis
 
