@@ -33,6 +33,10 @@ every lane, and planes of a power of two share few sets of the first-level cache
 PLANAR = 2
 """What a transposed convolution of plain tensors loses by interleaving its phases, in passes over the result."""
 
+NEIGHBOURS = 8
+"""Taps of a plain row, read as vectors that begin anywhere, that lose a pass over the result; strided ones lose one
+each."""
+
 NEVER = 1 << 40
 """The cost of a layout that has no kernel."""
 
@@ -180,7 +184,9 @@ def _pool(node: Node, block: int) -> Demand:
         return _PLAIN
     taps = prod(kernel_shape(node)) if not node.op.startswith("Global") else 1
     size = max(node.output.type.nbytes, required(node).type.nbytes if taps == 1 else 0)
-    return Demand(Role.SAME, (required(node),), blocked=_waste(required(node).type, block), plain=size * taps)
+    steps = node.attrs.get("strides") or (1,)
+    lost = size * taps // (NEIGHBOURS if taps > 1 and steps[-1] == 1 else 1)
+    return Demand(Role.SAME, (required(node),), blocked=_waste(required(node).type, block), plain=lost)
 
 
 def _concat(node: Node, block: int) -> Demand:

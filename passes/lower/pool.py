@@ -5,6 +5,7 @@ Blocked tensors: lanes are channels, a tile is a run of pixels. Plain tensors: l
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -18,12 +19,15 @@ from .pool_reduction import ACCUMULATORS, reduction_of
 from .row_schedules import row_schedules, steps
 from .schedule import choose
 from .tasks import guarded, tasks
-from .tile import Segment, runs, segments, tap_runs
+from .tile import Run, Segment, runs, segments, tap_runs
 from .window import Axis, Window, window
 
 TILE = 8
 """Pixels of a tile: enough results in flight to hide the latency of one."""
 
+
+VECTORS = 4
+"""Vectors along a plain row that share what a tap costs."""
 
 POOLS = ("MaxPool", "AveragePool", "LpPool")
 
@@ -227,16 +231,18 @@ class _Planar(_Pool):
         dims = (*self.x.type.dims[:2], view.d.out, view.h.out)
         for t in tasks(k, prod(dims) * view.w.out * view.taps, prod(dims)):
             n, c, d, h = unravel(k, t, dims)
-            for run in runs(view.w, self.lanes, 1):
+            for run in _overlapping(view.w, self.lanes):
                 for w in k.loop("w", run.end, run.begin, run.step):
-                    self._vector((n, c, d, h), w, run.lanes, run.border)
+                    self._vectors((n, c, d, h), w, run)
         k.done("pool_planar")
 
-    def _vector(self, at: tuple[Expr, ...], w: Expr, lanes: int, border: bool) -> None:
+    def _vectors(self, at: tuple[Expr, ...], w: Expr, run: Run) -> None:
         n, c, d, h = at
+        lanes, border = run.lanes, run.border
         k, (ad, ah, aw) = self.k, self.window.axes
-        acc = k.registers("acc", self.acc, 1, lanes)
-        k.store(acc, 0, const(self.reduction.begin, self.acc, lanes))
+        acc = k.registers("acc", self.acc, run.vectors, lanes)
+        for v in range(run.vectors):
+            k.store(acc, v, const(self.reduction.begin, self.acc, lanes))
         (d0, d1), (h0, h1) = self.rows(d, h)
         w0, w1 = (k.let(e, "s") for e in (aw.tap_range(w) if border else (const(0), const(aw.kernel))))
         pixel = strides(self.x.type)[self.x.type.rank - 1]
@@ -247,13 +253,27 @@ class _Planar(_Pool):
                 )
                 row = k.let(offset(self.x.type, (n, c, *spatial)), "x")
                 for s in k.loop("s", w1, w0):
-                    index = row + (w * aw.stride - aw.pad + s * aw.dilation) * pixel
+                    first = k.let(row + (w * aw.stride - aw.pad + s * aw.dilation) * pixel, "at")
                     step = aw.stride * pixel
-                    loaded = k.load(self.source, index if step == 1 else ramp(index, step, lanes), lanes)
-                    value = k.let(cast(loaded, self.acc), "v")
-                    k.store(acc, 0, self.reduction.step(k.load(acc, 0), value))
+                    for v in range(run.vectors):
+                        index = first + v * lanes * step
+                        loaded = k.load(self.source, index if step == 1 else ramp(index, step, lanes), lanes)
+                        value = k.let(cast(loaded, self.acc), "v")
+                        k.store(acc, v, self.reduction.step(k.load(acc, v), value))
         counted: Axis = self.counted[2]
         begin, end = counted.tap_range(w) if border else (const(0), const(aw.kernel))
-        value = self.finished(k.load(acc, 0), d, h, end - begin)
-        site = Site((n, c, *self.window.spatial(d, h, w)), -1, lanes)
-        k.write(self.ctx.output, site, self.ctx.epilogue(k, site, value))
+        for v in range(run.vectors):
+            value = self.finished(k.load(acc, v), d, h, end - begin)
+            site = Site((n, c, *self.window.spatial(d, h, w + v * lanes)), -1, lanes)
+            k.write(self.ctx.output, site, self.ctx.epilogue(k, site, value))
+
+
+def _overlapping(axis: Axis, lanes: int) -> Iterator[Run]:
+    """A row in whole vectors where it has one, the last perhaps over the one before it; border pixels singly."""
+    inside, row = axis.interior(), runs(axis, lanes, VECTORS)
+    if len(inside) < lanes:
+        yield from row
+        return
+    yield from (run for run in row if run.border or run.lanes == lanes)
+    if len(inside) % lanes:
+        yield Run(inside.stop - lanes, inside.stop, 1, lanes)

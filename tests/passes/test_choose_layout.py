@@ -203,3 +203,11 @@ def test_strided_depthwise_convolutions_between_sparse_ones() -> None:
     check(graph, "choose-layout", tolerance=1e-5)
     (middle,) = (n for n in graph.nodes if n.attrs.get("group", 1) > 1)
     assert middle.output.type.layout.block
+
+
+def test_a_pooling_alone_stays_plain() -> None:
+    """Neighbouring pixels are vectors of a plain row as well: two conversions would be three passes more."""
+    net = Net()
+    graph = net.done(net.op("AveragePool", net.input(1, 32, 64, 64), kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
+    check(graph, "choose-layout", tolerance=1e-6)
+    assert op_names(graph) == ["AveragePool"]
