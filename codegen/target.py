@@ -197,6 +197,11 @@ class Target:
         return "ssse3" in self.has and not self.has_dot_prod
 
     @property
+    def permutes_bytes(self) -> bool:
+        """Whether one instruction picks any bytes of two whole vectors."""
+        return "avx512vbmi" in self.has and self.vector_bits == 512
+
+    @property
     def has_fp16(self) -> bool:
         """Arithmetic on f16, not only conversion."""
         return any(f in self.has for f in ("fp16", "avx512fp16"))

@@ -96,6 +96,10 @@ def _emit(
     if x is not None and (block := register_block(k.ctx, y.dtype, dims)) is not None:
         transpose(k, (y, x), r, dims, block, parallel=parallel)
         return True
+    permutes = y.dtype is DType.U8 and k.ctx.target.permutes_bytes
+    if x is not None and permutes and (axis := _interleaved(dims)) is not None:
+        _part(k, (y, x), r, dims, axis, parallel=parallel)
+        return True
     if x is not None and _is_repeat(dims):
         _repeat(k, (y, x), r, dims, parallel=parallel)
         return True
@@ -158,6 +162,45 @@ def vectors(k: KernelBuilder, n: int, lanes: int) -> Iterator[tuple[Expr, int]]:
         yield i, lanes
     if n % lanes:
         yield const(n - lanes), lanes
+
+
+# ---- interleaved planes ----
+
+
+def _interleaved(dims: Sequence[Dim]) -> int | None:
+    """The axis over two or three planes of which the source has one element each in a row."""
+    last = dims[-1]
+    planes = (i for i, d in enumerate(dims[:-1]) if d.src == 1 and d.size in (2, 3) and d.size == last.src)
+    return next(planes, None) if last.dst == 1 and last.size >= 4 else None
+
+
+def _part(
+    k: KernelBuilder, buffers: tuple[Buffer, Buffer], r: Region, dims: Sequence[Dim], axis: int, *, parallel: bool
+) -> None:
+    """A load for each plane; from them a vector of every plane. (Wider elements are parted as fast one by one.)"""
+    (y, x), planes, row = buffers, dims[axis], dims[-1]
+    outer = [d for i, d in enumerate(dims[:-1]) if i != axis]
+
+    def body(index: Sequence[Expr]) -> None:
+        at = k.let(offset_along(r.dst, index, [d.dst for d in outer]), "at")
+        begin = k.let(offset_along(r.src, index, [d.src for d in outer]), "begin")
+        for i, lanes in vectors(k, row.size, k.ctx.lanes(y.dtype)):
+            loaded = [k.let(k.load(x, begin + (i * planes.size + v * lanes), lanes), "r") for v in range(planes.size)]
+            for c in range(planes.size):
+                k.store(y, at + (i + c * planes.dst), _every(k, loaded, c))
+
+    nest(k, [d.size for d in outer], body, parallel=parallel)
+
+
+def _every(k: KernelBuilder, loaded: Sequence[Expr], first: int) -> Expr:
+    """Of vectors in a row the elements `first`, `first` + their number, and so on."""
+    lanes, (value, *others) = loaded[0].lanes, loaded
+    places = [first + i * len(loaded) for i in range(lanes)]
+    for known, other in enumerate(others, 1):
+        end = (known + 1) * lanes
+        here = [i if p < known * lanes and known > 1 else p - (known - 1) * lanes for i, p in enumerate(places)]
+        value = k.let(shuffle(value, other, tuple(h if p < end else 0 for h, p in zip(here, places, strict=True))), "s")
+    return value
 
 
 # ---- repeats ----

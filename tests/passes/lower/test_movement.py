@@ -62,6 +62,14 @@ def test_transposes_of_short_rows(target: str) -> None:
     check([case("Transpose", a, perm=(0, 2, 1)) for a in arrays], target=target)
 
 
+@pytest.mark.parametrize("target", ["native", "x86-64-v3", "x86-64"])
+@pytest.mark.parametrize("planes", [2, 3])
+def test_interleaved_planes_are_parted(target: str, planes: int) -> None:
+    arrays = [noise(2, n, planes, dtype=t) for n in (5, 64, 203) for t in (np.int8, np.float32)]
+    check([case("Transpose", a, perm=(0, 2, 1)) for a in arrays], target=target)
+    check([case("Transpose", noise(1, 600, 301, planes, dtype=np.uint8), perm=(0, 3, 1, 2))], target=target, threads=2)
+
+
 @pytest.mark.parametrize(("columns", "copied"), [(2048, True), (2112, False), (2080, False)])
 def test_rows_that_share_sets_are_copied(columns: int, copied: bool) -> None:
     """Whole lines of rows a power of two apart go through a buffer, where they come from afar."""
