@@ -116,11 +116,22 @@ class Runner:
             scale, shift = self._settled[v]
             tensors[v] = tensors[v] * scale + shift
 
-    def replay(self, start: int, tensors: Tensors, weights: Mapping[Layer, Weights] | None = None) -> list[np.ndarray]:
-        """Outputs of the dense network from step `start` on, that step with `weights`; tensors: what is live before."""
+    def replay(
+        self,
+        start: int,
+        tensors: Tensors,
+        weights: Mapping[Layer, Weights] | None = None,
+        *,
+        between: Callable[[Value, np.ndarray], np.ndarray | None] = lambda v, x: None,
+    ) -> list[np.ndarray]:
+        """Outputs of the dense network from step `start` on, that step with `weights`; tensors: what is live before;
+        between: takes a result of a later step, and returns what it goes on with, None for what it is."""
         live = dict(tensors)
         for i, step in enumerate(self.steps[start:]):
             self._step(step, live, weights if i == 0 else None)
+            for v in step.gives:
+                changed = between(v, live[v])
+                live[v] = live[v] if changed is None else changed
         return [_result(v, live, {}) for v in self.graph.outputs]
 
     def live_before(self, feeds: Mapping[str, np.ndarray]) -> list[Tensors]:

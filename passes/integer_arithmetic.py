@@ -5,9 +5,10 @@ ConvInteger whose sums are cast to f32.
 After: `c2c.IntegerConv` of levels with the bias in its exact sums; then the scale, and where a QuantizeLinear follows
 Clip, Round and Cast (of bytes Round, Cast, Clip, Cast) to the next levels: no tensor of floats between convolutions.
 Levels are bytes of the type that products of the target take (`Target.byte_levels`), else i16 from which their zero
-point is taken away. Scales fold into one factor a channel, (x scale · w scale) / y scale in f32 as QLinearConv has it;
-sums of dequantised tensors are scaled by x scale / y scale. QuantizeLinear moves up through operators that only move or
-pick elements. Rounding is to the nearest even level, and no result depends on the target.
+point is taken away; so are levels of 16 bits where a Clip before their QuantizeLinear proves that no sum leaves an i32.
+Scales fold into one factor a channel, (x scale · w scale) / y scale in f32 as QLinearConv has it; sums of dequantised
+tensors are scaled by x scale / y scale. QuantizeLinear moves up through operators that only move or pick elements.
+Rounding is to the nearest even level, and no result depends on the target.
 Preserves: other operators, which read dequantised values. Needs: constants not folded yet.
 """
 
@@ -23,9 +24,24 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.reference import element_type
 from ..ir.types import DType, TensorType
 from .base import GraphRewriter, Pass, PassContext, apply_rules, register_pass
-from .pattern import made_by, required, scalar
-from .quantization import Scale, bias_of, dequantized, level_range, scale_of, shift_between, weights_of
-from .rules_quantize import MOVING, PARTS, RULES
+from .pattern import made_by, required
+from .quantization import (
+    BYTES,
+    MOVING,
+    PARTS,
+    WIDEST,
+    Scale,
+    bias_of,
+    cut_off,
+    dequantized,
+    level_bounds,
+    level_range,
+    scale_of,
+    shift_between,
+    sums_are_exact,
+    weights_of,
+)
+from .rules_quantize import RULES
 
 WHOLE = 1 << 30
 """Numbers below are rounded to an i32 whatever rounding came before."""
@@ -96,25 +112,47 @@ class _Rewriting:
     def _resolved(self, value: Value) -> Value:
         return self.rewriter.resolve(value)
 
+    def _dequantized(self, value: Value | None) -> tuple[Value, Scale] | None:
+        """Levels that can be computed with, of one scale, and that scale."""
+        found = dequantized(value)
+        if found is None or not found[1].is_single:
+            return None
+        if found[0].type.dtype in BYTES:
+            return found
+        low, high = level_bounds(*found)
+        small = max(abs(low), abs(high), high - found[1].offset, found[1].offset - low) <= WIDEST
+        return found if small else None
+
+    def _largest_level(self, q: Value, scale: Scale) -> int:
+        """The largest magnitude of a level less its zero point."""
+        low, high = level_bounds(q, scale)
+        return max(high - scale.offset, scale.offset - low)
+
     def _convolution(self, node: Node) -> None:
-        found, weights = dequantized(node.input(0)), weights_of(node.input(1))
-        if found is None or weights is None or not found[1].is_single or not node.output.type.is_static:
+        found, weights = self._dequantized(node.input(0)), weights_of(node.input(1))
+        if found is None or weights is None or not node.output.type.is_static:
             return
         (x, scale), (w, w_scale) = found, weights
         bias = bias_of(node, scale.step * w_scale)
-        if bias is None or not self.rewriter.allow("integer-arithmetic", node):
+        if bias is None:
+            return
+        if x.type.dtype not in BYTES or w.dtype != np.int8:
+            depthwise = node.attrs.get("group", 1) > 1 and w.shape[1] == 1
+            if not sums_are_exact(w, bias[0], self._largest_level(x, scale), depthwise=depthwise):
+                return
+        if not self.rewriter.allow("integer-arithmetic", node):
             return
         self._replace(node, x, scale, w, w_scale, bias, node.attrs)
 
     def _product(self, node: Node) -> None:
         """A product with constant weights: of one row as a convolution of one pixel, of several as MatMulInteger."""
-        found, weights = dequantized(node.input(0)), weights_of(node.input(1), axis=None)
+        found, weights = self._dequantized(node.input(0)), weights_of(node.input(1), axis=None)
         attrs = node.attrs
-        if found is None or weights is None or not found[1].is_single or not node.output.type.is_static:
+        if found is None or weights is None or not node.output.type.is_static:
             return
         (x, scale), (w, w_scale) = found, weights
-        single = required(node).type.shape[:-1] == (1,)
-        if not single and (w.dtype != np.int8 or required(node).type.rank < 2 or node.output.type.size == 0):
+        single, narrow = required(node).type.shape[:-1] == (1,), x.type.dtype in BYTES and w.dtype == np.int8
+        if not single and (not narrow or required(node).type.rank < 2 or node.output.type.size == 0):
             return
         if w.ndim != 2 or attrs.get("transA", 0) or attrs.get("alpha", 1.0) != 1.0 or attrs.get("beta", 1.0) != 1.0:
             return
@@ -124,7 +162,11 @@ class _Rewriting:
         w = w if along == 0 else w.T
         w_scale = w_scale.reshape(-1)
         bias = bias_of(node, scale.step * w_scale)
-        if bias is None or not self.rewriter.allow("integer-arithmetic", node):
+        if bias is None:
+            return
+        if not narrow and not sums_are_exact(w, bias[0], self._largest_level(x, scale), depthwise=False):
+            return
+        if not self.rewriter.allow("integer-arithmetic", node):
             return
         if single:
             return self._replace(node, x, scale, w[:, :, None, None], w_scale, bias, {})
@@ -169,14 +211,15 @@ class _Rewriting:
         attrs: dict[str, object],
     ) -> None:
         rw, rank = self.rewriter, w.ndim
-        form = self.bytes if self.bytes is not None and w.dtype == np.int8 else DType.I16
+        narrow = self.bytes is not None and w.dtype == np.int8 and x.type.dtype in BYTES
+        form = self.bytes if narrow else DType.I16
         levels = self._levels(x, scale.offset, node, form)
         data, type_ = levels.value, node.output.type
         if data.type.rank != rank:
             shape = rw.constant("shape", np.asarray([1, w.shape[1], 1, 1], np.int64))
             data = self._emit("Reshape", [data, shape], data.type.with_shape((1, w.shape[1], 1, 1)), node)
             type_ = type_.with_shape((1, w.shape[0], 1, 1))
-        low, high = level_range(x.type.dtype)
+        low, high = level_bounds(x, scale)
         largest = max(high - scale.offset, scale.offset - low)
         attrs = {**attrs, "largest": largest, "least": low - scale.offset}
         inputs: list[Value | None] = [data, rw.constant(f"{node.output.name}.weights", w)]
@@ -211,11 +254,11 @@ class _Rewriting:
 
     def _mean(self, node: Node) -> None:
         """The mean of levels, whose sum f32 holds exactly, before their scale."""
-        found = dequantized(node.input(0))
-        if found is None or not found[1].is_single or not node.output.type.is_static:
+        found = self._dequantized(node.input(0))
+        if found is None or not node.output.type.is_static:
             return
-        (x, scale), (low, high) = found, level_range(found[0].type.dtype)
-        if required(node).type.size * max(high - scale.offset, scale.offset - low) >= EXACT * x.type.dims[0]:
+        x, scale = found
+        if required(node).type.size * self._largest_level(x, scale) >= EXACT * x.type.dims[0]:
             return
         if not self.rewriter.allow("integer-arithmetic", node):
             return
@@ -236,18 +279,22 @@ class _Rewriting:
         return self.rewriter.constant("number", np.asarray(value, dtype))
 
     def _levels(self, q: Value, zero: int, reader: Node, form: DType | None = None) -> Levels:
-        """Levels of 8 bits in a type, by default one that is there: bytes, or less `zero` in i16 where the target does
-        not multiply bytes."""
+        """Levels in a type, by default one that is there: bytes, or less `zero` in i16 where the target does not
+        multiply bytes or they have more bits."""
         q = self.rewriter.resolve(q)
-        own = self.bytes or DType.I16
+        own = self._own_form(q)
         if form is None:
             form = next((f for f in (own, q.type.dtype) if (q, zero, f) in self.levels), own)
         if (q, zero, form) not in self.levels:
             self.levels[q, zero, form] = self._made_levels(q, zero, reader, form)
         return self.levels[q, zero, form]
 
+    def _own_form(self, q: Value) -> DType:
+        return self.bytes or DType.I16 if q.type.dtype in BYTES else DType.I16
+
     def _made_levels(self, q: Value, zero: int, reader: Node, form: DType) -> Levels:
-        if form is DType.I16 and (self.bytes is not None or (q, zero, q.type.dtype) in self.levels):
+        is_byte = q.type.dtype in BYTES
+        if form is DType.I16 and is_byte and (self.bytes is not None or (q, zero, q.type.dtype) in self.levels):
             narrow = self._levels(q, zero, reader, self.bytes or q.type.dtype)
             return Levels(self._shifted(narrow.value, -narrow.zero, form, reader), 0)
         node = q.producer
@@ -279,7 +326,7 @@ class _Rewriting:
         x = self._resolved(required(node))
         low, high = level_range(node.output.type.dtype)
         low, high = low - scale.offset, high - scale.offset
-        x, low, high = self._bounded(x, scale.step, low, high)
+        x, low, high = cut_off(x, scale.step, low, high, self._resolved)
         ends: list[Value | None] = [self._number(e, np.float32) for e in (low, high)]
         divided = self._divided(x, scale.step, node)
         clipped = self._emit("Clip", [divided, *ends], x.type, node)
@@ -298,9 +345,9 @@ class _Rewriting:
         if x in self.sums:
             return self.sums[x].most
         add = made_by(x, "Add")
-        parts = [] if add is None else [dequantized(self._resolved(v)) for v in add.inputs if v is not None]
-        known = [float(p[1].scale.max()) for p in parts if p is not None]
-        return 255 * sum(known) if add is not None and len(known) == 2 else float("inf")
+        parts = [] if add is None else [self._dequantized(self._resolved(v)) for v in add.inputs if v is not None]
+        known = [float(p[1].step) * self._largest_level(*p) for p in parts if p is not None]
+        return sum(known) if add is not None and len(known) == 2 else float("inf")
 
     def _saturated(self, x: Value, zero: int, ends: tuple[int, int], form: DType, node: Node) -> Value:
         """The same of numbers that i32 holds, cut off as whole numbers: conversions to bytes do that."""
@@ -310,26 +357,11 @@ class _Rewriting:
         limits: list[Value | None] = [self._number(e + zero, np.int32) for e in ends]
         return self._cast(self._emit("Clip", [whole, *limits], whole.type, node), form, node)
 
-    def _bounded(self, x: Value, step: np.float32, low: int, high: int) -> tuple[Value, int, int]:
-        """Activations that only cut off, as bounds of the levels."""
-        node = made_by(x, "Relu", "Clip")
-        if node is None:
-            return x, low, high
-        ends: list[float | None] = [0.0, None]
-        if node.op == "Clip":
-            values = [node.input(1), node.input(2)]
-            if any(v is not None and scalar(v) is None for v in values):
-                return x, low, high
-            ends = [None if v is None else scalar(v) for v in values]
-        a, b = (None if e is None else int(np.clip(np.rint(np.float32(e) / step), low, high)) for e in ends)
-        source = self._resolved(required(node))
-        return source, low if a is None else a, high if b is None else b
-
     def _divided(self, x: Value, step: np.float32, node: Node) -> Value:
         """x / step, the division folded into constants where there are some."""
         if x in self.sums:
             return self._scaled_sums(self.sums[x], step, node)
-        if (found := dequantized(x)) is not None and found[1].is_single:
+        if (found := self._dequantized(x)) is not None:
             return self._rescaled(found, step, node, inside=False)
         add = made_by(x, "Add")
         if add is not None and (terms := self._terms(add, step, node)) is not None:
@@ -339,11 +371,9 @@ class _Rewriting:
     def _terms(self, add: Node, step: np.float32, node: Node) -> list[Value | None] | None:
         """Both sides of a sum over `step`: two dequantised tensors of its size, or one and a convolution's sums."""
         operands = [self._resolved(required(add, i)) for i in range(2)]
-        found = [dequantized(v) for v in operands]
-        parts = [p if p is not None and p[1].is_single else None for p in found]
         if any(v.type.shape != add.output.type.shape for v in operands):
             return None
-        a, b = parts
+        a, b = (self._dequantized(v) for v in operands)
         if a is None or b is None:
             part, other = (b, operands[0]) if a is None else (a, operands[1])
             if part is None or other not in self.sums:
@@ -378,7 +408,7 @@ class _Rewriting:
             if scale is None or not scale.is_single:
                 continue
             q = self.rewriter.resolve(required(node))
-            forms = (self.bytes or DType.I16, q.type.dtype)
+            forms = (self._own_form(q), q.type.dtype)
             if any((q, scale.offset, f) in self.levels for f in forms):
                 levels = self._levels(q, scale.offset, node)
                 factor = self._number(scale.step, np.float32)

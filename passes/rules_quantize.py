@@ -9,12 +9,7 @@ from ..ir.reference import element_type
 from ..ir.types import DType
 from .base import GraphRewriter, Rule
 from .pattern import made_by, required
-from .quantization import LEVELS, dequantized, scale_of
-
-MOVING = ("MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Identity")
-"""Operators whose results are elements of their operands: they commute with an increasing function of each."""
-
-PARTS = {"Concat"}
+from .quantization import LEVELS, MOVING, PARTS, dequantized, scale_of
 
 
 def _raised(rw: GraphRewriter, node: Node) -> Value | None:

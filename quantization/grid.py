@@ -9,6 +9,9 @@ import numpy as np
 LEVELS = 255
 """The highest level of u8."""
 
+WIDE = 4095
+"""The highest level of tensors with 16 bits: of 12, so that sums of products with weights stay inside an i32."""
+
 SHARES = np.linspace(1.0, 0.7, 13)
 """Of a row's largest weight, that its levels may reach to."""
 
@@ -18,10 +21,21 @@ SMALLEST = 1e-7
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Levels 0 to 255 of a tensor; 0.0 is one of them exactly."""
+    """Levels 0 to `most` of a tensor; 0.0 is one of them exactly."""
 
     scale: np.float32
     zero: int
+    most: int = LEVELS
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether the levels take 16 bits in the file."""
+        return self.most > LEVELS
+
+    @property
+    def largest(self) -> int:
+        """The largest magnitude of a level less the zero point."""
+        return max(self.zero, self.most - self.zero)
 
     @property
     def low(self) -> float:
@@ -29,21 +43,21 @@ class Grid:
 
     @property
     def high(self) -> float:
-        return float(self.scale) * (LEVELS - self.zero)
+        return float(self.scale) * (self.most - self.zero)
 
     def rounded(self, x: np.ndarray) -> np.ndarray:
         """What QuantizeLinear and DequantizeLinear make of x, in f32."""
         levels = np.rint(x / self.scale)
-        np.clip(levels, -self.zero, LEVELS - self.zero, out=levels)
+        np.clip(levels, -self.zero, self.most - self.zero, out=levels)
         levels *= self.scale
         return np.asarray(levels, np.float32)
 
 
-def grid_of(low: float, high: float) -> Grid:
-    """The grid whose levels span low to high and 0."""
+def grid_of(low: float, high: float, most: int = LEVELS) -> Grid:
+    """The grid whose levels 0 to `most` span low to high and 0."""
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = np.float32(max((high - low) / LEVELS, SMALLEST))
-    return Grid(scale, int(np.clip(np.rint(-low / scale), 0, LEVELS)))
+    scale = np.float32(max((high - low) / most, SMALLEST))
+    return Grid(scale, int(np.clip(np.rint(-low / scale), 0, most)), most)
 
 
 def block_scales(rows: np.ndarray, power: np.ndarray, most: int, block: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from ..codegen.target import Target
 from ..compiler.api import CompiledModel, from_compiled
 from ..compiler.diagnostics import PassObserver
 from ..compiler.driver import compile_file, load_graph, optimise
+from ..compiler.estimate import expected_cycles
 from ..compiler.options import CompileOptions, Debug
 from ..compression.acceptance import Agreement, agreement, pick_measure
 from ..compression.samples import Samples
@@ -27,7 +28,7 @@ class Judge:
     def __init__(self, dense: ModelProto, samples: Samples, measure: str, output: int) -> None:
         self.samples = samples
         self.output = output
-        self._options = CompileOptions(Target.parse("native"), shapes=samples.shapes())
+        self._options = CompileOptions(Target.parse("native"), shapes=samples.shapes(), keep_constants=True)
         self.model = self.compiled(dense)
         self.answers = self._run(self.model)
         self.measure = pick_measure(measure, self.answers)
@@ -49,6 +50,10 @@ class Judge:
                 model.run(feeds)
                 taken.append(time.perf_counter() - start)
         return 1e3 * min(times[0]), 1e3 * min(times[1])
+
+    def cycles(self, other: CompiledModel) -> tuple[float, float]:
+        """Cycles that the compiler expects of the dense network and of another on this machine's core."""
+        return expected_cycles(self.model.compiled), expected_cycles(other.compiled)
 
     def _run(self, model: CompiledModel) -> np.ndarray:
         held = self.samples.held_out

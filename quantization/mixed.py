@@ -1,43 +1,102 @@
-"""Mixed precision: which layers stay in floats so that the loss fits."""
+"""Mixed precision: which tensors and weights get 16 bits, and which layers stay in floats, so that the loss fits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 from onnx import ModelProto
 
 from ..compression.acceptance import Agreement
-from ..compression.layers import Layer
 from ..ir.errors import C2CError
+from .costs import measure_costs
 from .judge import Judge
 from .onnx_qdq import write_quantized
-from .session import Fit, Session
+from .precision import Costs, Precision, widened
+from .session import ALL_BYTES, Fit, Session, read_by
+
+AIM = 0.7
+"""Of the loss that is allowed, that the first choice aims at: samples held out are few."""
+
+LEAST = 0.1
+"""Of the noise's amplitude with 8 bits, that the first choice aims at."""
+
+STEP = 0.4
+"""What the next choice aims at, over the noise that the one before aimed at."""
+
+MOST_TRIES = 5
+"""Choices of 16 bits before all numbers get them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A written network, what it was fitted to, its layers left in floats and how it agrees on the samples held out."""
+    """A written network, what it was fitted to, its precision and how it agrees on the samples held out."""
 
     fit: Fit
-    floats: tuple[Layer, ...]
+    precision: Precision
     model: ModelProto
     agreement: Agreement
 
 
-def search(session: Session, judge: Judge, most: float) -> tuple[Outcome, dict[Layer, float], list[Outcome]]:
-    """The network with the fewest layers in floats whose loss is at most `most`: those are left out first that alone
-    cost the output most. Also each layer's cost (empty where nothing had to be left out), and all that was tried."""
-    full = session.fit()
-    tried = [_outcome(session, judge, full, ())]
-    if tried[0].agreement.loss <= most:
-        return tried[0], {}, tried
-    costs = session.sensitivities(full, judge.output)
-    order = sorted(costs, key=lambda layer: (-costs[layer], session.layers.index(layer)))
+@dataclass(frozen=True, slots=True)
+class Found:
+    """kept: the network of least cost in time that fits; costs: of 8 bits, where they were measured; tried: all."""
+
+    kept: Outcome
+    costs: Costs | None
+    tried: list[Outcome]
+
+
+def search(session: Session, judge: Judge, most: float) -> Found:
+    """The network whose loss is at most `most` with 16 bits for as few operations as will do, and if they do not
+    suffice with as few layers in floats; those come first that cost the output most. Raises C2CError."""
+    tried: list[Outcome] = []
+
+    def tries(precision: Precision) -> Outcome:
+        tried.append(_outcome(session, judge, session.fit(precision), precision))
+        return tried[-1]
+
+    full = tries(ALL_BYTES)
+    if full.agreement.loss <= most:
+        return Found(full, None, tried)
+    costs = measure_costs(session, full.fit, judge.output)
+    found = _widest(session, costs, full.agreement, most, tries)
+    if found is None:
+        found = _with_floats(session, judge, costs, tried, most)
+    return Found(found, costs, tried)
+
+
+def _widest(
+    session: Session, costs: Costs, full: Agreement, most: float, tries: Callable[[Precision], Outcome]
+) -> Outcome | None:
+    """More and more numbers of 16 bits until the loss fits; None where it does not with all of them.
+
+    Answers that differ grow with the noise's amplitude, so that what the costs have to fall to follows from both."""
+    readers = {p: [v for v in session.layers if v in session.integer and read_by(v) in p.values] for p in costs.places}
+    aim = costs.total * float(np.clip(AIM * most / full.loss, LEAST, 1.0)) ** 2
+    before: Precision | None = None
+    for i in range(MOST_TRIES + 1):
+        precision = widened(costs, readers, aim if i < MOST_TRIES else -1.0)
+        aim *= STEP
+        if precision == before:
+            continue
+        before = precision
+        found = tries(precision)
+        if found.agreement.loss <= most:
+            return found
+    return None
+
+
+def _with_floats(session: Session, judge: Judge, costs: Costs, tried: list[Outcome], most: float) -> Outcome:
+    """The last that was tried with the fewest layers in floats."""
+    base = tried[-1]
+    cost = {layer: costs.of(layer, read_by(layer)) for layer in base.fit.weights}
+    order = sorted(cost, key=lambda layer: (-cost[layer], session.layers.index(layer)))
 
     def without(count: int) -> Outcome:
-        floats = tuple(order[:count])
-        tried.append(_outcome(session, judge, _reduced(session, full, floats), floats))
+        precision = base.precision.without(order[:count])
+        tried.append(_outcome(session, judge, _reduced(session, base.fit, precision), precision))
         return tried[-1]
 
     best = _fewest(without, len(order), lambda o: o.agreement.loss <= most)
@@ -46,11 +105,7 @@ def search(session: Session, judge: Judge, most: float) -> tuple[Outcome, dict[L
             f"no layer left in floats brings the loss to {most:.2%}: {tried[-1].agreement}",
             remedy="give more samples, or allow more loss",
         )
-    refitted = _outcome(session, judge, session.fit(best.floats), best.floats)
-    tried.append(refitted)
-    if refitted.agreement.loss <= most and refitted.agreement.noise < best.agreement.noise:
-        best = refitted
-    return best, costs, tried
+    return best
 
 
 def _fewest(without: Callable[[int], Outcome], total: int, fits: Callable[[Outcome], bool]) -> Outcome | None:
@@ -63,7 +118,7 @@ def _fewest(without: Callable[[int], Outcome], total: int, fits: Callable[[Outco
         if count >= total:
             return None
         bad, count = count, 2 * count
-    good = len(found.floats)
+    good = len(found.precision.floats)
     while good - bad > 1:
         middle = (good + bad) // 2
         tried = without(middle)
@@ -74,17 +129,18 @@ def _fewest(without: Callable[[int], Outcome], total: int, fits: Callable[[Outco
     return found
 
 
-def _reduced(session: Session, full: Fit, floats: tuple[Layer, ...]) -> Fit:
+def _reduced(session: Session, full: Fit, precision: Precision) -> Fit:
     """The same levels for fewer layers; what only the others read needs none."""
-    weights = {layer: w for layer, w in full.weights.items() if layer not in floats}
-    inputs = {layer: g for layer, g in full.inputs.items() if layer not in floats}
+    weights = {layer: w for layer, w in full.weights.items() if layer not in precision.floats}
+    inputs = {layer: g for layer, g in full.inputs.items() if layer not in precision.floats}
     held = {v for place in session.places(inputs) for v in place.values}
     return replace(full, weights=weights, inputs=inputs, grids={v: g for v, g in full.grids.items() if v in held})
 
 
-def _outcome(session: Session, judge: Judge, found: Fit, floats: tuple[Layer, ...]) -> Outcome:
+def _outcome(session: Session, judge: Judge, found: Fit, precision: Precision) -> Outcome:
     session.progress("judge")
     model = write_quantized(session.model, found.weights, found.inputs, {v.name: g for v, g in found.grids.items()})
     agreement = judge.agreement(judge.compiled(model))
-    session.progress(f"{len(floats)} layers in floats: {agreement}")
-    return Outcome(found, floats, model, agreement)
+    wide, floats = len(precision.values) + len(precision.weights), len(precision.floats)
+    session.progress(f"{wide} tensors of 16 bits, {floats} layers in floats: {agreement}")
+    return Outcome(found, precision, model, agreement)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..ir.errors import OptionsError
-from .grid import LEVELS, Grid, grid_of
+from .grid import LEVELS, WIDE, Grid, grid_of
 
 KEPT = 1 << 17
 """Values of a tensor that are remembered."""
@@ -49,11 +49,11 @@ def merged(parts: Sequence[Observation]) -> Observation:
     return Observation(min(p.low for p in parts), max(p.high for p in parts), np.sort(np.concatenate(even)))
 
 
-def choose_grid(method: str, seen: Observation) -> Grid:
-    """The levels of a tensor by one of METHODS; raises OptionsError."""
+def choose_grid(method: str, seen: Observation, *, wide: bool = False) -> Grid:
+    """The levels of a tensor by one of METHODS, for wide ones always all of it; raises OptionsError."""
     if method not in METHODS:
         raise OptionsError(f"there is no method '{method}'", remedy=f"one of {', '.join(METHODS)}")
-    return METHODS[method](seen)
+    return grid_of(seen.low, seen.high, WIDE) if wide else METHODS[method](seen)
 
 
 def _minmax(seen: Observation) -> Grid:

@@ -18,6 +18,7 @@ from ..compression import onnx_model
 from ..compression.layers import Layer
 from ..ir.errors import C2CError, OnnxImportError
 from .grid import Grid
+from .places import MOVING
 from .rounding import QuantizedWeights
 
 OPSET = 13
@@ -25,6 +26,9 @@ OPSET = 13
 
 BLOCK_OPSET = 21
 """The first with 4-bit integers and a scale for each block."""
+
+WIDE_OPSET = 21
+"""The first with levels of 16 bits."""
 
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
 
@@ -39,12 +43,7 @@ def prepared(model: ModelProto, least: int = OPSET) -> ModelProto:
                 remedy="give the model of floats",
             )
     onnx_model.fold_batch_norm(model)
-    version = opset(model)
-    if version < least:
-        try:
-            model = version_converter.convert_version(model, least)
-        except Exception as e:  # ConvertError and others of ONNX's own converter
-            raise OnnxImportError(f"cannot bring the model from opset {version} to {least}: {e}") from e
+    model = raised(model, least)
     taken = {n.name for n in model.graph.node}
     seen: set[str] = set()
     for node in model.graph.node:
@@ -58,6 +57,17 @@ def opset(model: ModelProto) -> int:
     return next((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
 
 
+def raised(model: ModelProto, least: int) -> ModelProto:
+    """The model in an opset of at least `least`; raises OnnxImportError."""
+    version = opset(model)
+    if version >= least:
+        return model
+    try:
+        return version_converter.convert_version(model, least)
+    except Exception as e:  # ConvertError and others of ONNX's own converter
+        raise OnnxImportError(f"cannot bring the model from opset {version} to {least}: {e}") from e
+
+
 def write_quantized(
     model: ModelProto,
     weights: Mapping[Layer, QuantizedWeights],
@@ -69,8 +79,9 @@ def write_quantized(
     weights: the quantised layers; inputs: the grid of what each reads, for those that read levels. grids: of the
     tensors that hold levels, by name.
     """
+    wide = any(g.is_wide for g in grids.values()) or any(w.form.bits == 16 for w in weights.values())
     result = ModelProto()
-    result.CopyFrom(model)
+    result.CopyFrom(raised(model, WIDE_OPSET) if wide else model)
     work = _Writer(result)
     for layer, w in weights.items():
         work.layer(layer, w, inputs.get(layer))
@@ -107,6 +118,7 @@ class _Writer:
         self.model = model
         self.names = {t.name for t in model.graph.initializer} | {i.name for i in model.graph.input}
         self.names |= {o for n in model.graph.node for o in n.output}
+        self.makers = {o: n for n in model.graph.node for o in n.output}
         self.readers: dict[str, list[NodeProto]] = {}
         for node in model.graph.node:
             for name in node.input:
@@ -124,7 +136,7 @@ class _Writer:
             self._set_added(node, layer, w.bias)
         elif node.op_type == "MatMul":
             self._append_add(node, layer, w.bias)
-        elif x is None:
+        elif x is None or x.is_wide or w.form.bits == 16:
             self._set_input(node, 2, self._constant(f"{layer.name}.bias", w.bias))
         else:
             steps = np.asarray(x.scale * w.scale[:, 0], np.float32)
@@ -135,16 +147,33 @@ class _Writer:
     def tensor(self, name: str, grid: Grid) -> None:
         """Levels of a tensor for all that read it."""
         scale = self._constant(f"{name}.scale", np.asarray(grid.scale, np.float32))
-        zero = self._constant(f"{name}.zero", np.asarray(grid.zero, np.uint8))
+        zero = self._constant(f"{name}.zero", np.asarray(grid.zero, np.uint16 if grid.is_wide else np.uint8))
         levels, values = self._name(f"{name}.levels"), self._name(f"{name}.dequantized")
+        cut = self._cut_off(name, grid) if grid.is_wide and not self._is_moved(name) else []
         self.behind[name] = [
-            helper.make_node("QuantizeLinear", [name, scale, zero], [levels], f"{levels}.make"),
+            *cut,
+            helper.make_node(
+                "QuantizeLinear", [cut[0].output[0] if cut else name, scale, zero], [levels], f"{levels}.make"
+            ),
             helper.make_node("DequantizeLinear", [levels, scale, zero], [values], f"{values}.make"),
         ]
         for node in self.readers.get(name, []):
             inputs = [values if i == name else i for i in node.input]
             del node.input[:]
             node.input.extend(inputs)
+
+    def _cut_off(self, name: str, grid: Grid) -> list[NodeProto]:
+        """What holds levels of 16 bits to those of the grid: that bounds all sums of products."""
+        ends = [
+            self._constant(f"{name}.{k}", np.asarray(e, np.float32))
+            for k, e in (("low", grid.low), ("high", grid.high))
+        ]
+        result = self._name(f"{name}.cut")
+        return [helper.make_node("Clip", [name, *ends], [result], f"{result}.make")]
+
+    def _is_moved(self, name: str) -> bool:
+        """Whether a tensor holds elements of others of its grid."""
+        return name in self.makers and self.makers[name].op_type in MOVING
 
     def finish(self) -> None:
         graph = self.model.graph
@@ -176,7 +205,7 @@ class _Writer:
             across, attrs = scale[:, 0], {"axis": axis}
         if w.form.bits == 4:
             return self._dequantized(node, layer.name, (levels.astype(ml_dtypes.int4), across), **attrs)
-        return self._dequantized(node, layer.name, (levels, across, np.zeros(across.shape, np.int8)), **attrs)
+        return self._dequantized(node, layer.name, (levels, across, np.zeros(across.shape, levels.dtype)), **attrs)
 
     def _dequantized(self, node: NodeProto, name: str, parts: Sequence[np.ndarray], **attrs: Any) -> str:
         """Levels, scale and, for other than 4 bits, a zero point as a tensor of floats for `node`."""

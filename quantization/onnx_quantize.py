@@ -107,16 +107,20 @@ def _fitted(session: Session, form: str, judging: _Judging) -> tuple[ModelProto,
     session.read_levels(_integer_layers(session) if form == "static" else frozenset())
     equalized = session.equalize() if session.options.equalize else 0
     session.observe()
-    kept, costs, tried = search(session, judge, judging.most)
-    times = judge.milliseconds(judge.compiled(kept.model)) if judging.time else None
-    s, found = session.samples, kept.fit
+    found = search(session, judge, judging.most)
+    kept, costs = found.kept, found.costs
+    compiled = judge.compiled(kept.model)
+    times = judge.milliseconds(compiled) if judging.time else None
+    s, fit = session.samples, kept.fit
     rows = [
-        layer_row(v, found.weights.get(v), found.inputs.get(v), found.sqnr.get(read_by(v)), costs.get(v))
-        for v in session.layers
-    ]
+        layer_row(
+            v, fit.weights.get(v), fit.inputs.get(v), fit.sqnr.get(read_by(v)),
+            None if costs is None else costs.of(v, read_by(v)),
+        ) for v in session.layers
+    ]  # fmt: skip
     report = Report(
         form, 0, 0, str(kept.agreement), round(kept.agreement.loss, 6), s.calibration, s.count - s.calibration,
-        s.synthetic, equalized, rows, [_tried(o, kept) for o in tried], times,
+        s.synthetic, equalized, rows, [_tried(o, kept) for o in found.tried], judge.cycles(compiled), times,
     )  # fmt: skip
     return kept.model, report
 
@@ -133,7 +137,8 @@ def _integer_layers(session: Session) -> frozenset[Any]:
 
 def _tried(o: Outcome, kept: Outcome) -> dict[str, Any]:
     return {
-        "floats": len(o.floats), "agreement": str(o.agreement), "loss": round(o.agreement.loss, 6), "kept": o is kept
+        "wide": len(o.precision.values) + len(o.precision.weights), "floats": len(o.precision.floats),
+        "agreement": str(o.agreement), "loss": round(o.agreement.loss, 6), "kept": o is kept,
     }  # fmt: skip
 
 
@@ -163,7 +168,7 @@ def _without_ranges(
     times = judge.milliseconds(compiled) if judging.time else None
     return small, replace(
         report, agreement=str(found), loss=round(found.loss, 6), held_out=samples.count - samples.calibration,
-        milliseconds=times,
+        cycles=judge.cycles(compiled), milliseconds=times,
     )  # fmt: skip
 
 

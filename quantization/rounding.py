@@ -15,9 +15,12 @@ from ..compression.descent import FEEDBACK_WIDTH
 from ..compression.layers import Layer
 from ..compression.statistics import Moments
 from . import descent
-from .grid import block_scales
+from .grid import SMALLEST, block_scales
 
 ROUNDINGS = ("reconstruct", "nearest")
+
+ROOM = 0.98
+"""Of the largest sum, that weights of 16 bits may use before they are rounded."""
 
 DAMPING = 0.01
 """Of the mean power of an input: what holds the target to the dense weights where there are positions in plenty."""
@@ -28,7 +31,7 @@ _WIDEST = 4800
 
 @dataclass(frozen=True, slots=True)
 class WeightForm:
-    """bits: 8 or 4. block: inputs that share a scale, 0 for a scale a row."""
+    """bits: 16, 8 or 4. block: inputs that share a scale, 0 for a scale a row."""
 
     bits: int = 8
     block: int = 0
@@ -67,18 +70,22 @@ def round_nearest(layer: Layer, form: WeightForm) -> QuantizedWeights:
     return _made(layer, form, levels, scale, layer.bias_vector() if layer.bias is not None else None, error)
 
 
-def fit(layer: Layer, m: Moments, form: WeightForm, rounding: str) -> QuantizedWeights:
+def fit(layer: Layer, m: Moments, form: WeightForm, rounding: str, largest: int = 0) -> QuantizedWeights:
     """Levels of a layer from the moments of its inputs; the bias takes over what they shift the mean of each channel
-    by (empirical bias correction)."""
+    by (empirical bias correction). largest: the largest magnitude of the levels that the layer reads, 0 where it reads
+    floats."""
     weights = layer.rows(layer.dense).astype(np.float64)
     gram, damping = _damped(m)
+    target = weights.swapaxes(1, 2)
+    if rounding == "reconstruct":
+        target = np.linalg.solve(gram, m.cross + damping * target)
     scale = block_scales(weights, np.einsum("gii->gi", gram), form.most, form.block)
+    if form.bits == 16:
+        scale = _exact_scale(layer, target.swapaxes(1, 2), form, largest)
     columns = _columns(scale, form, weights.shape[2])
-    if rounding == "nearest":
-        levels = descent.nearest(weights, columns, form.most)
+    if rounding == "nearest" or form.bits == 16:
+        levels = descent.nearest(target.swapaxes(1, 2), columns, form.most)
     else:
-        dense = weights.swapaxes(1, 2)
-        target = np.linalg.solve(gram, m.cross + damping * dense)
         levels = _descended(target, gram, columns.swapaxes(1, 2), form.most)
         scale = scale * _factor(levels * columns, target, gram)[:, :, None]
     effective = levels * _columns(scale, form, weights.shape[2])
@@ -94,6 +101,14 @@ def fit(layer: Layer, m: Moments, form: WeightForm, rounding: str) -> QuantizedW
 def fits_moments(layer: Layer) -> bool:
     """Whether second moments of what the layer reads may be taken."""
     return bool(layer.rows(layer.dense).shape[2] <= _WIDEST)
+
+
+def _exact_scale(layer: Layer, rows: np.ndarray, form: WeightForm, largest: int) -> np.ndarray:
+    """The least scales [groups, rows, 1] with which no sum of products leaves an i32; for depthwise layers the 24 bits
+    that floats hold, in which they are summed."""
+    bits = 24 if layer.groups > 1 and layer.dense.shape[1] == 1 else 31
+    sums = np.abs(rows).sum(2, keepdims=True) * largest / (ROOM * 2.0**bits)
+    return np.asarray(np.maximum(np.maximum(np.abs(rows).max(2, keepdims=True) / form.most, sums), SMALLEST**2))
 
 
 def _damped(m: Moments) -> tuple[np.ndarray, np.ndarray]:
@@ -132,5 +147,5 @@ def _factor(values: np.ndarray, target: np.ndarray, gram: np.ndarray) -> np.ndar
 def _made(
     layer: Layer, form: WeightForm, levels: np.ndarray, scale: np.ndarray, bias: np.ndarray | None, error: float
 ) -> QuantizedWeights:
-    own = layer.tensor(levels.astype(np.int8))
+    own = layer.tensor(levels.astype(np.int16 if form.bits == 16 else np.int8))
     return QuantizedWeights(form, own, np.asarray(scale.reshape(-1, scale.shape[2]), np.float32), bias, error)

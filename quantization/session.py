@@ -13,7 +13,6 @@ from ..codegen.target import Target
 from ..compiler.driver import load_graph
 from ..compiler.options import CompileOptions
 from ..compression import onnx_model
-from ..compression.acceptance import relative_error
 from ..compression.layers import Layer, find_layers
 from ..compression.runner import Runner, Weights
 from ..compression.samples import Samples
@@ -26,6 +25,7 @@ from .grid import Grid
 from .observers import Observation, choose_grid, merged, observe
 from .onnx_qdq import owned, set_constants
 from .places import Place, find_places
+from .precision import Precision
 from .rounding import QuantizedWeights, WeightForm, fit, fits_moments, round_nearest
 
 Progress = Callable[[str], None]
@@ -33,8 +33,7 @@ Progress = Callable[[str], None]
 EQUALISED = 64
 """Samples that the ranges of channels are taken from."""
 
-SENSED = 16
-"""Samples that a layer's sensitivity is measured on."""
+ALL_BYTES = Precision()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,20 +143,26 @@ class Session:
         self.runner.forget()
         return count
 
-    def grids(self, layers: Collection[Layer]) -> dict[Value, Grid]:
+    def grids(self, precision: Precision = ALL_BYTES) -> dict[Value, Grid]:
+        """Of the tensors that hold levels."""
         found: dict[Value, Grid] = {}
-        for place in self.places(layers):
-            grid = choose_grid(self.options.method, merged([self.seen[v] for v in place.values]))
+        for place in self.places(self.reading(precision)):
+            wide = not precision.values.isdisjoint(place.values)
+            grid = choose_grid(self.options.method, merged([self.seen[v] for v in place.values]), wide=wide)
             found |= dict.fromkeys(place.values, grid)
         return found
 
-    def fit(self, floats: Collection[Layer] = ()) -> Fit:
-        """Fit every layer but `floats`, each to what it reads in the quantised network and to the dense results."""
-        levels = [layer for layer in self.layers if layer in self.integer and layer not in floats]
-        grids = self.grids(levels)
+    def reading(self, precision: Precision) -> list[Layer]:
+        """The layers that read levels."""
+        return [layer for layer in self.layers if layer in self.integer and layer not in precision.floats]
+
+    def fit(self, precision: Precision = ALL_BYTES) -> Fit:
+        """Fit every layer, each to what it reads in the quantised network and to the dense results."""
+        levels, grids = self.reading(precision), self.grids(precision)
+        inputs = {layer: grids[read_by(layer)] for layer in levels}
         weights: dict[Layer, QuantizedWeights] = {}
         noise: dict[Value, float] = {}
-        key = f"{sum(layer in floats for layer in self.layers)}-"
+        key = self._key_of(precision)
 
         def between(v: Value, dense: np.ndarray, small: np.ndarray) -> np.ndarray | None:
             if v not in grids:
@@ -167,48 +172,34 @@ class Session:
             return rounded
 
         def visit(layer: Layer, dense: np.ndarray, small: np.ndarray) -> Weights | None:
-            if layer in floats:
+            if layer in precision.floats:
                 return None
             self.progress(f"{len(weights) + 1}/{len(self.layers)} {layer.name}")
-            name = f"fit-{key}{self.layers.index(layer)}"
-            found = _loaded(self.state, name, self.options.form_of(layer)) if not floats else None
+            name, form = f"fit-{key}-{self.layers.index(layer)}", self.form_of(layer, precision)
+            found = _loaded(self.state, name, form)
             if found is None:
-                found = self._fitted(layer, dense, small)
-                if not floats:
-                    _saved(self.state, name, found)
+                found = self._fitted(layer, form, inputs.get(layer), dense, small)
+                _saved(self.state, name, found)
             weights[layer] = found
-            return Weights(found.tensor(layer), found.bias if found.bias is not None else _own_bias(layer))
+            return computed(layer, found)
 
         self.runner.run(self._feeds(), visit, between=between)
-        inputs = {layer: grids[read_by(layer)] for layer in levels}
         return Fit(weights, inputs, grids, noise)
 
-    def _fitted(self, layer: Layer, dense: np.ndarray, small: np.ndarray) -> QuantizedWeights:
-        form = self.options.form_of(layer)
-        if not fits_moments(layer):
-            return round_nearest(layer, form)
-        m = moments(layer, dense, small, self.options.seed + 1000003 * self.layers.index(layer))
-        return fit(layer, m, form, self.options.rounding)
+    def form_of(self, layer: Layer, precision: Precision) -> WeightForm:
+        return WeightForm(16) if layer in precision.weights else self.options.form_of(layer)
 
-    def sensitivities(self, found: Fit, output: int) -> dict[Layer, float]:
-        """Relative squared error of the network's output with one layer quantised and all others dense."""
-        count = min(SENSED, self.samples.count - self.samples.calibration)
-        held = self.samples.held_out
-        feeds = {n: a[held][:count] for n, a in self.samples.arrays.items()}
-        before = self.runner.live_before(feeds)
-        reference = before[-1][self.graph.outputs[output]]
-        errors: dict[Layer, float] = {}
-        for i, step in enumerate(self.runner.steps):
-            for layer in (layer for layer in step.layers if layer in found.weights):
-                self.progress(f"sensitivity of {layer.name}")
-                tensors = dict(before[i])
-                if layer in found.inputs:
-                    tensors[read_by(layer)] = found.inputs[layer].rounded(tensors[read_by(layer)])
-                w = found.weights[layer]
-                mine = Weights(w.tensor(layer), w.bias if w.bias is not None else _own_bias(layer))
-                result = self.runner.replay(i, tensors, {layer: mine})[output]
-                errors[layer] = relative_error(reference, result)
-        return errors
+    def _key_of(self, precision: Precision) -> str:
+        names = [sorted(v.name for v in part) for part in (precision.floats, precision.values, precision.weights)]
+        return fingerprint(b"", {}, (names,), [])[:16]
+
+    def _fitted(
+        self, layer: Layer, form: WeightForm, x: Grid | None, dense: np.ndarray, small: np.ndarray
+    ) -> QuantizedWeights:
+        if not fits_moments(layer):
+            return round_nearest(layer, self.options.form_of(layer))
+        m = moments(layer, dense, small, self.options.seed + 1000003 * self.layers.index(layer))
+        return fit(layer, m, form, self.options.rounding, 0 if x is None else x.largest)
 
     def _feeds(self, most: int | None = None) -> dict[str, np.ndarray]:
         count = min(self.samples.calibration, most or self.samples.calibration)
@@ -242,6 +233,11 @@ def read_by(layer: Layer) -> Value:
     value = layer.node.inputs[0]
     assert value is not None
     return value
+
+
+def computed(layer: Layer, w: QuantizedWeights) -> Weights:
+    """What a quantised layer multiplies and adds."""
+    return Weights(w.tensor(layer), w.bias if w.bias is not None else _own_bias(layer))
 
 
 def _own_bias(layer: Layer) -> np.ndarray | None:

@@ -42,6 +42,7 @@ ROOMS = {
         "compiler.api",
         "compiler.diagnostics",
         "compiler.driver",
+        "compiler.estimate",
         "compiler.options",
         "compression",
     },
