@@ -28,7 +28,7 @@ examples:
   c2c verify model.onnx --target arm64-neon             compare with the ONNX reference, node by node
   c2c tune model.onnx -o model.tune.json                measure schedules, for c2c compile --tuning
   c2c compress model.onnx --data samples.npz --max-loss 0.5% -o small/
-  c2c quantize model.onnx --data samples.npz --max-loss 0.5% -o small/
+  c2c quantize model.onnx --data samples.npz --max-loss 1% -o small/
   c2c bench model.onnx --threads 2                      time for each node, beside what the machine could do
   c2c dump model.onnx --print-after fuse                the IR after a pass
 documentation: docs/ (command-line.md lists every option)
@@ -236,7 +236,7 @@ def _quantize(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--no-equalize", dest="equalize", action="store_false", help="leave the ranges of channels as they are"
     )
-    p.add_argument("--max-loss", default="0.5%", metavar="SHARE", help="of answers that may differ (default 0.5%%)")
+    p.add_argument("--max-loss", default="1%", metavar="SHARE", help="of answers that may differ (default 1%%)")
     p.add_argument("--bits", type=int, default=8, metavar="N", help="of the form weights: 8 or 4")
     p.add_argument("--block", type=int, metavar="N", help="inputs that share a scale, in the form weights (4 bits: 32)")
     _judging(p, calibration=128)

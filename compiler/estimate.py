@@ -15,6 +15,9 @@ from .work import work_of
 NEAR_BYTES_PER_CYCLE = 16
 """What nodes that no cost model speaks of stream, as most tensors lie in the second cache."""
 
+WHOLE = ("integer-conv",)
+"""Families whose choice between forms tells a node's time; what those forms choose in turn tells it in other rates."""
+
 
 def expected_cycles(compiled: Compiled) -> float:
     """Cycles of one run: of each node what its schedules are expected to take, without schedules the roofline of its
@@ -48,6 +51,9 @@ def _travel(node: Node, target: Target) -> float:
 
 def _computed(node: Node, choices: Sequence[Choice], target: Target) -> float:
     if choices:
+        whole = [c.cycles for c in choices if c.family in WHOLE]
+        if whole:
+            return sum(whole)
         told = [c.cycles for c in choices if c.name != DENSE]  # where no form is taken other families tell the time
         return sum(told) if told else choices[0].cycles
     work = work_of(node)

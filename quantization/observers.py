@@ -21,6 +21,9 @@ KEPT = 1 << 17
 TAIL = 1e-4
 """Share of the values that percentile cuts off at each end."""
 
+HEADROOM = 1.25
+"""What wide levels span over what was seen: other samples reach farther, and there are levels in plenty."""
+
 _BINS = 2048
 _SHARES = np.linspace(1.0, 0.3, 36)
 
@@ -50,10 +53,10 @@ def merged(parts: Sequence[Observation]) -> Observation:
 
 
 def choose_grid(method: str, seen: Observation, *, wide: bool = False) -> Grid:
-    """The levels of a tensor by one of METHODS, for wide ones always all of it; raises OptionsError."""
+    """The levels of a tensor by one of METHODS, for wide ones all of it and more; raises OptionsError."""
     if method not in METHODS:
         raise OptionsError(f"there is no method '{method}'", remedy=f"one of {', '.join(METHODS)}")
-    return grid_of(seen.low, seen.high, WIDE) if wide else METHODS[method](seen)
+    return grid_of(HEADROOM * seen.low, HEADROOM * seen.high, WIDE) if wide else METHODS[method](seen)
 
 
 def _minmax(seen: Observation) -> Grid:

@@ -50,7 +50,7 @@ def quantize(
     method: str = "mse",
     rounding: str = "reconstruct",
     equalize: bool = True,
-    max_loss: float = 0.005,
+    max_loss: float = 0.01,
     bits: int = 8,
     block: int | None = None,
     measure: str = "auto",
@@ -70,10 +70,10 @@ def quantize(
     observed on the samples; "dynamic", products by constant matrices with ranges taken at run time; "weights", weights
     only; "auto" is static where there are samples or convolutions (samples are then made up), else dynamic. method: of
     observers.METHODS, from what was observed to a range. rounding: "reconstruct" fits weights to results, "nearest"
-    does not. max_loss: share of judged answers that may differ from the model of floats: layers stay in floats until it
-    fits. bits, block: of the weights of products in the form "weights": 8 or 4, and how many inputs share a scale (0:
-    all; 32 for 4 bits). measure, judge, judged, calibration, held_out, seed, resume: as for `compress`. time: time both
-    models here. Raises C2CError.
+    does not. max_loss: share of judged answers that may differ from the model of floats: tensors and weights get 16
+    bits, and if need be layers stay in floats, until it fits. bits, block: of the weights of products in the form
+    "weights": 8 or 4, and how many inputs share a scale (0: all; 32 for 4 bits). measure, judge, judged,
+    calibration, held_out, seed, resume: as for `compress`. time: time both models here. Raises C2CError.
     """
     weight_form = _checked(form, method, rounding, bits, block, max_loss)
     source = onnx_model.read_model(model)

@@ -75,3 +75,12 @@ def test_scales_of_blocks_fit_each_block() -> None:
     scale = block_scales(rows, np.ones((1, 10)), 7, 4)
     assert scale.shape == (1, 2, 3)
     np.testing.assert_allclose(scale[0, 0] * 7, [1, 8, 2])
+
+
+def test_wide_levels_are_finer_and_reach_farther() -> None:
+    x = np.random.default_rng(0).standard_normal(5000).astype(np.float32)
+    grids = [choose_grid("mse", observe(x, 0), wide=wide) for wide in (False, True)]
+    narrow, wide = (float(np.square(g.rounded(x) - x).mean()) for g in grids)
+    assert wide < narrow / 100 and grids[1].most == 4095 and grids[1].is_wide and not grids[0].is_wide
+    assert grids[1].high > 1.2 * x.max() and grids[1].low < 1.2 * x.min()
+    assert grids[1].largest == max(grids[1].zero, 4095 - grids[1].zero)
