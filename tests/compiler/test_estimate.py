@@ -58,12 +58,12 @@ def test_a_convolution_of_bytes_is_sooner_than_one_of_floats(target: str) -> Non
     for integer in (True, False):
         net = Net()
         x = net.input(1, 64, 28, 28)
-        w = rng.standard_normal((64, 64, 1, 1)).astype(np.float32)
+        weights = rng.standard_normal((64, 64, 1, 1)).astype(np.float32)
         if integer:
-            step = np.float32(0.1)
-            x = net.op("DequantizeLinear", net.op("QuantizeLinear", x, step, np.uint8(128)), step, np.uint8(128))
-            levels = rng.integers(-127, 128, w.shape).astype(np.int8)
+            scale = (np.array(0.1, np.float32), np.array(128, np.uint8))
+            x = net.op("DequantizeLinear", net.op("QuantizeLinear", x, *scale), *scale)
+            levels = rng.integers(-127, 128, weights.shape).astype(np.int8)
             w = net.op("DequantizeLinear", levels, np.full(64, 0.01, np.float32), np.zeros(64, np.int8), axis=0)
-        graph = net.done(net.op("Conv", x, w))
+        graph = net.done(net.op("Conv", x, w if integer else weights))
         found.append(float(expected_cycles(compile_graph(graph, CompileOptions(machine, keep_constants=True)))))
     assert found[0] < (0.75 if machine.has_dot_prod else 1.0) * found[1]
