@@ -70,7 +70,9 @@ def test_features_bring_and_take_what_hangs_on_them() -> None:
     assert (narrow.vector_bits, narrow.registers) == (128, 16)
     assert "avx512f" not in narrow.has and "-avx512f" in narrow.features
     assert Target.parse("arm64-neon+fp16").has_fp16 and "+fullfp16" in Target.parse("arm64-neon+fp16").features
-    assert Target.parse("x86-64-v4+avx512vnni").has_dot_prod
+    vnni = Target.parse("x86-64-v4+avx512vnni")
+    assert vnni.has_dot_prod and "+fast-dpwssd" in vnni.features
+    assert "+fast-dpwssd" not in Target.parse("x86-64-v4").features
 
 
 def test_triples_formats_and_prefixes() -> None:
