@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..ir.errors import OptionsError
+
+MARGINS = 4096
+"""Answers that an expected loss is taken from, at even steps of how far they are from others."""
 
 MEASURES = ("auto", "top1", "threshold", "cosine")
 
@@ -70,6 +74,23 @@ def agreement(dense: np.ndarray, small: np.ndarray, measure: str, labels: np.nda
     return Agreement(
         measure, int(alike.sum()), int(alike.size), float(cosine.mean()), relative_error(dense, small), right
     )
+
+
+def expected_loss(dense: np.ndarray, measure: str, noise: float) -> float:
+    """The loss of answers with normal noise of this relative squared error: for counted answers from how far those of
+    the dense network [samples, …] are from others, with less chance in it than a count on few samples has."""
+    if measure == "cosine":
+        return noise / 2
+    varied = dense.astype(np.float64) - dense.mean(0, keepdims=True)
+    deviation = np.sqrt(noise * np.square(varied).mean())
+    if measure == "threshold":
+        margin = np.abs(dense.astype(np.float64) - 0.5)
+    else:
+        best = np.partition(dense.astype(np.float64), -2, -1)[..., -2:]
+        margin, deviation = best[..., 1] - best[..., 0], deviation * np.sqrt(2)
+    far = np.sort(margin.reshape(-1)) / max(float(deviation), 1e-300)
+    some = far[np.linspace(0, far.size - 1, min(far.size, MARGINS)).astype(np.int64)]
+    return float(np.mean([math.erfc(min(m, 40.0) / math.sqrt(2)) / 2 for m in some]))
 
 
 def relative_error(dense: np.ndarray, small: np.ndarray) -> float:

@@ -13,11 +13,15 @@ from ..compiler.diagnostics import PassObserver
 from ..compiler.driver import compile_file, load_graph, optimise
 from ..compiler.estimate import expected_cycles
 from ..compiler.options import CompileOptions, Debug
-from ..compression.acceptance import Agreement, agreement, pick_measure
+from ..compression.acceptance import Agreement, agreement, expected_loss, pick_measure
 from ..compression.samples import Samples
 from ..ir.graph import Graph, Node
 
 _RUNS = 7
+
+LEAST_NOISE = 1e-6
+"""What levels of 12 bits leave at best."""
+
 _INTEGER = ("c2c.IntegerConv", "MatMulInteger")
 
 
@@ -38,6 +42,12 @@ class Judge:
 
     def agreement(self, model: CompiledModel) -> Agreement:
         return agreement(self.answers, self._run(model), self.measure)
+
+    def noise_for(self, most: float, noise: float) -> float:
+        """The noise, from `noise` downwards by halves of a decibel, whose expected loss is at most `most`."""
+        while noise > LEAST_NOISE and expected_loss(self.answers, self.measure, noise) > most:
+            noise *= 10**-0.05
+        return noise
 
     def milliseconds(self, other: CompiledModel) -> tuple[float, float]:
         """Least time of a run of the dense network and of another, taken in turns on one thread."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 from onnx import ModelProto
 
 from ..compression.acceptance import Agreement
@@ -17,10 +16,10 @@ from .precision import Costs, Precision, widened
 from .session import ALL_BYTES, Fit, Session, read_by
 
 AIM = 0.7
-"""Of the loss that is allowed, that the first choice aims at: samples held out are few."""
+"""Of the loss that is allowed, that the first choice is expected to have: samples held out are few."""
 
-LEAST = 0.1
-"""Of the noise's amplitude with 8 bits, that the first choice aims at."""
+FIRST = 0.5
+"""Of the noise with 8 bits, that the first choice leaves at most: they lost too much."""
 
 STEP = 0.4
 """What the next choice aims at, over the noise that the one before aimed at."""
@@ -61,20 +60,26 @@ def search(session: Session, judge: Judge, most: float) -> Found:
     if full.agreement.loss <= most:
         return Found(full, None, tried)
     costs = measure_costs(session, full.fit, judge.output)
-    found = _widest(session, costs, full.agreement, most, tries)
+    found = _widest(session, judge, costs, tried, most, tries)
     if found is None:
         found = _with_floats(session, judge, costs, tried, most)
     return Found(found, costs, tried)
 
 
 def _widest(
-    session: Session, costs: Costs, full: Agreement, most: float, tries: Callable[[Precision], Outcome]
+    session: Session,
+    judge: Judge,
+    costs: Costs,
+    tried: list[Outcome],
+    most: float,
+    tries: Callable[[Precision], Outcome],
 ) -> Outcome | None:
     """More and more numbers of 16 bits until the loss fits; None where it does not with all of them.
 
-    Answers that differ grow with the noise's amplitude, so that what the costs have to fall to follows from both."""
+    How far the noise has to fall follows from how far answers are from others; costs have to fall as far."""
+    noise = tried[0].agreement.noise
     readers = {p: [v for v in session.layers if v in session.integer and read_by(v) in p.values] for p in costs.places}
-    aim = costs.total * float(np.clip(AIM * most / full.loss, LEAST, 1.0)) ** 2
+    aim = costs.total * min(judge.noise_for(AIM * most, noise) / max(noise, 1e-30), FIRST)
     before: Precision | None = None
     for i in range(MOST_TRIES + 1):
         precision = widened(costs, readers, aim if i < MOST_TRIES else -1.0)
