@@ -12,7 +12,7 @@ from ..ir.errors import C2CError
 from .costs import measure_costs
 from .judge import Judge
 from .onnx_qdq import write_quantized
-from .precision import Costs, Precision, widened
+from .precision import Costs, Precision, widened, widest
 from .session import ALL_BYTES, Fit, Session, read_by
 
 AIM = 0.7
@@ -82,7 +82,7 @@ def _widest(
     aim = costs.total * min(judge.noise_for(AIM * most, noise) / max(noise, 1e-30), FIRST)
     before: Precision | None = None
     for i in range(MOST_TRIES + 1):
-        precision = widened(costs, readers, aim if i < MOST_TRIES else -1.0)
+        precision = widened(costs, readers, aim) if i < MOST_TRIES else widest(costs)
         aim *= STEP
         if precision == before:
             continue

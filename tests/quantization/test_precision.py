@@ -11,7 +11,7 @@ from c2c.compression.statistics import moments
 from c2c.ir.graph import Value
 from c2c.quantization.costs import measure_costs
 from c2c.quantization.onnx_qdq import prepared
-from c2c.quantization.precision import WEIGHT_TIME, WIDE_TIME, Costs, Precision, operations, widened
+from c2c.quantization.precision import WEIGHT_TIME, WIDE_TIME, Costs, Precision, operations, widened, widest
 from c2c.quantization.rounding import WeightForm, fit
 from c2c.quantization.session import Options, Session, computed, read_by, start
 from c2c.tests.quantization.networks import residual_network, samples
@@ -51,8 +51,12 @@ def test_those_come_first_that_cost_most_for_their_time() -> None:
     costs = Costs({**costs.places, worst: 1.0}, {**costs.weights, layer: 1.0})
     some = widened(costs, readers, 0.01)
     assert set(worst.values) <= some.values and layer in some.weights
-    assert widened(costs, readers, costs.total) == Precision()
-    everything = widened(costs, readers, -1.0)
+    assert widened(costs, readers, 1.001 * costs.total) == Precision()
+    assert not some.floats
+    worse = widened(Costs({**costs.places, worst: 100.0}, costs.weights), readers, 0.01)
+    assert worse.floats == set(readers[worst]), "16 bits would leave more than all others cost"
+    assert not worse.floats & worse.weights
+    everything = widest(costs)
     assert everything.weights == frozenset(made.layers)
     assert everything.values == {v for p in places for v in p.values}
     alike = Costs(dict.fromkeys(places, 0.0), dict.fromkeys(made.layers, 1.0))
