@@ -82,7 +82,8 @@ class _Steps:
 
     def __init__(self, costs: Costs, readers: Mapping[Place, Collection[Layer]]) -> None:
         self.readers = readers
-        self.leaves: dict[Place | Layer, float] = {**costs.places, **costs.weights}
+        self.leaves: dict[Place | Layer, float] = dict(costs.places.items())
+        self.leaves.update(costs.weights.items())
         self.wide: set[Place | Layer] = set()
         self.floats: set[Layer] = set()
 

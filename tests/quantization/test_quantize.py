@@ -133,7 +133,7 @@ def test_numbers_get_16_bits_until_the_loss_fits(share: float, monkeypatch: pyte
     assert report.speed is not None and report.original > 0
     fresh = samples(40, seed=9)
     want = run(residual_network(), fresh)
-    assert relative(run(small, fresh), want) < 1.1 * np.sqrt(share) * relative(run(coarse, fresh), want)
+    assert relative(run(small, fresh), want) < 1.5 * np.sqrt(share) * relative(run(coarse, fresh), want)
     compiled = c2c.compile(small, shapes=SHAPE)
     for i in range(10):
         x = fresh["x"][i : i + 1]
