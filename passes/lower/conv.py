@@ -88,8 +88,11 @@ def behind_pad(pad: Node, view: Window) -> Window:
 
 
 def reads_around(ctx: Lowering) -> bool:
-    """Whether the node reads through the Pad at the head of its group without a copy, its weights one by one."""
-    conv = read_convolution(ctx) if ctx.node.op == "Conv" else None
+    """Whether the node reads through the Pad at the head of its group without a copy, its weights one by one.
+
+    Kernels of grids read tensors.
+    """
+    conv = read_convolution(ctx) if ctx.node.op == "Conv" and ctx.target.device is None else None
     if conv is None or conv.around is None or conv.dtype is not DType.F32 or likely_pays(conv.weights):
         return False
     return is_depthwise(ctx, conv) or isinstance(dense_or_planar(ctx, conv), Convolution)

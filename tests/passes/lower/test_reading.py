@@ -222,3 +222,10 @@ def test_a_chain_may_begin_with_what_reads_a_padded_image() -> None:
     (found,) = run_graph(graph, list(feeds.values()), threads=2)
     np.testing.assert_array_equal(found, apart)
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)
+
+
+def test_kernels_of_grids_read_tensors() -> None:
+    net = Net()
+    graph = net.done(direct(LANES, 3)(net, padded(net, net.op("Relu", net.input(1, 3, 20, 20)), 1, 1, 1, 1)))
+    run_pipeline(graph, ["fuse"], PassContext(Target.parse("opencl")))
+    assert op_names(graph) == ["Relu", "Pad", "Conv+Relu"]
