@@ -80,9 +80,9 @@ def feed() -> np.ndarray:
 
 ALL = [
     f"{name}-{system}".removesuffix("-linux")
-    for name in TARGETS
+    for name, target in TARGETS.items()
     for system in OSES
-    if name != "native" and not (system == "ios" and name.startswith("x86"))
+    if name != "native" and target.device is None and not (system == "ios" and name.startswith("x86"))
 ]
 
 
