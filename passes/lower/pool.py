@@ -231,7 +231,7 @@ class _Planar(_Pool):
         dims = (*self.x.type.dims[:2], view.d.out, view.h.out)
         for t in tasks(k, prod(dims) * view.w.out * view.taps, prod(dims)):
             n, c, d, h = unravel(k, t, dims)
-            for run in _overlapping(view.w, self.lanes):
+            for run in _overlapping(view.w, self.lanes, self.ctx.copies(VECTORS)):
                 for w in k.loop("w", run.end, run.begin, run.step):
                     self._vectors((n, c, d, h), w, run)
         k.done("pool_planar")
@@ -268,9 +268,9 @@ class _Planar(_Pool):
             k.write(self.ctx.output, site, self.ctx.epilogue(k, site, value))
 
 
-def _overlapping(axis: Axis, lanes: int) -> Iterator[Run]:
+def _overlapping(axis: Axis, lanes: int, vectors: int) -> Iterator[Run]:
     """A row in whole vectors where it has one, the last perhaps over the one before it; border pixels singly."""
-    inside, row = axis.interior(), runs(axis, lanes, VECTORS)
+    inside, row = axis.interior(), runs(axis, lanes, vectors)
     if len(inside) < lanes:
         yield from row
         return

@@ -28,10 +28,10 @@ def test_right_kernels_are_right(small_cnn: onnx.ModelProto) -> None:
 def test_the_first_wrong_node_is_named(small_cnn: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second convolution reads weights that are 5 % too large, in the compiled program only."""
 
-    def wrong(graph: Any, *rest: Any) -> Any:
+    def wrong(graph: Any, *rest: Any, **more: Any) -> Any:
         node = next(n for n in graph.nodes if "conv2" in n.origin)
         node.inputs[1].data = node.inputs[1].data * np.float32(1.05)
-        return lower_graph(graph, *rest)
+        return lower_graph(graph, *rest, **more)
 
     monkeypatch.setattr(driver, "lower_graph", wrong)
     report = verify_model(small_cnn.SerializeToString(), OPTIONS)
