@@ -7,11 +7,12 @@ all of a model's memory is a few allocations.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from ..ir.errors import CodegenError
-from ..ir.loops import Buffer, For, Kernel
-from .c_expressions import Operators
+from ..ir.loops import Binary, Buffer, For, Kernel
+from .c_expressions import Code, Operators, apply
 from .c_helpers import C_TYPES
 from .c_style import RESERVED, CStyle
 from .devices import Device
@@ -108,3 +109,11 @@ class GridStyle(CStyle):
         super().for_loop(stmt)
 
     unroll: ClassVar[str] = "#pragma unroll"
+
+    def _binary(self, e: Binary, at: str) -> Code:
+        """Indices by the language's own min and max of int."""
+        if e.op in ("min", "max") and self.is_index(e):
+            return apply(e.op, self.value(e.a, at), self.value(e.b, at))
+        return super()._binary(e, at)
+
+    _writers: ClassVar[dict[type, Callable[..., Code]]] = {**CStyle._writers, Binary: _binary}

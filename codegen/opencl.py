@@ -33,19 +33,20 @@ typedef ulong uint64_t;
 #endif
 """
 
+_TO_HALF = """\
+static inline uint16_t c2c_{name}({source} x)
+{{
+    uint16_t h;
+    vstore_half_rte(x, 0, (__private half *)&h);
+    return h;
+}}
+"""
+
 _HELPERS = {
     "float_f16": """\
 static inline float c2c_float_f16(uint16_t h)
 {
     return vload_half(0, (const __private half *)&h);
-}
-""",
-    "f16": """\
-static inline uint16_t c2c_f16(float x)
-{
-    uint16_t h;
-    vstore_half_rte(x, 0, (__private half *)&h);
-    return h;
 }
 """,
     "float_bf16": """\
@@ -54,14 +55,8 @@ static inline float c2c_float_bf16(uint16_t h)
     return as_float((uint)h << 16);
 }
 """,
-    "f16_of_f64": """\
-static inline uint16_t c2c_f16_of_f64(double x)
-{
-    uint16_t h;
-    vstore_half_rte(x, 0, (__private half *)&h);
-    return h;
-}
-""",
+    "f16": _TO_HALF.format(name="f16", source="float"),
+    "f16_of_f64": _TO_HALF.format(name="f16_of_f64", source="double"),
     "bf16_of_f64": """\
 static inline uint16_t c2c_bf16_of_f64(double x) /* rounded to odd first, so that the second rounding is the only one */
 {

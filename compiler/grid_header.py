@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..ir.program import Program
-from .header import ports_of_header
+from .header import TRANSFER, ports_of_header
 
 HEADER = """\
 /* {name}: compiled by c2c {version} for {target}. Build {name}.c and c2c_opencl.c with the app (-ldl where the system
@@ -100,15 +100,7 @@ static void *memory(size_t bytes) {{
     return p;
 }}
 
-static void transfer(const char *path, const char *mode, void *data, size_t bytes) {{
-    FILE *f = fopen(path, mode);
-    size_t done = !f ? 0 : mode[0] == 'r' ? fread(data, 1, bytes, f) : fwrite(data, 1, bytes, f);
-    if (!f || done != bytes || (mode[0] == 'w' && fclose(f))) {{
-        fprintf(stderr, "%s: %lu bytes expected\\n", path, (unsigned long)bytes);
-        exit(2);
-    }}
-}}
-
+{transfer}
 int main(int argc, char **argv) {{
     {name}_args args = {{0}};
     c2c_opencl_options options = {{0}};
@@ -160,7 +152,7 @@ def grid_files(program: Program, target: str, version: str) -> dict[str, str]:
         return "\n".join(["    if (files) {", *found, "    }"])
 
     values = dict(
-        name=name, upper=upper, version=version, target=target, weights=len(program.weights),
+        transfer=TRANSFER, name=name, upper=upper, version=version, target=target, weights=len(program.weights),
         arena=program.arena_bytes, inputs=len(ins), outputs=len(outs), macros="\n".join(ports.macros),
         fields="\n".join(ports.fields), steps=len(program.prepare) + len(program.steps), bind="\n".join(bind),
         allocate="\n".join(f"    args.{n} = memory({size(n)});" for n in (*ins, *outs)),

@@ -164,6 +164,18 @@ def _prepare(name: str, upper: str, embedded: bool) -> list[str]:
     ]
 
 
+TRANSFER = """\
+static void transfer(const char *path, const char *mode, void *data, size_t bytes) {
+    FILE *f = fopen(path, mode);
+    size_t done = !f ? 0 : mode[0] == 'r' ? fread(data, 1, bytes, f) : fwrite(data, 1, bytes, f);
+    if (!f || done != bytes || (mode[0] == 'w' && fclose(f))) {
+        fprintf(stderr, "%s: %lu bytes expected\\n", path, (unsigned long)bytes);
+        exit(2);
+    }
+}
+"""
+"""How examples read and write raw files."""
+
 EXAMPLE = """\
 /* Runs {name} once: ./example INPUT.raw... OUTPUT.raw...   (raw files in the model's order; without any: zeros)
  *
@@ -180,15 +192,7 @@ static void *aligned(size_t bytes) {{ /* zeros, to 64 bytes; never freed: the pr
     return p + (64 - (size_t)((uintptr_t)p % 64));
 }}
 
-static void transfer(const char *path, const char *mode, void *data, size_t bytes) {{
-    FILE *f = fopen(path, mode);
-    size_t done = !f ? 0 : mode[0] == 'r' ? fread(data, 1, bytes, f) : fwrite(data, 1, bytes, f);
-    if (!f || done != bytes || (mode[0] == 'w' && fclose(f))) {{
-        fprintf(stderr, "%s: %lu bytes expected\\n", path, (unsigned long)bytes);
-        exit(2);
-    }}
-}}
-
+{transfer}
 int main(int argc, char **argv) {{
     {name}_args args = {{0}};
     int files = argc - 1, error;
@@ -288,5 +292,13 @@ def example(program: Program, embedded: bool, packed: Packed | None = None) -> s
         runtime = zstd = " c2c_weights.c -lzstd"
         includes, weights = PACKED_INCLUDES, DECODE.format(name=name, upper=upper, call=call)
     return EXAMPLE.format(
-        name=name, upper=upper, runtime=runtime, prepare=prepare, zstd=zstd, includes=includes, weights=weights, **parts
+        transfer=TRANSFER,
+        name=name,
+        upper=upper,
+        runtime=runtime,
+        prepare=prepare,
+        zstd=zstd,
+        includes=includes,
+        weights=weights,
+        **parts,
     )

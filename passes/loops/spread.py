@@ -45,7 +45,7 @@ def _pieces(block: Block, scope: Scope, written: set[str]) -> list[_Piece]:
     whole = [_Piece((), block.body)]
     if any(isinstance(s, Let) and _reads(s, written) for s in block.body):
         return whole
-    own = {s.buffer.name for s in block.body if isinstance(s, Alloc)}
+    own = _made(block.body)
     found: list[_Piece] = []
     lets: list[Stmt] = []
     plain: list[Stmt] = []
@@ -54,8 +54,6 @@ def _pieces(block: Block, scope: Scope, written: set[str]) -> list[_Piece]:
             scope = scope.entering(stmt)
             lets.append(stmt)
         elif isinstance(stmt, For) and _is_dimension(stmt) and is_independent(stmt, scope):
-            if own & touched(stmt):
-                return whole
             found += [_Piece((), (*lets, *plain))] * bool(plain)
             plain = []
             for inner in _pieces(stmt.body, scope.entering(stmt), written):
@@ -65,7 +63,13 @@ def _pieces(block: Block, scope: Scope, written: set[str]) -> list[_Piece]:
         else:
             plain.append(stmt)
     found += [_Piece((), (*lets, *plain))] * bool(plain)
-    return found if any(p.loops for p in found) else whole
+    apart = all(own & touched(Block(p.body)) <= _made(p.body) for p in found)
+    return found if apart and any(p.loops for p in found) else whole
+
+
+def _made(body: tuple[Stmt, ...]) -> set[str]:
+    """Names of the buffers that statements make."""
+    return {s.buffer.name for s in body if isinstance(s, Alloc)}
 
 
 def touched(stmt: Stmt) -> set[str]:

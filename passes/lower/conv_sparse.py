@@ -22,7 +22,7 @@ from .conv_schedules import problem, schedules
 from .schedule import DENSE, Schedule, choose
 from .sparse import make_lists, may_pay
 from .sparse_cost import Plan, Sides, chunk_columns, list_plans, sets_of, step_of
-from .sparse_results import Place, Results
+from .sparse_results import Place, Results, shares
 from .sparse_sums import Source, Sums
 from .sparse_tiles import tiles_of
 from .tasks import PARALLEL_MACS, guarded, pieces, tasks
@@ -83,23 +83,20 @@ class _Writer:
         k, conv = self.k, self.conv
         count = sum(t.count for t in self.tiles)
         group = self.lanes if conv.y.layout.block else self.plan.height
-        groups = -(-conv.channels_out // group)
-        wanted = -(-2 * self.ctx.threads // (conv.batch * count)) if self.ctx.threads > 1 else 1
-        each = -(-groups // min(groups, wanted))
-        shares = -(-groups // each)
-        dims = (conv.batch, count, shares)
+        parts = shares(conv, group, count, self.ctx.threads)
+        dims = (conv.batch, count, parts.count)
         spread = self.ctx.threads > 1 and prod(dims) > 1 and conv.macs >= PARALLEL_MACS
         tile, partial = self._scratch("tile", spread), self._scratch("partial", spread)
         for t in tasks(k, conv.macs, prod(dims)):
             n, index, share = unravel(k, t, dims)
-            end: Expr = const(groups) if shares == 1 else minimum(share * each + each, groups)
+            end = parts.end(share)
             for kind in self.tiles:
                 cond = (index >= kind.index) & (index < kind.index + kind.count)
                 for _ in guarded(k, cond, len(self.tiles) > 1):
                     place = Place(n, *kind.corner(k, index, self.lanes), kind)
                     for chunk in self._chunks():
                         source = self._source(tile, place, chunk)
-                        for g in k.loop("g", end, share * each):
+                        for g in k.loop("g", end, share * parts.each):
                             self._group(source, partial, place, chunk, g)
         k.done("conv_sparse")
 

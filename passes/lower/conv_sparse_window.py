@@ -15,7 +15,7 @@ import numpy as np
 
 from ...codegen.target import Target
 from ...ir.graph import Value
-from ...ir.loops import Buffer, Expr, const, minimum
+from ...ir.loops import Buffer, Expr, const
 from ...ir.structure import structure
 from ...ir.types import DType, TensorType
 from .context import Lowering
@@ -26,7 +26,7 @@ from .copy_axes import Region
 from .schedule import DENSE, Schedule, choose
 from .sparse import may_pay, place_lists
 from .sparse_cost import HEIGHTS, VECTORS, Plan, sets_of, step_of, window_cycles
-from .sparse_results import Place, Results
+from .sparse_results import Place, Results, shares
 from .sparse_sums import Source, Sums
 from .sparse_tiles import Tiles, tiles_of
 from .tasks import guarded, tasks
@@ -199,19 +199,17 @@ class _Writer:
         k, conv = self.k, self.conv
         count = sum(t.count for t in self.tiles)
         group = self.lanes if conv.y.layout.block else self.plan.height
-        groups = -(-conv.channels_out // group)
-        wanted = -(-2 * self.ctx.threads // (conv.batch * count)) if self.ctx.threads > 1 else 1
-        each = -(-groups // min(groups, wanted))
-        dims = (conv.batch, count, -(-groups // each))
+        parts = shares(conv, group, count, self.ctx.threads)
+        dims = (conv.batch, count, parts.count)
         for t in tasks(k, conv.macs, prod(dims)):
             n, index, share = unravel(k, t, dims)
-            end: Expr = const(groups) if dims[2] == 1 else minimum(share * each + each, groups)
+            end = parts.end(share)
             for kind in self.tiles:
                 cond = (index >= kind.index) & (index < kind.index + kind.count)
                 for _ in guarded(k, cond, len(self.tiles) > 1):
                     place = Place(n, *kind.corner(k, index, self.lanes), kind)
                     source = self._source(place)
-                    for g in k.loop("g", end, share * each):
+                    for g in k.loop("g", end, share * parts.each):
                         self._group(source, place, g)
         k.done("conv_sparse")
 

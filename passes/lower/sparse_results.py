@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ...ir.loops import Buffer, Expr, const, minimum, shuffle
 from ...ir.types import DType
 from .context import INDEX, Site
-from .conv_kernel import ConvKernel, finish
+from .conv_kernel import ConvKernel, Convolution, finish
 from .sparse_tiles import Tiles
 from .tasks import guarded, pieces
 from .transposes import transposed
@@ -22,6 +22,29 @@ class Place:
     row: Expr
     column: Expr
     kind: Tiles
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Groups of channels, and how many of them a task takes."""
+
+    groups: int
+    each: int
+
+    @property
+    def count(self) -> int:
+        return -(-self.groups // self.each)
+
+    def end(self, share: Expr) -> Expr:
+        """The group behind the last one of a share."""
+        return const(self.groups) if self.count == 1 else minimum(share * self.each + self.each, self.groups)
+
+
+def shares(conv: Convolution, group: int, tiles: int, threads: int) -> Shares:
+    """Groups of `group` channels for tasks of each of `tiles` tiles: few of them in a task where tiles are few."""
+    groups = -(-conv.channels_out // group)
+    wanted = -(-2 * threads // (conv.batch * tiles)) if threads > 1 else 1
+    return Shares(groups, -(-groups // min(groups, wanted)))
 
 
 class Results:

@@ -79,6 +79,11 @@ def grids(body: str) -> list[list[int]]:
             "serial j = 1 to 8 { store y[i * 8 + j] = a[0] } }",
             [[4]],
         ),
+        (
+            "serial i = 0 to 4 { alloc a: f32[1] stack store a[0] = x[i] "
+            "serial j = 1 to 8 { store y[i * 8 + j] = x[j] } store y[i * 8] = a[0] }",
+            [[4]],
+        ),
     ],
 )
 def test_grids(body: str, sizes: list[list[int]]) -> None:
