@@ -14,7 +14,7 @@ from ..ir.errors import RunError
 from ..ir.graph import Graph, Node
 from ..ir.reference import evaluate
 from .api import from_compiled, load
-from .bundle import write_bundle
+from .bundle import check_grid_kinds, write_bundle
 from .diagnostics import relative_error
 from .driver import Compiled, Progress, compile_file, compile_graph
 from .inputs import checked_inputs, random_inputs, read_array
@@ -138,6 +138,7 @@ def run_compiled(compiled: Compiled, feeds: Mapping[str, np.ndarray], weights: s
     """Run in this process where the target is this machine's, else as a C program under an emulator.
     weights: their form; packed ones are written and read back."""
     if compiled.options.target.device is not None:
+        check_grid_kinds(("obj",), weights)
         return from_compiled(compiled).run(feeds)
     if not compiled.options.target.runs_here:
         return run_as_program(compiled, feeds, weights=weights)
