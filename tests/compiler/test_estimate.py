@@ -44,7 +44,8 @@ def test_tensors_that_leave_the_second_cache() -> None:
     def relu(elements: int) -> float:
         net = Net()
         graph = net.done(net.op("Relu", net.input(1, elements)))
-        return expected_cycles(compile_graph(graph, CompileOptions(Target.parse("x86-64-v4"), keep_constants=True)))
+        options = CompileOptions(Target.parse("x86-64-v4"), keep_constants=True)
+        return float(expected_cycles(compile_graph(graph, options)))
 
     assert relu(1 << 16) == pytest.approx(16 * relu(1 << 12), rel=0.01)
     assert relu(1 << 22) > 1.5 * 64 * relu(1 << 16)

@@ -125,7 +125,8 @@ def _interpreted(graph: Graph, calls: list[Call], options: CompileOptions, input
     memory = plan(calls, graph, overwrite(calls, graph, {}))
     program = assemble(graph, calls, memory, options)
     verify_program(program)
-    return run_program(program, inputs, fill=0xFF)
+    results: list[Array] = run_program(program, inputs, fill=0xFF)
+    return results
 
 
 def in_blocks(case: Case, block: int) -> Graph:

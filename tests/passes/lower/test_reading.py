@@ -133,7 +133,7 @@ def behind_pads(mode: str, seed: int = 0) -> Graph:
 
 
 def with_nan(graph: Graph) -> dict[str, np.ndarray]:
-    feeds = feeds_for(graph, 2)
+    feeds: dict[str, np.ndarray] = feeds_for(graph, 2)
     for array in feeds.values():
         array[1, 0, 6, 3], array[0, -1, 0, 1], array[1, -1, -1, -1] = np.nan, np.inf, -np.inf
     return feeds

@@ -83,6 +83,8 @@ def test_operands_that_do_not_fit_are_refused() -> None:
     c = case(2, 1, 8)
     assert c.inputs[SCALE] is not None
     node = Case(c.op, [c.inputs[X], np.ones((1, 3), np.float32), c.inputs[R]], c.attrs, c.constants, 3).node()
-    graph = Graph("g", [node.inputs[0]], [*node.outputs], [node], [v.name for v in node.outputs])  # type: ignore[list-item]
+    x = node.inputs[0]
+    assert x is not None
+    graph = Graph("g", [x], [*node.outputs], [node], [v.name for v in node.outputs])
     with pytest.raises(VerifyError, match="one scale for each direction or column"):
         verify(graph)

@@ -120,7 +120,7 @@ def remapped(graph: Graph) -> list[Node]:
 
 def feeds_of(graph: Graph) -> dict[str, Array]:
     """Inputs whose second image has NaNs and infinities."""
-    feeds = feeds_for(graph, 1)
+    feeds: dict[str, Array] = feeds_for(graph, 1)
     for array in feeds.values():
         array[1, 0, 3:6, 5:9], array[1, -1, 0, 0], array[1, -1, -1, -1] = np.nan, np.inf, -np.inf
     return feeds
@@ -130,7 +130,8 @@ def in_strips(graph: Graph, rows: int, threads: int) -> list[Array]:
     run_pipeline(graph, ["choose-layout", "fuse", InStrips(rows)], PassContext(native(), threads))
     verify(graph)
     assert not {"Pad", "Resize"} & {n.op for n in graph.nodes} and remapped(graph)
-    return run_graph(graph, list(feeds_of(graph).values()), threads=threads)
+    results: list[Array] = run_graph(graph, list(feeds_of(graph).values()), threads=threads)
+    return results
 
 
 def check(found: Iterable[Array], expected: Iterable[Array]) -> None:
