@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 from ..ir.errors import CodegenError
 from ..ir.loops_verify import stored_buffers
@@ -40,7 +41,7 @@ class Plan:
     def ports(self) -> list[tuple[str, str, int]]:
         """Name, element type and bytes of inputs and outputs."""
         ports = (*self.program.inputs, *self.program.outputs)
-        return [(p.name, str(p.dtype), _bytes(p.shape) * p.dtype.nbytes) for p in ports]
+        return [(p.name, str(p.dtype), prod(p.shape) * p.dtype.nbytes) for p in ports]
 
 
 def make_plan(program: Program, device: Device) -> Plan:
@@ -54,13 +55,6 @@ def make_plan(program: Program, device: Device) -> Plan:
         for s, needed in zip(steps, after, strict=True)
     )
     return Plan(program, kernels, made, zlib.crc32(bytes(program.weights)))
-
-
-def _bytes(shape: Iterable[int]) -> int:
-    total = 1
-    for d in shape:
-        total *= d
-    return total
 
 
 def _buffer(program: Program, slot: Slot) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -144,25 +144,40 @@ def step_times(
     return np.median(times, axis=0), np.median(possible, axis=0)
 
 
+def steps_by_node(compiled: Compiled) -> dict[Node, list[int]]:
+    """Numbers of the program's steps by the node that they belong to, in order."""
+    steps: dict[Node, list[int]] = {}
+    for i, call in enumerate(compiled.calls):
+        steps.setdefault(call.node, []).append(i)
+    return steps
+
+
+def operators_of(node: Node) -> tuple[str, ...]:
+    """Operators of a node, or of all in a group."""
+    return tuple(n.op for n in node.attrs["body"].nodes) if node.op in GROUPS else (node.op,)
+
+
+def work_of_calls(node: Node, calls: Sequence[Call]) -> Work:
+    """Work of a node whose calls read their constants as they are stored."""
+    constants = dict.fromkeys(v for call in calls for v in call.args if v.is_constant)
+    return stored(work_of(node), sum(v.type.nbytes for v in constants))
+
+
 def node_times(
     compiled: Compiled, nanoseconds: np.ndarray, possible: np.ndarray, machine: Machine
 ) -> tuple[NodeTime, ...]:
     """Times of the program's steps, and what the peak would have done in them (`step_times`), as those of nodes."""
-    steps: dict[Node, list[int]] = {}
-    for i, call in enumerate(compiled.calls):
-        steps.setdefault(call.node, []).append(i)
     total = float(nanoseconds.sum()) or 1.0
     footprint = len(compiled.program.weights) + compiled.program.arena_bytes
     found = []
-    for node, mine in steps.items():
+    for node, mine in steps_by_node(compiled).items():
         calls, taken = [compiled.calls[i] for i in mine], float(nanoseconds[mine].sum())
-        constants = dict.fromkeys(v for call in calls for v in call.args if v.is_constant)
-        work = stored(work_of(node), sum(v.type.nbytes for v in constants))
+        work = work_of_calls(node, calls)
         limit = limit_seconds(work, machine, footprint)
         found.append(
             NodeTime(
                 node.origin or (node.output.name,),
-                tuple(n.op for n in node.attrs["body"].nodes) if node.op in GROUPS else (node.op,),
+                operators_of(node),
                 tuple(dict.fromkeys(c.kernel.name for c in calls)),
                 tuple(f"{c.family} {c.name}{c.reason}" for c in choices_of(compiled, calls[0])),
                 taken / 1e6, taken / total, work, limit * 1e3, float(possible[mine].sum()),

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 
 from ..codegen.launch import Launch, launch
-from ..ir.graph import Node
-from ..ir.ops import GROUPS
-from .bench import MIN_RUNS
+from .bench import MIN_RUNS, operators_of, steps_by_node, work_of_calls
 from .driver import Compiled
 from .grid_run import GridModel
 from .inputs import checked_inputs, checked_outputs, random_inputs
-from .work import Work, stored, work_of
+from .work import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +86,18 @@ def _nodes(compiled: Compiled, nanoseconds: np.ndarray) -> tuple[GridTime, ...]:
     """Times of the program's steps as those of nodes."""
     device = compiled.options.target.device
     assert device is not None
-    steps: dict[Node, list[int]] = {}
-    for i, call in enumerate(compiled.calls):
-        steps.setdefault(call.node, []).append(i)
     total = float(nanoseconds.sum()) or 1.0
     found = []
-    for node, mine in steps.items():
+    for node, mine in steps_by_node(compiled).items():
         calls, taken = [compiled.calls[i] for i in mine], float(nanoseconds[mine].sum())
-        constants = dict.fromkeys(v for call in calls for v in call.args if v.is_constant)
         found.append(
             GridTime(
                 node.origin or (node.output.name,),
-                tuple(n.op for n in node.attrs["body"].nodes) if node.op in GROUPS else (node.op,),
+                operators_of(node),
                 tuple(c.kernel.name for c in calls),
                 tuple(launch(c.kernel, device) for c in calls),
                 tuple(dict.fromkeys(f"{c.family} {c.name}" for call in calls for c in call.choices)),
-                taken / 1e6, taken / total, stored(work_of(node), sum(v.type.nbytes for v in constants)),
+                taken / 1e6, taken / total, work_of_calls(node, calls),
             )
         )  # fmt: skip
     return tuple(found)

@@ -13,7 +13,7 @@ from ...ir.loops import Binary, Block, Const, Expr, For, Kernel, Let, Stmt, Var,
 from ...ir.loops_visit import blocks, expressions, statements, walk, with_blocks, with_expressions
 from ...ir.types import DType
 from .simplify import simplify
-from .unroll import defined, substitute
+from .unroll import defined, fresh_name, substitute
 
 
 def split_digits(kernel: Kernel) -> Kernel:
@@ -44,7 +44,7 @@ def _split(loop: For, taken: set[str]) -> For:
     above = [*edges[1:], count]
     if len(edges) < 2 or any(b % a for a, b in zip(edges, above, strict=True)):
         return loop
-    names = [loop.var, *(_fresh(loop.var, taken) for _ in edges[1:])]
+    names = [loop.var, *(fresh_name(loop.var, taken) for _ in edges[1:])]
     number: Expr = const(0)
     for name, edge in zip(names, edges, strict=True):
         number = binary("add", binary("mul", Var(DType.I64, 1, name), edge), number)
@@ -94,11 +94,3 @@ def substituted(block: Block, values: Mapping[str, Expr]) -> Block:
         inner = blocks(stmt)
         body.append(with_blocks(stmt, tuple(substituted(b, values) for b in inner)) if inner else stmt)
     return Block(tuple(body))
-
-
-def _fresh(hint: str, taken: set[str]) -> str:
-    n = 1
-    while f"{hint}_{n}" in taken:
-        n += 1
-    taken.add(f"{hint}_{n}")
-    return f"{hint}_{n}"

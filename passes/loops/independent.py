@@ -66,8 +66,7 @@ def is_independent(loop: For, scope: Scope) -> bool:
     count = _count(loop, scope)
     if count is None:
         return False
-    known = Scope({}, {loop.var: Interval(0, max(0, count - 1), True, frozenset((loop.var,)))})
-    known = Scope({**scope.lets, loop.var: _position(loop, scope)}, {**scope.ranges, **known.ranges})
+    known = _counting(loop, count, scope)
     found: dict[str, list[Access]] = {}
     local: set[str] = set()
     for buffer, access in _accesses(loop.body, loop.var, {}, known, local):
@@ -78,10 +77,12 @@ def is_independent(loop: For, scope: Scope) -> bool:
     return all(_apart(items, count) for items in written)
 
 
-def _position(loop: For, scope: Scope) -> Expr:
-    """The loop's variable as begin + step · counter; the counter keeps the variable's name."""
-    begin = expand(loop.begin, scope.lets)
-    return binary("add", binary("mul", Var(DType.I64, 1, loop.var), loop.step), begin)
+def _counting(loop: For, count: int, scope: Scope) -> Scope:
+    """The scope inside a loop: its variable is begin + step · counter; the counter keeps the variable's name."""
+    counter = binary("mul", Var(DType.I64, 1, loop.var), loop.step)
+    position = binary("add", counter, expand(loop.begin, scope.lets))
+    bounds = Interval(0, max(0, count - 1), True, frozenset((loop.var,)))
+    return Scope({**scope.lets, loop.var: position}, {**scope.ranges, loop.var: bounds})
 
 
 def _count(loop: For, scope: Scope) -> int | None:
@@ -113,8 +114,7 @@ def _accesses(
                 if count is None:
                     yield from ((b, Access(True)) for b in _stored(stmt.body))
                     count = 0
-                bounds = Interval(0, max(0, count - 1), True, frozenset((stmt.var,)))
-                within = Scope({**scope.lets, stmt.var: _position(stmt, scope)}, {**scope.ranges, stmt.var: bounds})
+                within = _counting(stmt, count, scope)
                 yield from _accesses(stmt.body, own, {**inner, stmt.var: count}, within, local)
             case Alloc():
                 local.add(stmt.buffer.name)

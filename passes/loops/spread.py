@@ -19,6 +19,7 @@ from ...ir.types import DType
 from .digits import split_digits
 from .independent import Scope, is_independent
 from .simplify import drop_unused, simplify
+from .unroll import fresh_name
 
 MAX_DIMENSIONS = 3
 
@@ -96,21 +97,21 @@ def _over_grid(kernel: Kernel, piece: _Piece) -> Kernel:
     body: list[Stmt] = []
     loops = piece.loops
     counts = [_iterations(loop) for loop in loops]
-    lead = max(0, len(loops) - MAX_DIMENSIONS + 1) if len(loops) > MAX_DIMENSIONS else 0
+    lead = len(loops) - MAX_DIMENSIONS + 1 if len(loops) > MAX_DIMENSIONS else 0
     dims: list[tuple[str, int]] = []
     if lead:
-        name = _fresh("lead", taken)
+        name = fresh_name("lead", taken)
         dims.append((name, prod(counts[:lead])))
         body += _coordinates(Var(DType.I64, 1, name), loops[:lead], counts[:lead])
     for loop, count in zip(loops[lead:], counts[lead:], strict=True):
         if loop.step == 1 and loop.begin == Const(DType.I64, 1, 0):
             dims.append((loop.var, count))
         else:
-            name = _fresh(f"{loop.var}_at", taken)
+            name = fresh_name(f"{loop.var}_at", taken)
             dims.append((name, count))
             body.append(Let(loop.var, _value(loop, Var(DType.I64, 1, name))))
     inner = Block((*body, *piece.body))
-    for name, count in reversed(dims or [(_fresh("once", taken), 1)]):
+    for name, count in reversed(dims or [(fresh_name("once", taken), 1)]):
         inner = Block((For(name, Const(DType.I64, 1, 0), Const(DType.I64, 1, count), 1, "grid", inner),))
     made = simplify(replace(kernel, body=drop_unused(inner)))
     used = touched(made.body)
@@ -134,11 +135,3 @@ def _value(loop: For, counter: Expr) -> Expr:
 def _iterations(loop: For) -> int:
     assert isinstance(loop.begin, Const) and isinstance(loop.end, Const)
     return max(0, -(-(int(loop.end.value) - int(loop.begin.value)) // loop.step))
-
-
-def _fresh(hint: str, taken: set[str]) -> str:
-    name, n = hint, 0
-    while name in taken:
-        name, n = f"{hint}_{n}", n + 1
-    taken.add(name)
-    return name

@@ -101,6 +101,16 @@ def unroll(kernel: Kernel) -> Kernel:
     return replace(kernel, body=_Unroller(kernel).block(kernel.body, _Scope({}, {}), False))
 
 
+def fresh_name(hint: str, taken: set[str]) -> str:
+    """A name that is not taken yet, and then is."""
+    name, n = hint, 0
+    while name in taken:
+        n += 1
+        name = f"{hint}_{n}"
+    taken.add(name)
+    return name
+
+
 def defined(stmt: Stmt) -> tuple[str, ...]:
     """The name that a statement defines."""
     match stmt:

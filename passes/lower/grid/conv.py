@@ -13,6 +13,7 @@ from ....ir.loops import Expr, cast, const, maximum, minimum, select
 from ....ir.types import DType
 from ..context import KernelBuilder, Lowering, Site, lowers_on_grid, strides
 from ..product import multiply_add
+from ..strided import coordinates
 from ..window import Axis, Window, window
 from .tiles import Factor, GridProduct, multiply_on_grid
 
@@ -63,12 +64,12 @@ class _Conv:
             return k.load(k.tensor(self.w, "w"), (group * self.channels_out + channel) * size + depth)
 
         def pixel(k: KernelBuilder, group: Expr, depth: Expr, place: Expr) -> Expr:
-            channel, *taps = _coordinates(depth, (self.channels_in, *self.taps))
-            image, *at = _coordinates(place, (self.batch, *self.outs))
+            channel, *taps = coordinates(k, depth, (self.channels_in, *self.taps))
+            image, *at = coordinates(k, place, (self.batch, *self.outs))
             return self.read(k, image, group * self.channels_in + channel, at, taps)
 
         def finish(k: KernelBuilder, group: Expr, channel: Expr, place: Expr, value: Expr) -> None:
-            image, *at = _coordinates(place, (self.batch, *self.outs))
+            image, *at = coordinates(k, place, (self.batch, *self.outs))
             self.store(k, image, group * self.channels_out + channel, at, value)
 
         def start(k: KernelBuilder, group: Expr, channel: Expr, place: Expr) -> Expr:
@@ -146,18 +147,3 @@ def _place(k: KernelBuilder, axis: Axis, out: Expr, tap: Expr) -> tuple[Expr, Ex
         return place, None
     place = k.let(place, "place")
     return maximum(minimum(place, axis.size - 1), 0), (place >= 0) & (place < axis.size)
-
-
-def _coordinates(index: Expr, dims: tuple[int, ...]) -> list[Expr]:
-    """Row-major coordinates of a linear index; 0 along axes of one."""
-    found: list[Expr] = []
-    below = prod(dims)
-    top = below
-    for d in dims:
-        below //= d
-        if d == 1:
-            found.append(const(0))
-            continue
-        at = index / below
-        found.append(at if d * below == top else at % d)
-    return found
