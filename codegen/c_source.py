@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ..ir.loops_verify import stored_buffers
@@ -102,20 +104,30 @@ def _packed(name: str, packed: Packed) -> str:
 
 def _thunk(program: Program, step: Step) -> str:
     """A step: addresses of its arguments from the frame's base pointers."""
-    kernel = program.kernels[step.kernel]
-    written = stored_buffers(kernel)
-    args = []
-    for slot, p in zip(step.args, kernel.params, strict=True):
-        const = "" if p.name in written else "const "
+
+    def address(slot: Slot) -> str:
         base = f"base[{_base(program, slot)}]"
-        args.append(f"({const}{C_TYPES[p.dtype]} *)" + (f"({base} + {slot.offset})" if slot.offset else base))
+        return f"({base} + {slot.offset})" if slot.offset else base
+
     origin = ", ".join(step.origin).replace("*/", "* /").replace("\n", " ").replace("\\", "/").replace("??", "?")
     return (
         (f"/* {origin} */\n" if origin else "")
         + f"static void {step.symbol}(void *frame, int64_t begin, int64_t end, int32_t worker)\n{{\n"
-        + ("    char *const *base = (char *const *)frame;\n" if args else "    (void)frame;\n")
-        + f"    {step.kernel}({', '.join([*args, 'begin', 'end', 'worker'])});\n}}\n"
+        + ("    char *const *base = (char *const *)frame;\n" if step.args else "    (void)frame;\n")
+        + f"    {call_text(program, step, address, 'begin, end, worker')}\n}}\n"
     )
+
+
+def call_text(program: Program, step: Step, address: Callable[[Slot], str], share: str) -> str:
+    """The call of a step's kernel: `address` of each argument, then its share of the parallel loop's iterations,
+    "begin, end, worker", in which {count} stands for all of them."""
+    kernel = program.kernels[step.kernel]
+    written = stored_buffers(kernel)
+    args = [
+        f"({'' if p.name in written else 'const '}{C_TYPES[p.dtype]} *){address(slot)}"
+        for slot, p in zip(step.args, kernel.params, strict=True)
+    ]
+    return f"{step.kernel}({', '.join([*args, share.format(count=_count(program, step))])});"
 
 
 def _base(program: Program, slot: Slot) -> int:

@@ -153,8 +153,9 @@ class OpenClStyle(VectorStyle):
 def emit_opencl(program: Program, device: Device) -> str:
     """OpenCL C of all kernels; the program must have been verified. Raises CodegenError for what OpenCL cannot do."""
     operators = OpenClOperators()
-    kernels = [OpenClStyle(k, operators, device).text() for k in program.kernels.values()]
-    wide = any(_uses_f64(k) for k in program.kernels.values())
+    kernels_on_device = program.kernels_of(host=False)
+    kernels = [OpenClStyle(k, operators, device).text() for k in kernels_on_device.values()]
+    wide = any(_uses_f64(k) for k in kernels_on_device.values())
     return "\n".join(
         [
             f"/* {program.name}: a compiled network in OpenCL C 1.2; {program.name}_plan.h says how it runs. */",

@@ -11,6 +11,7 @@ from ..ir.errors import CodegenError
 from ..ir.loops_verify import stored_buffers
 from ..ir.program import Program, Slot, Step
 from .devices import Device
+from .host_steps import HostStep, Span, host_source, host_steps
 from .launch import Launch, launch
 
 PORTS = 3
@@ -20,21 +21,24 @@ ELEMENT_LIMIT = 1 << 32
 
 @dataclass(frozen=True, slots=True)
 class PlanStep:
-    """A kernel's number, (buffer, first element) of each parameter, the step whose results it needs, its ONNX node."""
+    """A kernel's number, (buffer, first element) of each parameter, the step whose results it needs, its ONNX node;
+    host: what the host runs instead of a kernel."""
 
     kernel: int
     args: tuple[tuple[int, int], ...]
     after: int
     node: str
+    host: HostStep | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """kernels: name and launch. steps: those that prepare first."""
+    """kernels: name and launch. steps: those that prepare first. spans: what host steps touch."""
 
     program: Program
     kernels: tuple[tuple[str, Launch], ...]
     steps: tuple[PlanStep, ...]
+    spans: tuple[Span, ...]
     weights_crc32: int
 
     @property
@@ -46,15 +50,18 @@ class Plan:
 
 def make_plan(program: Program, device: Device) -> Plan:
     """The plan of a verified program; raises CodegenError where a place is beyond what 32 bits count."""
-    numbers = {name: i for i, name in enumerate(program.kernels)}
-    kernels = tuple((name, launch(k, device)) for name, k in program.kernels.items())
+    on_device = program.kernels_of(host=False)
+    numbers = {name: i for i, name in enumerate(on_device)}
+    kernels = tuple((name, launch(k, device)) for name, k in on_device.items())
     steps = (*program.prepare, *program.steps)
     after = _dependencies(program, steps)
-    made = tuple(
-        PlanStep(numbers[s.kernel], _args(program, s), needed, s.origin[-1] if s.origin else s.symbol)
-        for s, needed in zip(steps, after, strict=True)
-    )
-    return Plan(program, kernels, made, zlib.crc32(bytes(program.weights)))
+    hosts, spans = host_steps(program, steps, lambda slot: _buffer(program, slot))
+    made = []
+    for number, (s, needed) in enumerate(zip(steps, after, strict=True)):
+        host, node = hosts.get(number), s.origin[-1] if s.origin else s.symbol
+        kernel, args = (numbers[s.kernel], _args(program, s)) if host is None else (0, ())
+        made.append(PlanStep(kernel, args, needed, node, host))
+    return Plan(program, kernels, tuple(made), tuple(spans), zlib.crc32(bytes(program.weights)))
 
 
 def _buffer(program: Program, slot: Slot) -> int:
@@ -101,14 +108,18 @@ def plan_header(plan: Plan, source: str) -> str:
     for step in plan.steps:
         args += [f"    {{{buffer}, {at}}}," for buffer, at in step.args]
         first = len(args) - len(step.args)
-        steps.append(f"    {{{step.kernel}, {first}, {len(step.args)}, {step.after}, {quoted(step.node)}}},")
+        host = step.host
+        mapped = "NULL, 0, 0" if host is None else f"{host.function}, {host.first}, {host.count}"
+        steps.append(f"    {{{step.kernel}, {first}, {len(step.args)}, {step.after}, {quoted(step.node)}, {mapped}}},")
     kernels = [
         f'    {{"{k}", {{{_three(la.threads)}}}, {{{_three(la.group)}}}}},' for k, la in plan.kernels
     ]  # fmt: skip
+    spans = [f"    {{{s.buffer}, {s.access}, {s.begin}, {s.end - s.begin}}}," for s in plan.spans]
     ports = [f'    {{{quoted(n)}, "{dtype}", {size}}},' for n, dtype, size in plan.ports]
     lines = [
         f"/* {name}: kernels, buffers and order of a compiled network; {name}.c includes it. */",
         '#include "c2c_plan.h"',
+        *([f'#include "{name}_host.h"'] if any(s.host is not None for s in plan.steps) else []),
         "",
         f"static const char *const {name}_source[] = {{",
         *(f"    {quoted(line)}" + ("," if i % 32 == 31 else "") for i, line in enumerate(source.splitlines(True))),
@@ -118,10 +129,12 @@ def plan_header(plan: Plan, source: str) -> str:
         *_array("c2c_plan_kernel", f"{name}_kernels", kernels),
         "/* arena 0, weights 1, prepared 2, then inputs and outputs; first element */",
         *_array("c2c_plan_arg", f"{name}_arguments", args),
+        "/* what the host reads (1) or changes (3): buffer, first byte, bytes */",
+        *_array("c2c_plan_span", f"{name}_spans", spans),
         *_array("c2c_plan_step", f"{name}_steps", steps),
         *_array("c2c_plan_port", f"{name}_ports", ports),
         f"static const c2c_plan {name}_plan = {{",
-        f'    "{name}", {name}_source, {name}_kernels, {name}_arguments, {name}_steps, {name}_ports,',
+        f'    "{name}", {name}_source, {name}_kernels, {name}_arguments, {name}_steps, {name}_ports, {name}_spans,',
         f"    {len(plan.kernels)}, {len(plan.steps)}, {len(program.prepare)}, {len(program.inputs)}, "
         f"{len(program.outputs)},",
         f"    0x{plan.weights_crc32:08x}u, {program.arena_bytes}, {len(program.weights)}, {program.prepared_bytes},",
@@ -129,6 +142,12 @@ def plan_header(plan: Plan, source: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def host_header(plan: Plan) -> str | None:
+    """`NAME_host.h`, or None where the host runs nothing."""
+    steps = [s.host for s in plan.steps if s.host is not None]
+    return host_source(plan.program, steps) if steps else None
 
 
 def _array(type_: str, name: str, rows: list[str]) -> list[str]:

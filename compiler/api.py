@@ -123,6 +123,7 @@ def compile(
     weight_type: str = "f32",
     activations: str = "f32",
     optimize_for: str = "speed",
+    host_steps: bool = True,
     tuning: Path | str | None = None,
 ) -> CompiledModel:
     """Compile an ONNX model and load it in this process (no C compiler needed).
@@ -133,7 +134,8 @@ def compile(
     "bf16" for products of bf16 there, on targets that have it. weight_type: "f32", or "f16", "bf16": weights rounded to
     it and widened in registers. activations: "f32", or "int8": those of products by few-level or integer weights may be
     rounded, where that is faster; the manifest says which, and how wrong that makes results. optimize_for: "speed", or
-    "memory" where a smaller arena is worth some time. tuning: a file of `c2c tune`. A target that this machine cannot
+    "memory" where a smaller arena is worth some time. host_steps: whether a graphics processor's model may run steps on
+    the host where that is expected to be faster. tuning: a file of `c2c tune`. A target that this machine cannot
     run can be saved, not run.
     Raises C2CError: one clear error with node, operator, shapes and remedy.
     """
@@ -153,6 +155,7 @@ def compile(
         weight_type=weight_type,
         activations=activations,
         optimize_for=optimize_for,
+        host_steps=host_steps,
         tuning=Tuning() if tuning is None else read_tuning(Path(tuning), parsed),
     )
     compiled = compile_file(source, options)

@@ -25,7 +25,7 @@ def assemble(graph: Graph, calls: list[Call], plan: MemoryPlan, options: Compile
         origin = call.node.origin or (call.node.output.name,)
         symbol = f"{options.name}__{number:03d}_{identifier(origin[-1])[:SYMBOL_LENGTH]}"
         args = tuple(plan.slots[v] for v in call.args)
-        (prepare if call.once else steps).append(Step(names[id(call.kernel)], args, symbol, origin))
+        (prepare if call.once else steps).append(Step(names[id(call.kernel)], args, symbol, origin, call.host))
     return Program(
         options.name,
         tuple(_port(v.name, v) for v in graph.inputs),

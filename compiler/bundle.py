@@ -18,7 +18,7 @@ from ..codegen.llvm_program import emit_asm, emit_llvm, write_object
 from ..codegen.object_file import read_object
 from ..codegen.object_weights import Packed
 from ..codegen.opencl import emit_opencl
-from ..codegen.plan import make_plan, plan_header
+from ..codegen.plan import host_header, make_plan, plan_header
 from ..ir.errors import OptionsError
 from ..ir.loops_text import print_program
 from ..ir.loops_verify import stored_buffers
@@ -107,7 +107,10 @@ def _write_for_grid(
     with staged(folder) as out:
         source = emit_opencl(program, device)
         (out / f"{name}.cl").write_text(source)
-        (out / f"{name}_plan.h").write_text(plan_header(make_plan(program, device), source))
+        plan = make_plan(program, device)
+        (out / f"{name}_plan.h").write_text(plan_header(plan, source))
+        if (host := host_header(plan)) is not None:
+            (out / f"{name}_host.h").write_text(host)
         for file, text in grid_files(program, str(options.target), _version()).items():
             (out / file).write_text(text)
         (out / f"{name}.weights").write_bytes(program.weights)
@@ -169,6 +172,7 @@ def _manifest(
         "threads": program.threads,
         "kernels": len(program.kernels),
         "steps": len(program.steps),
+        "host_steps": [", ".join(s.origin) for s in program.steps if s.host],
         "schedules": program.notes,
         "rounded": [asdict(r) for r in program.rounded],
         "sha256": files,

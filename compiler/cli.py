@@ -105,6 +105,10 @@ def _model(p: argparse.ArgumentParser, target: str = "native", *, optional: bool
         help="int8: those of products by few-level or integer weights may be rounded; what that costs is reported",
     )  # fmt: skip
     p.add_argument("--optimize-for", choices=AIMS, default=AIMS[0], help="memory: a smaller arena before speed")
+    p.add_argument(
+        "--no-host-steps", dest="host_steps", action="store_false",
+        help="graphics processors: no step on the host, even where that would be faster",
+    )  # fmt: skip
     p.add_argument("--winograd-error", type=float, default=1e-4, metavar="E", help="cap for Winograd layers; 0: none")
     p.add_argument(
         "--winograd-weights", choices=WEIGHTS, default="auto", help="when they are transformed (default: by size)"

@@ -56,7 +56,7 @@ def options_of(a: argparse.Namespace) -> CompileOptions:
         target, model_identifier(a.name) if a.name else api.model_name(a.model), a.threads, a.level,
         winograd_error=a.winograd_error, winograd_weights=winograd, precision=a.precision,
         weight_type=a.weight_type, activations=a.activations,
-        optimize_for=a.optimize_for, tuning=tuning, debug=debug, **pinned(a),
+        optimize_for=a.optimize_for, host_steps=a.host_steps, tuning=tuning, debug=debug, **pinned(a),
     )  # fmt: skip
 
 
@@ -146,6 +146,11 @@ def compile_command(a: argparse.Namespace) -> int:
         print(f"weights of {len(manifest['prepared'])} Winograd layers are transformed at load:")
         for layer, size in manifest["prepared"].items():
             print(f"  {layer}: {_bytes(size)}")
+    if manifest["host_steps"]:
+        print(f"{len(manifest['host_steps'])} of {manifest['steps']} steps run on the host:")
+        for call in compiled.calls:
+            if call.host:
+                print(f"  {', '.join(call.node.origin)}: {call.choices[-1].reason.strip(' ()')}")
     tables.print_rounded(compiled.program.rounded)
     return 0
 

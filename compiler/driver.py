@@ -16,6 +16,7 @@ from ..ir.types import DType
 from ..ir.verify import verify
 from ..passes.base import PassContext, find_pass, run_pipeline
 from ..passes.grid import on_grid
+from ..passes.host_steps import Model
 from ..passes.loops import optimise_kernel
 from ..passes.lower import Call, is_lowered, lower_graph
 from ..passes.lower.schedule import Choice
@@ -109,7 +110,7 @@ def compile_graph(
         )  # fmt: skip
     with observer.stage("loop passes"):
         if options.target.device is not None:
-            calls = on_grid(calls)
+            calls = on_grid(calls, Model(graph, views, options.target) if options.host_steps else None)
         else:
             for call in calls:
                 call.kernel = optimise_kernel(call.kernel)

@@ -95,8 +95,8 @@ def _nodes(compiled: Compiled, nanoseconds: np.ndarray) -> tuple[GridTime, ...]:
                 node.origin or (node.output.name,),
                 operators_of(node),
                 tuple(c.kernel.name for c in calls),
-                tuple(launch(c.kernel, device) for c in calls),
-                tuple(dict.fromkeys(f"{c.family} {c.name}" for call in calls for c in call.choices)),
+                tuple(launch(c.kernel, device) for c in calls if not c.host),
+                tuple(dict.fromkeys(f"{c.family} {c.name}{c.reason}" for call in calls for c in call.choices)),
                 taken / 1e6, taken / total, work_of_calls(node, calls),
             )
         )  # fmt: skip

@@ -36,7 +36,7 @@ int {name}_open(c2c_opencl *device, const void *weights, c2c_opencl_model **mode
 int {name}_run(const {name}_args *args);
 
 /* Run without waiting: inputs are read before the call returns, outputs are written when `done` is called, which may be
- * on another thread and may not call the driver. Returns enum c2c_opencl_error. */
+ * on another thread and may not call the driver. {waits}Returns enum c2c_opencl_error. */
 int {name}_start(const {name}_args *args, void (*done)(void *user, int error), void *user);
 
 /* Nanoseconds of each of the {steps} steps of the last run, where the device was opened with `profile`. */
@@ -88,7 +88,7 @@ int {name}_times(const {name}_args *args, uint64_t *nanoseconds)
 EXAMPLE = """\
 /* Runs {name} once: ./example INPUT.raw... OUTPUT.raw...   (raw files in the model's order; without any: zeros)
  *
- *   cc -O2 example.c {name}.c c2c_opencl.c -ldl -o example
+ *   cc -O2 example.c {name}.c c2c_opencl.c -lm -ldl -o example
  */
 #include "{name}.h"
 #include <stdio.h>
@@ -134,6 +134,10 @@ int main(int argc, char **argv) {{
 """
 
 
+_WAITS = """Steps that run on this processor have ended when the call returns.
+ * """
+
+
 def grid_files(program: Program, target: str, version: str) -> dict[str, str]:
     """Text of `NAME.h`, `NAME.c` and `example.c`."""
     ports = ports_of_header(program)
@@ -157,6 +161,7 @@ def grid_files(program: Program, target: str, version: str) -> dict[str, str]:
         fields="\n".join(ports.fields), steps=len(program.prepare) + len(program.steps), bind="\n".join(bind),
         allocate="\n".join(f"    args.{n} = memory({size(n)});" for n in (*ins, *outs)),
         read=files(ins, 1, "rb"), write=files(outs, len(ins) + 1, "wb"),
+        waits=_WAITS if any(s.host for s in program.steps) else "",
         free="\n".join(f"    free((void *)args.{n});" for n in (*ins, *outs)),
     )  # fmt: skip
     return {

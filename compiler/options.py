@@ -53,6 +53,7 @@ class CompileOptions:
     with what that does to results in `Program.rounded` (`round-activations`).
     optimize_for: "speed", or "memory" where a smaller arena is worth some time.
     tuning: schedules measured before (`tuning.py`); the cost model chooses for problems that it does not name.
+    host_steps: whether a graphics processor's model may run steps on the host where that is expected to be faster.
     keep_constants: leave constants' data in the optimised graph, to print it; otherwise it is dropped once packed.
     """
 
@@ -70,6 +71,7 @@ class CompileOptions:
     activations: str = "f32"
     optimize_for: str = "speed"
     tuning: Tuning = field(default_factory=Tuning)
+    host_steps: bool = True
     taps: bool = False
     keep_constants: bool = False
     debug: Debug = field(default_factory=Debug)
@@ -134,5 +136,6 @@ class CompileOptions:
             "weight_type": self.weight_type,
             "activations": self.activations,
             "optimize_for": self.optimize_for,
+            "host_steps": self.host_steps,
             "tuning": self.tuning.digest,
         }

@@ -79,7 +79,7 @@ def link_shared(obj: Path, library: Path, target: Target) -> None:
 def link_grid(folder: Path, name: str) -> Path:
     """Build a bundle for OpenCL, with its driver, into a shared library for this machine."""
     library = folder / f"lib{name}.so"
-    run(["gcc", "-O1", "-shared", "-fPIC", f"{name}.c", "c2c_opencl.c", "-ldl", "-o", library], cwd=folder)
+    run(["gcc", "-O1", "-shared", "-fPIC", f"{name}.c", "c2c_opencl.c", "-lm", "-ldl", "-o", library], cwd=folder)
     return library
 
 

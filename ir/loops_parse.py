@@ -9,7 +9,7 @@ import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, get_args
 
 from .errors import ParseError
@@ -215,6 +215,8 @@ class _Parser:
                 result.notes[key] = self.string()
             elif self.accept("step"):
                 result.steps += (self.step(),)
+            elif self.accept("host"):
+                result.steps += (replace(self.step(), host=True),)
             elif self.accept("prepare"):
                 result.prepare += (self.step(),)
             else:

@@ -69,7 +69,11 @@ def print_program(program: Program) -> str:
     lines += [f"note {json.dumps(k)} {json.dumps(v)}" for k, v in program.notes.items()]
     for kernel in program.kernels.values():
         lines += ["", print_kernel(kernel).rstrip("\n")]
-    lines += ["", *(_step("prepare", s) for s in program.prepare), *(_step("step", s) for s in program.steps)]
+    lines += [
+        "",
+        *(_step("prepare", s) for s in program.prepare),
+        *(_step("host" if s.host else "step", s) for s in program.steps),
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -25,12 +25,14 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One call of a kernel. `symbol` names the node in the machine code, `origin` its ONNX nodes."""
+    """One call of a kernel. `symbol` names the node in the machine code, `origin` its ONNX nodes; host: in a graphics
+    processor's program, a processor runs the kernel."""
 
     kernel: str
     args: tuple[Slot, ...]
     symbol: str
     origin: tuple[str, ...] = ()
+    host: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +94,8 @@ class Program:
     prepared_bytes: int = 0
     spans: tuple[Span, ...] = ()
     rounded: tuple[Rounded, ...] = ()
+
+    def kernels_of(self, *, host: bool) -> dict[str, Kernel]:
+        """The kernels of the steps that the host runs, or of those that it does not."""
+        used = {s.kernel for s in (*self.prepare, *self.steps) if s.host is host}
+        return {name: k for name, k in self.kernels.items() if name in used}

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #ifdef _WIN32
 #include <windows.h>
 #define CL_CALL __stdcall
@@ -63,6 +64,9 @@ enum { CL_PLATFORM_NAME = 0x0902, CL_DEVICE_NAME = 0x102B, CL_DRIVER_VERSION = 0
       (cl_object, cl_object, cl_uint, size_t, size_t, const void *, cl_uint, const cl_object *, cl_object *)) \
     F(cl_int, clEnqueueReadBuffer, \
       (cl_object, cl_object, cl_uint, size_t, size_t, void *, cl_uint, const cl_object *, cl_object *)) \
+    F(void *, clEnqueueMapBuffer, (cl_object, cl_object, cl_uint, cl_bits, size_t, size_t, cl_uint, const cl_object *, \
+                                   cl_object *, cl_int *)) \
+    F(cl_int, clEnqueueUnmapMemObject, (cl_object, cl_object, void *, cl_uint, const cl_object *, cl_object *)) \
     F(cl_int, clSetEventCallback, (cl_object, cl_int, cl_notify, void *)) \
     F(cl_int, clGetEventProfilingInfo, (cl_object, cl_uint, size_t, void *, size_t *)) \
     F(cl_int, clReleaseEvent, (cl_object)) \
@@ -90,6 +94,9 @@ struct c2c_opencl_model {
     cl_object *buffers; /* of the plan's numbers */
     cl_object *kernels; /* one a step, its arguments set */
     cl_object *events;  /* one a step, with profiling */
+    uint64_t *host;     /* nanoseconds of steps of the host, with profiling */
+    char **mapped;      /* spans that the host may use now: mapped_count from mapped_first */
+    uint32_t mapped_first, mapped_count;
     cl_object last;     /* of c2c_opencl_start */
     int measured;
     void (*done)(void *user, int error);
@@ -461,6 +468,75 @@ static int prepare(c2c_opencl_model *m)
     return error ? error : code ? failed(d, code, "prepare", m->plan->name) : C2C_OPENCL_OK;
 }
 
+/* --- steps of the host */
+
+static uint64_t now(void)
+{
+#ifdef _WIN32
+    LARGE_INTEGER count, rate;
+    QueryPerformanceCounter(&count);
+    QueryPerformanceFrequency(&rate);
+    return (uint64_t)((double)count.QuadPart * 1e9 / (double)rate.QuadPart);
+#else
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+#endif
+}
+
+/* Give mapped spans back to the device. */
+static int unmap(c2c_opencl_model *m)
+{
+    int error = C2C_OPENCL_OK;
+    uint32_t i;
+    for (i = 0; i < m->mapped_count; i++) {
+        cl_object buffer = m->buffers[m->plan->spans[m->mapped_first + i].buffer];
+        cl_int code = m->device->cl.clEnqueueUnmapMemObject(m->queue, buffer, m->mapped[i], 0, NULL, NULL);
+        if (code && !error)
+            error = failed(m->device, code, "give memory back to", m->device->name);
+    }
+    m->mapped_count = 0;
+    return error;
+}
+
+static int map(c2c_opencl_model *m, const c2c_plan_step *step)
+{
+    int error = C2C_OPENCL_OK;
+    m->mapped_first = step->span;
+    while (!error && m->mapped_count < step->spans) {
+        const c2c_plan_span *s = &m->plan->spans[step->span + m->mapped_count];
+        cl_int code = 0;
+        void *at = m->device->cl.clEnqueueMapBuffer(m->queue, m->buffers[s->buffer], 1, s->access, (size_t)s->begin,
+                                                    (size_t)s->bytes, 0, NULL, NULL, &code);
+        if (at)
+            m->mapped[m->mapped_count++] = (char *)at;
+        else
+            error = failed(m->device, code, "map the memory of", step->node);
+    }
+    if (error)
+        unmap(m);
+    return error;
+}
+
+/* All steps before it have ended once its memory is mapped: the queue keeps the order. */
+static int run_host(c2c_opencl_model *m, uint32_t number)
+{
+    const c2c_plan_step *step = &m->plan->steps[number], *next = step + 1;
+    int error = m->mapped_count ? C2C_OPENCL_OK : map(m, step);
+    if (error)
+        return error;
+    if (m->host) {
+        uint64_t begin = now();
+        step->host(m->mapped);
+        m->host[number] = now() - begin;
+    } else {
+        step->host(m->mapped);
+    }
+    if (number + 1 < m->plan->step_count && next->host && next->span == step->span)
+        return C2C_OPENCL_OK;
+    return unmap(m);
+}
+
 /* Whether the device runs work-groups as large as the plan's. */
 static int check_groups(c2c_opencl *d, const c2c_plan *p)
 {
@@ -481,13 +557,19 @@ static int load(c2c_opencl_model *m, const void *weights)
     c2c_opencl *d = m->device;
     const c2c_plan *p = m->plan;
     cl_int code = 0;
-    uint32_t i;
+    uint32_t i, most = 0;
     int error;
     m->buffers = (cl_object *)calloc(C2C_PLAN_PORTS + p->inputs + p->outputs, sizeof(cl_object));
     m->kernels = (cl_object *)calloc(p->step_count + 1, sizeof(cl_object));
-    if (d->profile)
+    for (i = 0; i < p->step_count; i++)
+        if (p->steps[i].spans > most)
+            most = p->steps[i].spans;
+    m->mapped = (char **)calloc(most + 1, sizeof(char *));
+    if (d->profile) {
         m->events = (cl_object *)calloc(p->step_count + 1, sizeof(cl_object));
-    if (!m->buffers || !m->kernels || (d->profile && !m->events))
+        m->host = (uint64_t *)calloc(p->step_count + 1, sizeof(uint64_t));
+    }
+    if (!m->buffers || !m->kernels || !m->mapped || (d->profile && (!m->events || !m->host)))
         return fail(d, C2C_OPENCL_E_MEMORY, "out of memory");
     m->queue = d->cl.clCreateCommandQueue(d->context, d->id, d->profile ? CL_QUEUE_PROFILING_ENABLE : 0, &code);
     if (!m->queue)
@@ -495,10 +577,11 @@ static int load(c2c_opencl_model *m, const void *weights)
     error = check_groups(d, p);
     if (!error)
         error = make_buffers(m, weights);
-    if (!error && p->step_count)
+    if (!error && p->kernel_count)
         error = build(d, p, &m->program);
     for (i = 0; !error && i < p->step_count; i++)
-        error = make_kernel(m, i);
+        if (!p->steps[i].host)
+            error = make_kernel(m, i);
     return error ? error : prepare(m);
 }
 
@@ -550,6 +633,8 @@ void c2c_opencl_unload(c2c_opencl_model *m)
     if (m->queue)
         cl->clReleaseCommandQueue(m->queue);
     free(m->events);
+    free(m->host);
+    free(m->mapped);
     free(m->kernels);
     free(m->buffers);
     free(m);
@@ -584,7 +669,7 @@ static int submit(c2c_opencl_model *m, const void *const *inputs, void *const *o
     release_events(m);
     m->measured = 0;
     for (i = p->prepares; !error && i < p->step_count; i++)
-        error = enqueue(m, i);
+        error = p->steps[i].host ? run_host(m, i) : enqueue(m, i);
     for (i = 0; !error && i < p->outputs; i++) {
         uint64_t bytes = p->ports[p->inputs + i].bytes;
         if (!bytes)
@@ -661,7 +746,7 @@ int c2c_opencl_times(const c2c_opencl_model *m, uint64_t *nanoseconds)
     for (i = 0; i < m->plan->step_count; i++) {
         uint64_t begin = 0, end = 0;
         cl_int code = 0;
-        nanoseconds[i] = 0;
+        nanoseconds[i] = m->host[i];
         if (!m->events[i])
             continue;
         code = m->device->cl.clGetEventProfilingInfo(m->events[i], CL_PROFILING_COMMAND_START, sizeof begin, &begin, NULL);

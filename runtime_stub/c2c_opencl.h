@@ -55,7 +55,8 @@ void c2c_opencl_unload(c2c_opencl_model *model); /* waits for a run that is goin
 int c2c_opencl_run(c2c_opencl_model *model, const void *const *inputs, void *const *outputs);
 
 /* Run without waiting: inputs may be changed when the call returns; `done` is called with an error code once the outputs
- * are written, perhaps on another thread, and may not call into the driver. */
+ * are written, perhaps on another thread, and may not call into the driver. Steps that the host runs, and those before
+ * them, have ended when the call returns. */
 int c2c_opencl_start(c2c_opencl_model *model, const void *const *inputs, void *const *outputs,
                      void (*done)(void *user, int error), void *user);
 

@@ -20,12 +20,21 @@ typedef struct c2c_plan_arg {
     uint32_t at;
 } c2c_plan_arg;
 
+/* Bytes of a buffer that the host reads (access 1) or reads and writes (3). */
+typedef struct c2c_plan_span {
+    uint32_t buffer, access;
+    uint64_t begin, bytes;
+} c2c_plan_span;
+
 /* One run of a kernel with args[first .. first + count). It needs what step `after` and those before it wrote (-1:
- * nothing); the driver's queue keeps the order anyway. */
+ * nothing); the driver's queue keeps the order anyway. A step with `host` has no kernel: this processor calls `host` with
+ * the addresses of spans[span .. span + spans); steps that follow each other with one `span` share what is mapped. */
 typedef struct c2c_plan_step {
     uint32_t kernel, first, count;
     int32_t after;
     const char *node; /* the ONNX node */
+    void (*host)(char *const *mapped);
+    uint32_t span, spans;
 } c2c_plan_step;
 
 typedef struct c2c_plan_port {
@@ -40,6 +49,7 @@ typedef struct c2c_plan {
     const c2c_plan_arg *args;
     const c2c_plan_step *steps; /* the first `prepares` run once, when the model is loaded */
     const c2c_plan_port *ports; /* inputs, then outputs */
+    const c2c_plan_span *spans;
     uint32_t kernel_count, step_count, prepares, inputs, outputs;
     uint32_t weights_crc32; /* of the weights (ISO 3309, as in zlib) */
     uint64_t arena_bytes, weights_bytes, prepared_bytes;

@@ -16,7 +16,7 @@ from ...ir.loops import Alloc, Block, Const, Expr, For, Kernel, Let, Load, Stmt,
 from ...ir.loops_verify import stored_buffers
 from ...ir.loops_visit import expressions, statements, walk
 from ...ir.types import DType
-from .digits import split_digits
+from .digits import split_digits, substituted
 from .independent import Scope, is_independent
 from .simplify import drop_unused, simplify
 from .unroll import fresh_name
@@ -33,12 +33,25 @@ class _Piece:
 
 
 def spread(kernel: Kernel) -> tuple[Kernel, ...]:
-    """Kernels that do in order what `kernel` does, each over a grid; a kernel that has one comes back as it is."""
+    """Kernels that do in order what `kernel` does, each over a grid; a kernel that has one comes back as it is.
+
+    Memory that each worker has of its own is that of one: iterations that use it are not independent."""
     if any(isinstance(s, For) and s.kind in ("grid", "thread") for s in statements(kernel.body)):
         return (kernel,)
-    kernel = split_digits(kernel)
+    kernel = split_digits(_with_one_worker(kernel))
     pieces = _pieces(kernel.body, Scope({}, {}), stored_buffers(kernel))
     return tuple(_over_grid(kernel, piece) for piece in pieces)
+
+
+def _with_one_worker(kernel: Kernel) -> Kernel:
+    """Workers that have memory of their own as one: its iterations follow each other."""
+    used = any(isinstance(x, Var) and x.name == "worker" for s in statements(kernel.body) for e in expressions(s)
+               for x in walk(e))  # fmt: skip
+    if not used:
+        return kernel
+    loop = kernel.parallel
+    body = kernel.body if loop is None else Block((replace(loop, kind="serial"),))
+    return replace(kernel, body=substituted(body, {"worker": Const(DType.I64, 1, 0)}))
 
 
 def _pieces(block: Block, scope: Scope, written: set[str]) -> list[_Piece]:

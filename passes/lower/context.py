@@ -32,6 +32,7 @@ class Call:
 
     once: it runs once for many runs of the model; it reads constants only, and what it writes lasts. over: operands
     whose memory the node's result may take: element i of them is read before element i of it is written, and no more.
+    host: of a graphics processor's model: the host runs the kernel.
     """
 
     kernel: Kernel
@@ -41,6 +42,7 @@ class Call:
     rounded: tuple[Rounded, ...] = ()
     once: bool = False
     over: tuple[Value, ...] = ()
+    host: bool = False
 
 
 def strides(type_: TensorType) -> tuple[int, ...]:

@@ -37,6 +37,8 @@ def grids(body: str) -> list[list[int]]:
     [
         ("serial i = 0 to 16 { serial j = 0 to 8 { store y[i * 8 + j] = x[j] } }", [[16, 8]]),
         ("serial i = 0 to 16 { serial j = 0 to 8 { store y[j * 16 + i] = x[j] } }", [[16, 8]]),
+        ("parallel i = 0 to 16 { store z[worker] = x[i] store y[i] = z[worker] }", [[1]]),
+        ("parallel i = 0 to 16 { store z[worker * 16 + i] = x[i] store y[i] = z[worker * 16 + i] }", [[16]]),
         ("serial i = 0 to 16 step 4 { store y[i] = x[0] store y[i + 3] = x[1] }", [[4]]),
         ("serial i = 0 to 16 { store y[i] = y[i + 1] }", [[1]]),
         ("serial i = 0 to 16 { store y[i] = y[i] + y[i + 16] }", [[1]]),

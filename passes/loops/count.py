@@ -1,0 +1,85 @@
+"""How much a kernel does: operations, counted from its loops' bounds.
+
+Bounds that outer loops decide are taken as the mean of those at the outer loops' beginnings, middles and ends; a loop
+whose bounds are computed counts as `UNKNOWN` iterations; the longer side of a condition is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...ir.loops import Block, Call, Const, Expr, For, If, Kernel, Let, Ramp, Var
+from ...ir.loops_ranges import Interval, interval
+from ...ir.loops_visit import expressions, walk
+
+UNKNOWN = 64
+CALL = 16
+"""Operations that a function of `ir.loops.CALLS` is worth."""
+
+Moments = tuple[Mapping[str, Interval], ...]
+"""Values of index variables at the beginnings, middles and ends of the loops around."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """Operations of all threads together, and of one; those on a vector count once."""
+
+    total: float
+    thread: float
+
+
+def effort(kernel: Kernel) -> Effort:
+    """What one run of the kernel takes. Loops of a grid multiply what all threads do, not what one does."""
+    return _block(kernel.body, ({}, {}, {}))
+
+
+def _block(block: Block, moments: Moments) -> Effort:
+    total = thread = 0.0
+    for stmt in block.body:
+        own = float(sum(_operations(e) for e in expressions(stmt)))
+        match stmt:
+            case For():
+                count, within = _entering(stmt, moments)
+                inner = _block(stmt.body, within)
+                apart = stmt.kind in ("grid", "thread")
+                part = Effort(own + inner.total * count, own + inner.thread * (1 if apart else count))
+            case If():
+                sides = [_block(b, moments) for b in (stmt.then, stmt.other) if b is not None]
+                part = Effort(own + max(s.total for s in sides), own + max(s.thread for s in sides))
+            case Block():
+                part = _block(stmt, moments)
+            case Let():
+                moments = tuple(_known(m, stmt.name, _at(stmt.value, m)) for m in moments)
+                part = Effort(own, own)
+            case _:
+                part = Effort(own, own)
+        total, thread = total + part.total, thread + part.thread
+    return Effort(total, thread)
+
+
+def _entering(loop: For, moments: Moments) -> tuple[float, Moments]:
+    """How often a loop runs, and the moments in its body."""
+    counts, within = [], []
+    for i, moment in enumerate(moments):
+        begin, end = _at(loop.begin, moment), _at(loop.end, moment)
+        if begin is None or end is None:
+            return UNKNOWN, tuple(_known(m, loop.var, None) for m in moments)
+        counts.append(max(0, -(-(end - begin) // loop.step)))
+        last = max(0, counts[-1] - 1)
+        within.append(_known(moment, loop.var, begin + loop.step * (0, last // 2, last)[i]))
+    return sum(counts) / len(counts), tuple(within)
+
+
+def _known(moment: Mapping[str, Interval], name: str, value: int | None) -> Mapping[str, Interval]:
+    others = {n: v for n, v in moment.items() if n != name}
+    return others if value is None else {**others, name: Interval(value, value)}
+
+
+def _at(e: Expr, moment: Mapping[str, Interval]) -> int | None:
+    found = interval(e, moment)
+    return None if found is None else found.single
+
+
+def _operations(e: Expr) -> int:
+    return sum(CALL if isinstance(x, Call) else not isinstance(x, Const | Var | Ramp) for x in walk(e))
