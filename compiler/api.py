@@ -22,7 +22,7 @@ from ..passes.lower.schedule import Tuning
 from ..runtime_stub.loader import Bound, Loaded
 from .bundle import sha256, write_bundle
 from .driver import Compiled, compile_file
-from .grid_run import GridModel
+from .grid_run import GridModel, grid_model, load_grid
 from .inputs import checked_inputs, checked_outputs
 from .names import model_identifier
 from .options import CompileOptions
@@ -184,7 +184,7 @@ def from_compiled(compiled: Compiled) -> CompiledModel:
     program, target = compiled.program, compiled.options.target
     loaded: Loaded | GridModel | None = None
     if target.device is not None:
-        loaded = GridModel(compiled)
+        loaded = grid_model(compiled)
     elif target.runs_here:
         obj = emit_object(program, target, embed_weights=False)
         loaded = Loaded(
@@ -200,27 +200,32 @@ def load(folder: Path | str) -> CompiledModel:
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         name = manifest["name"]
-        obj = (folder / f"{name}.o").read_bytes()
+        target = Target.parse(manifest["options"]["target"])
+        files = tuple(n for n in manifest["sha256"] if n.endswith((".c", ".h"))) if target.device else (f"{name}.o",)
+        read: dict[str, bytes | memoryview] = {n: (folder / n).read_bytes() for n in files}
         form = manifest["options"]["weights"]
         weights = _mapped(folder / f"{name}.weights") if form == "file" else None
         inputs = [_port(r) for r in manifest["inputs"]]
         outputs = [_port(r) for r in manifest["outputs"]]
-        read: dict[str, bytes | memoryview] = {f"{name}.o": obj}
         if weights is not None:
             read[f"{name}.weights"] = weights.data
         if form in PACKED:
-            weights, files = unpack_bundle(folder, name, obj, form)
-            read |= files
+            weights, unpacked = unpack_bundle(folder, name, bytes(read[f"{name}.o"]), form)
+            read |= unpacked
         changed = [f for f, data in read.items() if hashlib.sha256(data).hexdigest() != manifest["sha256"][f]]
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise RunError(f"{folder} is not a bundle of c2c: {e}", remedy="write one with c2c compile") from e
     if changed:
         raise RunError(f"{changed[0]} is not the file that manifest.json describes", remedy="compile it again")
-    if not Target.parse(manifest["options"]["target"]).runs_here:
-        raise RunError(f"{folder} is for {manifest['options']['target']}, which this machine cannot run")
+    if target.device is not None:
+        assert weights is not None
+        steps = manifest["steps"] + manifest["prepare_steps"]
+        return CompiledModel(name, inputs, outputs, load_grid(folder, name, str(target), weights.data, steps), None)
+    if not target.runs_here:
+        raise RunError(f"{folder} is for {target}, which this machine cannot run")
     sizes = manifest["bytes"]
     loaded = Loaded(
-        obj, name, arena_bytes=sizes["arena"], weights=weights, threads=manifest["threads"],
+        bytes(read[f"{name}.o"]), name, arena_bytes=sizes["arena"], weights=weights, threads=manifest["threads"],
         prepared_bytes=sizes.get("prepared", 0),
     )  # fmt: skip
     return CompiledModel(name, inputs, outputs, loaded, None)

@@ -172,6 +172,7 @@ def _manifest(
         "threads": program.threads,
         "kernels": len(program.kernels),
         "steps": len(program.steps),
+        "prepare_steps": len(program.prepare),
         "host_steps": [", ".join(s.origin) for s in program.steps if s.host],
         "schedules": program.notes,
         "rounded": [asdict(r) for r in program.rounded],

@@ -12,7 +12,7 @@ import numpy as np
 from ..codegen.launch import Launch, launch
 from .bench import MIN_RUNS, operators_of, steps_by_node, work_of_calls
 from .driver import Compiled
-from .grid_run import GridModel
+from .grid_run import grid_model
 from .inputs import checked_inputs, checked_outputs, random_inputs
 from .work import Work
 
@@ -63,7 +63,7 @@ class GridReport:
 def bench_on_grid(compiled: Compiled, seconds: float) -> GridReport:
     """Measure for about `seconds`, after one run that the device's compiler takes part in."""
     program = compiled.program
-    model = GridModel(compiled)
+    model = grid_model(compiled)
     arrays = checked_inputs(program.inputs, random_inputs(compiled.source))
     results = checked_outputs(program.outputs, {}, arrays)
     model.run(arrays, results)

@@ -1,9 +1,12 @@
-"""Runs a program for a graphics processor here: its bundle, built with the C driver, on the installed OpenCL."""
+"""Runs a model for a graphics processor here: its bundle, built with the C driver, on the installed OpenCL."""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +18,24 @@ from .bundle import write_bundle
 from .driver import Compiled
 from .toolchain import link_grid
 
+Weights = bytes | bytearray | memoryview
 
+
+@dataclass(eq=False, slots=True)
 class GridModel:
-    """A program on a device, which is opened by the first run. Errors: ToolError without a C compiler, RunError without
-    a device, or where it or its compiler fails."""
+    """A model on a device, which is opened by the first run; `write` puts its bundle into a folder, steps: of the plan.
+    Errors: ToolError without a C compiler, RunError without a device, or where it or its compiler fails."""
 
-    def __init__(self, compiled: Compiled) -> None:
-        self.compiled = compiled
-        self._loaded: LoadedOpenCl | None = None
+    name: str
+    target: str
+    weights: Weights
+    steps: int
+    write: Callable[[Path], object]
+    _loaded: LoadedOpenCl | None = field(default=None)
 
     def clone(self) -> GridModel:
-        """The same program with memory of its own."""
-        return GridModel(self.compiled)
+        """The same model with memory of its own."""
+        return GridModel(self.name, self.target, self.weights, self.steps, self.write)
 
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> int:
         """Run on C-contiguous arrays in the model's order."""
@@ -52,17 +61,27 @@ class GridModel:
         return self._loaded
 
     def _load(self) -> LoadedOpenCl:
-        program = self.compiled.program
         with tempfile.TemporaryDirectory(prefix="c2c-") as made:
-            write_bundle(program, self.compiled.options, Path(made))
-            library = link_grid(Path(made), program.name)
-            steps = len(program.prepare) + len(program.steps)
+            self.write(Path(made))
+            library = link_grid(Path(made), self.name)
             try:
-                return LoadedOpenCl(library, program.name, weights=program.weights, steps=steps)
+                return LoadedOpenCl(library, self.name, weights=self.weights, steps=self.steps)
             except RuntimeError as e:
                 raise self._error(e) from e
 
     def _error(self, e: RuntimeError) -> RunError:
         missing = "no OpenCL" in str(e)
         remedy = "install an OpenCL driver, for instance pocl-opencl-icd" if missing else ""
-        return RunError(str(e), where=f"target {self.compiled.options.target}", remedy=remedy)
+        return RunError(str(e), where=f"target {self.target}", remedy=remedy)
+
+
+def grid_model(compiled: Compiled) -> GridModel:
+    """What the driver made."""
+    program, options = compiled.program, compiled.options
+    steps = len(program.prepare) + len(program.steps)
+    return GridModel(program.name, str(options.target), program.weights, steps, partial(write_bundle, program, options))
+
+
+def load_grid(folder: Path, name: str, target: str, weights: Weights, steps: int) -> GridModel:
+    """A bundle that was written before; it is built elsewhere, its folder stays as it is."""
+    return GridModel(name, target, weights, steps, lambda to: shutil.copytree(folder, to, dirs_exist_ok=True))

@@ -109,10 +109,9 @@ class Tuner:
 
     def run(self) -> TuneReport:
         """Measure; an interrupt (Ctrl-C) ends the trials and keeps what they found. Raises TuningError."""
-        if not self.options.target.runs_here:
-            raise TuningError(
-                f"this machine cannot run {self.options.target}", remedy="tune on a machine that can, or with native"
-            )
+        target = self.options.target
+        if target.device is None and not target.runs_here:
+            raise TuningError(f"this machine cannot run {target}", remedy="tune on a machine that can, or with native")
         self._end = time.perf_counter() + self.seconds
         self._feeds = random_inputs(self.source)
         base = self._variant({})

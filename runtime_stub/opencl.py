@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,11 @@ class _Options(ctypes.Structure):
         ("cache", ctypes.c_char_p),
         ("profile", ctypes.c_int),
     )
+
+
+def _close(library: ctypes.CDLL, device: ctypes.c_void_p, model: ctypes.c_void_p) -> None:
+    library.c2c_opencl_unload(model)
+    library.c2c_opencl_close(device)
 
 
 class LoadedOpenCl:
@@ -38,6 +44,7 @@ class LoadedOpenCl:
         self._device, self._model = ctypes.c_void_p(), ctypes.c_void_p()
         self._check(self._library.c2c_opencl_open(ctypes.byref(options), ctypes.byref(self._device)))
         data = np.frombuffer(weights, np.uint8) if len(weights) else np.zeros(1, np.uint8)
+        self._closed = weakref.finalize(self, _close, self._library, self._device, self._model)
         self._check(self._function("open")(self._device, ctypes.c_void_p(data.ctypes.data), ctypes.byref(self._model)))
 
     @property
@@ -60,10 +67,8 @@ class LoadedOpenCl:
         return np.array(times[: self.steps], np.int64)
 
     def close(self) -> None:
-        """Give the device's memory back."""
-        self._library.c2c_opencl_unload(self._model)
-        self._library.c2c_opencl_close(self._device)
-        self._model, self._device = ctypes.c_void_p(), ctypes.c_void_p()
+        """Give the device's memory back, as happens anyhow once nothing refers to this model."""
+        self._closed()
 
     def _arguments(self, arrays: Sequence[np.ndarray]) -> ctypes.Array[ctypes.c_void_p]:
         for a in arrays:

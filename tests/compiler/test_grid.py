@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from c2c.codegen.devices import DEVICES
 from c2c.codegen.plan import quoted
 from c2c.codegen.target import Target
 from c2c.compiler.cli import main
-from c2c.compiler.driver import compile_file
+from c2c.compiler.driver import compile_file, compile_graph, load_graph
 from c2c.compiler.grid_bench import bench_on_grid
 from c2c.compiler.options import CompileOptions
+from c2c.compiler.tune import Tuner
 from c2c.compiler.verify import verify_model
 from c2c.ir.errors import OptionsError, RunError
 
@@ -121,6 +123,33 @@ def test_bench_names_nodes_by_the_clock_of_the_device(small_cnn: onnx.ModelProto
     assert report.device and sum(n.milliseconds for n in report.nodes) > 0
     assert abs(sum(n.share for n in report.nodes) - 1) < 1e-6
     assert report.nodes[0].ops[0] == "Conv" and report.nodes[0].launches[0].groups > 0
+
+
+@needs_opencl
+@pytest.mark.needs("gcc")
+def test_a_bundle_is_loaded_again(small_cnn: onnx.ModelProto, tmp_path: Path) -> None:
+    folder = save(small_cnn, tmp_path)
+    before = {p.name for p in folder.iterdir()}
+    x = np.random.default_rng(4).standard_normal((1, 3, 16, 16)).astype(np.float32)
+    (expected,) = c2c.compile(small_cnn, dims={"N": 1}).run({"x": x}).values()
+    (found,) = c2c.load(folder).run({"x": x}).values()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    assert {p.name for p in folder.iterdir()} == before
+    (folder / "net_plan.h").write_text("/* another plan */\n")
+    with pytest.raises(RunError, match="net_plan.h is not the file"):
+        c2c.load(folder)
+
+
+@needs_opencl
+@pytest.mark.needs("gcc")
+def test_schedules_are_tuned_on_the_device(small_cnn: onnx.ModelProto) -> None:
+    options = CompileOptions(Target.parse("opencl"), name="net", dims={"N": 1})
+    source = load_graph(small_cnn.SerializeToString(), options)
+    report = Tuner(source, options, seconds=2).run()
+    assert report.rounds > 0 and report.before > 0
+    assert all(m.us > 0 for (family, _), m in report.measured.items() if family == "grid-product")
+    again = compile_graph(source, replace(options, tuning=report.tuning))
+    assert {c.key: c.name for c in again.schedules if len(c.candidates) > 1} == dict(report.tuning.names)
 
 
 @needs_opencl
