@@ -32,7 +32,9 @@ typedef struct {name}_args {{
  * afterwards). Returns enum c2c_opencl_error; c2c_opencl_message(device) has the words. Close by c2c_opencl_unload. */
 int {name}_open(c2c_opencl *device, const void *weights, c2c_opencl_model **model);
 
-/* Run the model once and wait. Returns enum c2c_opencl_error. */
+/* Run the model once and wait. Instead of its address an input or output may be C2C_OPENCL_IN_PLACE: it lies in memory
+ * that the device shares, which c2c_opencl_map(model, {upper}_…_PORT, &address) opens to this processor before the run,
+ * or after it. Returns enum c2c_opencl_error. */
 int {name}_run(const {name}_args *args);
 
 /* Run without waiting: inputs are read before the call returns, outputs are written when `done` is called, which may be
@@ -146,6 +148,8 @@ def grid_files(program: Program, target: str, version: str) -> dict[str, str]:
     bind = [f"    inputs[{i}] = args->{n};" for i, n in enumerate(ins)]
     bind += [f"    outputs[{i}] = args->{n};" for i, n in enumerate(outs)]
 
+    numbers = [f"#define {upper}_{n.upper()}_PORT {i}" for i, n in enumerate((*ins, *outs))]
+
     def size(port: str) -> str:
         return f"{upper}_{port.upper()}_BYTES"
 
@@ -157,7 +161,7 @@ def grid_files(program: Program, target: str, version: str) -> dict[str, str]:
 
     values = dict(
         transfer=TRANSFER, name=name, upper=upper, version=version, target=target, weights=len(program.weights),
-        arena=program.arena_bytes, inputs=len(ins), outputs=len(outs), macros="\n".join(ports.macros),
+        arena=program.arena_bytes, inputs=len(ins), outputs=len(outs), macros="\n".join([*ports.macros, *numbers]),
         fields="\n".join(ports.fields), steps=len(program.prepare) + len(program.steps), bind="\n".join(bind),
         allocate="\n".join(f"    args.{n} = memory({size(n)});" for n in (*ins, *outs)),
         read=files(ins, 1, "rb"), write=files(outs, len(ins) + 1, "wb"),

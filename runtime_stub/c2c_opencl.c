@@ -67,6 +67,7 @@ enum { CL_PLATFORM_NAME = 0x0902, CL_DEVICE_NAME = 0x102B, CL_DRIVER_VERSION = 0
     F(void *, clEnqueueMapBuffer, (cl_object, cl_object, cl_uint, cl_bits, size_t, size_t, cl_uint, const cl_object *, \
                                    cl_object *, cl_int *)) \
     F(cl_int, clEnqueueUnmapMemObject, (cl_object, cl_object, void *, cl_uint, const cl_object *, cl_object *)) \
+    F(cl_int, clEnqueueMarkerWithWaitList, (cl_object, cl_uint, const cl_object *, cl_object *)) \
     F(cl_int, clSetEventCallback, (cl_object, cl_int, cl_notify, void *)) \
     F(cl_int, clGetEventProfilingInfo, (cl_object, cl_uint, size_t, void *, size_t *)) \
     F(cl_int, clReleaseEvent, (cl_object)) \
@@ -95,6 +96,7 @@ struct c2c_opencl_model {
     cl_object *kernels; /* one a step, its arguments set */
     cl_object *events;  /* one a step, with profiling */
     uint64_t *host;     /* nanoseconds of steps of the host, with profiling */
+    void **ports;       /* addresses of inputs and outputs that this processor may use now */
     char **mapped;      /* spans that the host may use now: mapped_count from mapped_first */
     uint32_t mapped_first, mapped_count;
     cl_object last;     /* of c2c_opencl_start */
@@ -518,6 +520,37 @@ static int map(c2c_opencl_model *m, const c2c_plan_step *step)
     return error;
 }
 
+/* Inputs and outputs that this processor may use, for the device again. */
+static int take_back(c2c_opencl_model *m)
+{
+    int error = C2C_OPENCL_OK;
+    uint32_t i;
+    for (i = 0; i < m->plan->inputs + m->plan->outputs; i++) {
+        cl_int code = 0;
+        if (m->ports[i])
+            code = m->device->cl.clEnqueueUnmapMemObject(m->queue, m->buffers[C2C_PLAN_PORTS + i], m->ports[i], 0, NULL,
+                                                         NULL);
+        m->ports[i] = NULL;
+        if (code && !error)
+            error = failed(m->device, code, "give memory back to", m->device->name);
+    }
+    return error;
+}
+
+int c2c_opencl_map(c2c_opencl_model *m, uint32_t port, void **address)
+{
+    cl_int code = 0;
+    uint64_t bytes;
+    if (!m || !address || port >= m->plan->inputs + m->plan->outputs)
+        return C2C_OPENCL_E_NULL;
+    bytes = m->plan->ports[port].bytes;
+    if (!m->ports[port])
+        m->ports[port] = m->device->cl.clEnqueueMapBuffer(m->queue, m->buffers[C2C_PLAN_PORTS + port], 1, 3, 0,
+                                                          bytes ? (size_t)bytes : 1, 0, NULL, NULL, &code);
+    *address = m->ports[port];
+    return *address ? C2C_OPENCL_OK : failed(m->device, code, "map the memory of", m->plan->ports[port].name);
+}
+
 /* All steps before it have ended once its memory is mapped: the queue keeps the order. */
 static int run_host(c2c_opencl_model *m, uint32_t number)
 {
@@ -561,6 +594,7 @@ static int load(c2c_opencl_model *m, const void *weights)
     int error;
     m->buffers = (cl_object *)calloc(C2C_PLAN_PORTS + p->inputs + p->outputs, sizeof(cl_object));
     m->kernels = (cl_object *)calloc(p->step_count + 1, sizeof(cl_object));
+    m->ports = (void **)calloc(p->inputs + p->outputs + 1, sizeof(void *));
     for (i = 0; i < p->step_count; i++)
         if (p->steps[i].spans > most)
             most = p->steps[i].spans;
@@ -569,7 +603,7 @@ static int load(c2c_opencl_model *m, const void *weights)
         m->events = (cl_object *)calloc(p->step_count + 1, sizeof(cl_object));
         m->host = (uint64_t *)calloc(p->step_count + 1, sizeof(uint64_t));
     }
-    if (!m->buffers || !m->kernels || !m->mapped || (d->profile && (!m->events || !m->host)))
+    if (!m->buffers || !m->kernels || !m->ports || !m->mapped || (d->profile && (!m->events || !m->host)))
         return fail(d, C2C_OPENCL_E_MEMORY, "out of memory");
     m->queue = d->cl.clCreateCommandQueue(d->context, d->id, d->profile ? CL_QUEUE_PROFILING_ENABLE : 0, &code);
     if (!m->queue)
@@ -620,6 +654,8 @@ void c2c_opencl_unload(c2c_opencl_model *m)
     if (m->queue)
         cl->clFinish(m->queue);
     release_events(m);
+    if (m->ports)
+        take_back(m);
     if (m->last)
         cl->clReleaseEvent(m->last);
     for (i = 0; m->kernels && i < m->plan->step_count; i++)
@@ -635,6 +671,7 @@ void c2c_opencl_unload(c2c_opencl_model *m)
     free(m->events);
     free(m->host);
     free(m->mapped);
+    free(m->ports);
     free(m->kernels);
     free(m->buffers);
     free(m);
@@ -642,42 +679,45 @@ void c2c_opencl_unload(c2c_opencl_model *m)
 
 /* --- running */
 
-/* Copies and steps of one run, in the queue; the last copy's event where `last` is not NULL. */
+/* Copies and steps of one run, in the queue; the event of its end where `last` is not NULL. */
 static int submit(c2c_opencl_model *m, const void *const *inputs, void *const *outputs, cl_object *last)
 {
     c2c_opencl *d = m->device;
     const c2c_plan *p = m->plan;
-    uint32_t i, from = C2C_PLAN_PORTS + p->inputs, final = p->outputs;
+    uint32_t i, from = C2C_PLAN_PORTS + p->inputs;
     cl_int code;
-    int error = C2C_OPENCL_OK;
+    int error = take_back(m);
+    if (error)
+        return error;
     for (i = 0; i < p->inputs; i++) {
         if (!inputs[i])
             return fail(d, C2C_OPENCL_E_NULL, "input '%s' of %s is NULL", p->ports[i].name, p->name);
-        if (!p->ports[i].bytes)
+        if (!p->ports[i].bytes || inputs[i] == C2C_OPENCL_IN_PLACE)
             continue;
         code = d->cl.clEnqueueWriteBuffer(m->queue, m->buffers[C2C_PLAN_PORTS + i], last != NULL, 0,
                                           (size_t)p->ports[i].bytes, inputs[i], 0, NULL, NULL);
         if (code)
             return failed(d, code, "copy input", p->ports[i].name);
     }
-    for (i = 0; i < p->outputs; i++) {
+    for (i = 0; i < p->outputs; i++)
         if (!outputs[i])
             return fail(d, C2C_OPENCL_E_NULL, "output '%s' of %s is NULL", p->ports[p->inputs + i].name, p->name);
-        if (p->ports[p->inputs + i].bytes)
-            final = i;
-    }
     release_events(m);
     m->measured = 0;
     for (i = p->prepares; !error && i < p->step_count; i++)
         error = p->steps[i].host ? run_host(m, i) : enqueue(m, i);
     for (i = 0; !error && i < p->outputs; i++) {
         uint64_t bytes = p->ports[p->inputs + i].bytes;
-        if (!bytes)
+        if (!bytes || outputs[i] == C2C_OPENCL_IN_PLACE)
             continue;
-        code = d->cl.clEnqueueReadBuffer(m->queue, m->buffers[from + i], 0, 0, (size_t)bytes, outputs[i], 0, NULL,
-                                         last && i == final ? last : NULL);
+        code = d->cl.clEnqueueReadBuffer(m->queue, m->buffers[from + i], 0, 0, (size_t)bytes, outputs[i], 0, NULL, NULL);
         if (code)
             error = failed(d, code, "copy output", p->ports[p->inputs + i].name);
+    }
+    if (!error && last) {
+        code = d->cl.clEnqueueMarkerWithWaitList(m->queue, 0, NULL, last);
+        if (code)
+            error = failed(d, code, "run", p->name);
     }
     return error;
 }
@@ -724,11 +764,6 @@ int c2c_opencl_start(c2c_opencl_model *m, const void *const *inputs, void *const
     if (error) {
         d->cl.clFinish(m->queue);
         return error;
-    }
-    if (!m->last) { /* all outputs are empty */
-        code = d->cl.clFinish(m->queue);
-        done(user, code ? C2C_OPENCL_E_RUN : C2C_OPENCL_OK);
-        return C2C_OPENCL_OK;
     }
     code = d->cl.clSetEventCallback(m->last, CL_COMPLETE, notify, m);
     if (!code)

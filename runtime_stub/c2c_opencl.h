@@ -51,7 +51,14 @@ int c2c_opencl_load(c2c_opencl *device, const c2c_plan *plan, const void *weight
                     c2c_opencl_model **model);
 void c2c_opencl_unload(c2c_opencl_model *model); /* waits for a run that is going on; NULL: nothing */
 
-/* Run once and wait. inputs, outputs: an address for each of the plan's ports, in order. */
+/* Instead of an input's address: what c2c_opencl_map gave was filled; instead of an output's: it is asked for next. */
+#define C2C_OPENCL_IN_PLACE ((void *)1)
+
+/* The memory of input or output number `port` (inputs first), for this processor to read and write until the model runs
+ * next or is unloaded, and not while it runs. Where device and processor share memory nothing is copied. */
+int c2c_opencl_map(c2c_opencl_model *model, uint32_t port, void **address);
+
+/* Run once and wait. inputs, outputs: an address for each of the plan's ports, in order, or C2C_OPENCL_IN_PLACE. */
 int c2c_opencl_run(c2c_opencl_model *model, const void *const *inputs, void *const *outputs);
 
 /* Run without waiting: inputs may be changed when the call returns; `done` is called with an error code once the outputs

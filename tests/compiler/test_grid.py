@@ -115,6 +115,56 @@ def test_the_example_runs_on_raw_files(small_cnn: onnx.ModelProto, tmp_path: Pat
     assert done.returncode == 1 and "checksum" in done.stderr
 
 
+IN_PLACE = """
+#include "net.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+static char weights[NET_WEIGHTS_BYTES];
+int main(void)
+{
+    static float x[NET_X_BYTES / 4], copied[NET_Y_BYTES / 4];
+    net_args args = {0};
+    c2c_opencl *device;
+    void *in, *out;
+    FILE *f = fopen("net.weights", "rb");
+    int i, round, error;
+    if (!f || fread(weights, 1, sizeof weights, f) != sizeof weights)
+        return 2;
+    error = c2c_opencl_open(NULL, &device) || net_open(device, weights, &args.model);
+    for (round = 0; !error && round < 3; round++) {
+        for (i = 0; i < (int)(NET_X_BYTES / 4); i++)
+            x[i] = (float)((i * 37 + round) % 101) / 101.0f;
+        args.x = x;
+        args.y = copied;
+        error = net_run(&args) || c2c_opencl_map(args.model, NET_X_PORT, &in);
+        if (!error)
+            memset(in, 0, NET_X_BYTES); /* the run before has read it */
+        error = error || c2c_opencl_map(args.model, NET_X_PORT, &in);
+        if (!error)
+            memcpy(in, x, NET_X_BYTES);
+        args.x = (const float *)C2C_OPENCL_IN_PLACE;
+        args.y = (float *)C2C_OPENCL_IN_PLACE;
+        error = error || net_run(&args) || c2c_opencl_map(args.model, NET_Y_PORT, &out);
+        if (!error && memcmp(out, copied, NET_Y_BYTES))
+            return 3;
+    }
+    c2c_opencl_unload(args.model);
+    c2c_opencl_close(device);
+    return error;
+}
+"""
+
+
+@needs_opencl
+@pytest.mark.needs("gcc")
+def test_memory_of_the_device_takes_the_place_of_copies(small_cnn: onnx.ModelProto, tmp_path: Path) -> None:
+    folder = save(small_cnn, tmp_path)
+    (folder / "app.c").write_text(IN_PLACE)
+    subprocess.run(["gcc", *STRICT, "app.c", "net.c", "c2c_opencl.c", "-ldl", "-o", "app"], cwd=folder, check=True)
+    subprocess.run(["./app"], cwd=folder, check=True)
+
+
 @needs_opencl
 @pytest.mark.needs("gcc")
 def test_bench_names_nodes_by_the_clock_of_the_device(small_cnn: onnx.ModelProto) -> None:

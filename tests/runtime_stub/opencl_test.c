@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-extern int fake_calls, fake_fail_at, fake_live, fake_devices, fake_kernels_run;
+extern int fake_calls, fake_fail_at, fake_live, fake_devices, fake_kernels_run, fake_copies;
 extern size_t fake_largest, fake_group;
 
 #define CHECK(condition)                                                                          \
@@ -48,6 +48,25 @@ static void done(void *user, int error)
     given = error;
 }
 
+/* A run without copies; the first error. */
+static int in_place(c2c_opencl_model *model)
+{
+    const void *inputs[] = {C2C_OPENCL_IN_PLACE};
+    void *outputs[] = {C2C_OPENCL_IN_PLACE}, *x = NULL, *again = NULL, *y = NULL;
+    int before = fake_copies, error = c2c_opencl_map(model, 0, &x), runs = host_runs;
+    if (!error) {
+        memset(x, 1, 64);
+        CHECK(c2c_opencl_map(model, 0, &again) == 0 && again == x);
+        error = c2c_opencl_run(model, inputs, outputs);
+    }
+    if (!error) {
+        CHECK(host_runs == runs + 3);
+        error = c2c_opencl_map(model, 1, &y);
+    }
+    CHECK(error || (fake_copies == before && y));
+    return error;
+}
+
 /* Everything once; the first error. */
 static int everything(const c2c_opencl_options *options, const void *bytes, size_t size, int asynchronous)
 {
@@ -77,6 +96,8 @@ static int everything(const c2c_opencl_options *options, const void *bytes, size
         CHECK(host_runs == 3);
         CHECK(((char *)y)[0] == 7);
     }
+    if (!error)
+        error = in_place(model);
     if (!error && options->profile) {
         error = c2c_opencl_times(model, times);
         CHECK(error || (times[0] == 0 && times[1] == 42 && times[4] == 42 && times[2] < 1000000));
@@ -122,7 +143,7 @@ int main(int argc, char **argv)
     int failed = 0, mode, fail_at, i;
     float x[16] = {0}, y[16];
     const void *inputs[] = {x};
-    void *outputs[] = {y};
+    void *outputs[] = {y}, *unused;
 
     for (mode = 0; mode < 4; mode++) {
         CHECK(with(0, mode & 1, NULL, mode >> 1) == 0);
@@ -168,6 +189,7 @@ int main(int argc, char **argv)
     CHECK(c2c_opencl_load(device, &plan, weights, 9, &one) == 0);
     CHECK(c2c_opencl_load(device, &plan, weights, 9, &two) == 0);
     CHECK(c2c_opencl_run(one, NULL, outputs) == C2C_OPENCL_E_NULL);
+    CHECK(c2c_opencl_map(one, 2, &unused) == C2C_OPENCL_E_NULL && c2c_opencl_map(one, 0, NULL) == C2C_OPENCL_E_NULL);
     inputs[0] = NULL;
     CHECK(c2c_opencl_run(one, inputs, outputs) == C2C_OPENCL_E_NULL);
     CHECK(strstr(c2c_opencl_message(device), "input 'x' of m"));
