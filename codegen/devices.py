@@ -6,7 +6,7 @@ named with the rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 Dialect: TypeAlias = Literal["opencl", "metal", "cuda"]
@@ -65,5 +65,7 @@ DEVICES: dict[str, tuple[Device, str]] = {
         ),  # fmt: skip
         "processors with OpenCL 1.2, such as PoCL: threads of a work-group take turns, vectors are registers",
     ),
+    "metal": (replace(LEAST, dialect="metal"), "any device with Metal 2.2"),
+    "cuda": (replace(LEAST, dialect="cuda"), "any device with CUDA"),
 }
 """Rows by target: the device and what the target stands for."""

@@ -1,8 +1,7 @@
 """Kernels of loop IR as functions that each thread of a grid runs: what OpenCL, Metal and CUDA share.
 
 Grid and thread loops become numbers that the language gives a thread; its other loops stay. Indices are 32-bit: a
-buffer of 2^31 elements or more is refused. A parameter is a base pointer and the place of its first element, so that
-all of a model's memory is a few allocations.
+buffer of 2^31 elements or more is refused.
 """
 
 from __future__ import annotations
@@ -11,7 +10,10 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from ..ir.errors import CodegenError
-from ..ir.loops import Binary, Buffer, For, Kernel
+from ..ir.loops import Binary, Bitcast, Buffer, Expr, For, Kernel, Var
+from ..ir.loops_visit import expressions, statements, walk
+from ..ir.program import Program
+from ..ir.types import DType
 from .c_expressions import Code, Operators, apply
 from .c_helpers import C_TYPES
 from .c_style import RESERVED, CStyle
@@ -32,6 +34,7 @@ class GridStyle(CStyle):
         super().__init__(kernel, operators)
         self.device = device
         self.launch: Launch = launch(kernel, device)
+        self.has_threads = bool(nest(kernel).threads)
         for p in kernel.params:
             if p.size >= INDEX_LIMIT:
                 raise CodegenError(
@@ -53,9 +56,15 @@ class GridStyle(CStyle):
         """The number of the thread in the grid."""
         raise NotImplementedError
 
-    def place(self, name: str) -> str:
-        """The parameter that says where buffer `name` begins."""
-        return f"{name}_at"
+    private: ClassVar[str] = ""
+    """Qualifier of a thread's own memory in the type of a pointer."""
+
+    def parameters(self, p: Buffer) -> tuple[str, ...]:
+        """The declarations of a buffer's parameters."""
+        return (self.pointer(p, self.names[p.name]),)
+
+    def open(self, p: Buffer) -> None:
+        """What makes the buffer's first element of its parameters."""
 
     # --- the function
 
@@ -87,16 +96,6 @@ class GridStyle(CStyle):
         if loop.var in self.used:
             self.line(f"const int {self.names[loop.var]} = {value};")
 
-    def parameters(self, p: Buffer) -> tuple[str, str]:
-        """A buffer's base and the place of its first element."""
-        name = self.names[p.name]
-        return self.pointer(p, f"{name}_base"), f"const uint {self.place(name)}"
-
-    def open(self, p: Buffer) -> None:
-        """The buffer's first element."""
-        name = self.names[p.name]
-        self.line(f"{self.pointer(p, name)} = {name}_base + {self.place(name)};")
-
     def pointer(self, p: Buffer, name: str) -> str:
         """Declaration of a pointer to the buffer's elements."""
         const = "" if p.name in self.written else "const "
@@ -110,10 +109,42 @@ class GridStyle(CStyle):
 
     unroll: ClassVar[str] = "#pragma unroll"
 
+    def _regrouped(self, e: Bitcast, at: str) -> Code:
+        """Byte by byte: these languages have no memcpy."""
+        source, name = self.temporary(e.a), self.fresh("t")
+        size, byte = e.lanes * e.dtype.nbytes, f"{self.private}uint8_t *"
+        self.line(f"{C_TYPES[e.dtype]} {name}[{e.lanes}];")
+        self.line(f"for (int b = 0; b < {size}; b++) (({byte}){name})[b] = (({byte}){self._first(source)})[b];")
+        return Code(f"{name}[{at or '0'}]")
+
+    def _first(self, value: Var) -> str:
+        """The address of a value's first lane."""
+        name = self.names[value.name]
+        return f"&{name}" if value.lanes == 1 else name
+
     def _binary(self, e: Binary, at: str) -> Code:
         """Indices by the language's own min and max of int."""
         if e.op in ("min", "max") and self.is_index(e):
             return apply(e.op, self.value(e.a, at), self.value(e.b, at))
         return super()._binary(e, at)
 
-    _writers: ClassVar[dict[type, Callable[..., Code]]] = {**CStyle._writers, Binary: _binary}
+    _writers: ClassVar[dict[type, Callable[..., Code]]] = {
+        **CStyle._writers,
+        Binary: _binary,
+    }
+
+
+def uses(kernel: Kernel, test: Callable[[Expr], bool]) -> bool:
+    """Whether a kernel has an expression of a kind."""
+    return any(test(x) for s in statements(kernel.body) for e in expressions(s) for x in walk(e))
+
+
+def uses_f64(kernel: Kernel) -> bool:
+    """Whether a kernel reads, computes or writes 64-bit floats."""
+    return any(p.dtype is DType.F64 for p in kernel.params) or uses(kernel, lambda x: x.dtype is DType.F64)
+
+
+def node_of(program: Program, kernel: Kernel) -> str:
+    """The ONNX node that a kernel was made for, with the kernel's name, for messages."""
+    origin = next((s.origin for s in (*program.prepare, *program.steps) if s.kernel == kernel.name and s.origin), ())
+    return f"node '{origin[-1]}', kernel {kernel.name}" if origin else f"kernel {kernel.name}"

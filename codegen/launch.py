@@ -12,6 +12,10 @@ from .devices import Device
 GROUP = 64
 """Threads of a work-group of kernels that share no memory: a multiple of what processors run in lock-step."""
 
+GROUPS_ALONG = 65535
+"""Work-groups along the second and third dimension that CUDA launches at most; where there are more, all lie along the
+first."""
+
 
 @dataclass(frozen=True, slots=True)
 class Launch:

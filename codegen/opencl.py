@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ..ir.loops import Kernel
-from ..ir.loops_visit import expressions, statements, walk
+from ..ir.loops import Buffer
 from ..ir.program import Program
 from ..ir.types import DType
 from .c_expressions import Code, Operators, apply, cast_to
 from .c_helpers import C_TYPES, SMALL_FLOATS
 from .devices import Device
-from .grid_style import GridStyle
+from .grid_style import GridStyle, uses_f64
 from .vector_style import VectorStyle
 
 _PREAMBLE = """\
@@ -123,9 +122,11 @@ def _word(dtype: DType) -> str:
 
 
 class OpenClStyle(VectorStyle):
-    """One kernel."""
+    """One kernel. A parameter is a base pointer and the place of its first element, so that all of a model's memory is
+    a few allocations: OpenCL 1.2 has no arguments within buffers but at coarsely aligned places."""
 
     function: ClassVar[str] = "__kernel void"
+    private: ClassVar[str] = "__private "
     spaces: ClassVar[dict[str, str]] = {
         "param": "__global ", "constant": "__global ", "stack": "", "register": "", "shared": "__local ",
     }  # fmt: skip
@@ -136,6 +137,14 @@ class OpenClStyle(VectorStyle):
         name = f"{self.function} {self.kernel.name}("
         rows = ",\n    ".join(params)
         return f"__attribute__((reqd_work_group_size({x}, {y}, {z})))\n{name}\n    {rows})"
+
+    def parameters(self, p: Buffer) -> tuple[str, ...]:
+        name = self.names[p.name]
+        return self.pointer(p, f"{name}_base"), f"const uint {name}_at"
+
+    def open(self, p: Buffer) -> None:
+        name = self.names[p.name]
+        self.line(f"{self.pointer(p, name)} = {name}_base + {name}_at;")
 
     def group_number(self, dimension: int) -> str:
         return f"get_group_id({dimension})"
@@ -155,7 +164,7 @@ def emit_opencl(program: Program, device: Device) -> str:
     operators = OpenClOperators()
     kernels_on_device = program.kernels_of(host=False)
     kernels = [OpenClStyle(k, operators, device).text() for k in kernels_on_device.values()]
-    wide = any(_uses_f64(k) for k in kernels_on_device.values())
+    wide = any(uses_f64(k) for k in kernels_on_device.values())
     return "\n".join(
         [
             f"/* {program.name}: a compiled network in OpenCL C 1.2; {program.name}_plan.h says how it runs. */",
@@ -165,8 +174,3 @@ def emit_opencl(program: Program, device: Device) -> str:
             *kernels,
         ]
     )
-
-
-def _uses_f64(kernel: Kernel) -> bool:
-    exprs = (x for s in statements(kernel.body) for e in expressions(s) for x in walk(e))
-    return any(p.dtype is DType.F64 for p in kernel.params) or any(x.dtype is DType.F64 for x in exprs)

@@ -27,7 +27,6 @@ from ..ir.loops import (
 )
 from ..ir.types import DType
 from .c_expressions import COMPARISON, TERNARY, Code, apply, cast_to, infix
-from .c_helpers import C_TYPES
 from .grid_style import GridStyle
 
 WIDTHS = (2, 4, 8, 16)
@@ -107,13 +106,9 @@ class VectorStyle(GridStyle):
         )
         return Code(self._lane_of(table, e.dtype, f" {place.text}"))
 
-    def _regrouped(self, e: Bitcast, at: str) -> Code:
-        source, name = self.names[self._named(e.a).name], self.fresh("t")  # type: ignore[attr-defined]
-        self.line(f"{C_TYPES[e.dtype]} {name}[{e.lanes}];")
-        first = f"&{source}" if e.a.lanes == 1 or source in self.vectors else source
-        size = e.lanes * e.dtype.nbytes
-        self.line(f"for (int b = 0; b < {size}; b++) ((__private uchar *){name})[b] = ((__private uchar *){first})[b];")
-        return Code(f"{name}[{at or '0'}]")
+    def _first(self, value: Var) -> str:
+        name = self.names[value.name]
+        return f"&{name}" if name in self.vectors else super()._first(value)
 
     def _address(self, buffer: Buffer, index: Expr) -> str:
         where = self.value(index)

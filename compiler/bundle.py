@@ -14,10 +14,10 @@ from typing import Any
 import llvmlite.binding
 
 from ..codegen.c_source import emit_c
+from ..codegen.dialects import LANGUAGES
 from ..codegen.llvm_program import emit_asm, emit_llvm, write_object
 from ..codegen.object_file import read_object
 from ..codegen.object_weights import Packed
-from ..codegen.opencl import emit_opencl
 from ..codegen.plan import host_header, make_plan, plan_header
 from ..ir.errors import OptionsError
 from ..ir.loops_text import print_program
@@ -105,8 +105,9 @@ def _write_for_grid(
     device, name = options.target.device, program.name
     assert device is not None
     with staged(folder) as out:
-        source = emit_opencl(program, device)
-        (out / f"{name}.cl").write_text(source)
+        language = LANGUAGES[device.dialect]
+        source = language.emit(program, device)
+        (out / f"{name}.{language.ending}").write_text(source)
         plan = make_plan(program, device)
         (out / f"{name}_plan.h").write_text(plan_header(plan, source))
         if (host := host_header(plan)) is not None:
@@ -116,7 +117,7 @@ def _write_for_grid(
         (out / f"{name}.weights").write_bytes(program.weights)
         if "ir" in emit:
             (out / f"{name}.loops").write_text(print_program(program))
-        for file in ("c2c_plan.h", "c2c_opencl.h", "c2c_opencl.c"):
+        for file in ("c2c_plan.h", *language.driver):
             shutil.copyfile(RUNTIME / file, out / file)
         manifest = _manifest(program, options, out, "file", emit, model_sha256)
         (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")

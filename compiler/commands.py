@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ..codegen.c_source import emit_c
+from ..codegen.dialects import emit_kernels
 from ..codegen.llvm_program import emit_asm, emit_llvm
-from ..codegen.opencl import emit_opencl
 from ..codegen.target import OSES, TARGETS, Target
 from ..ir.errors import C2CError, OptionsError
 from ..ir.graph_text import print_graph
@@ -239,7 +239,7 @@ def dump_command(a: argparse.Namespace) -> int:
         print(print_program(program))
     elif target.device is not None:
         check_grid_kinds((a.form,))
-        print(emit_opencl(program, target.device))
+        print(emit_kernels(program, target.device))
     elif a.form == "c":
         print(emit_c(program, embed_weights=False))
     else:

@@ -16,6 +16,7 @@ from .types import DType
 
 FLOATS = (DType.F32, DType.F64, DType.F16, DType.BF16)
 INTS = (DType.I8, DType.I16, DType.I32, DType.I64, DType.U8, DType.U16, DType.U32, DType.U64)
+ALL = (*FLOATS, *INTS, DType.BOOL)
 LANES = (1, 1, 2, 4, 8, 16)
 ROWS, ROOM = 6, 512
 """Iterations of the outer loop; elements that each of them may write."""
@@ -24,7 +25,7 @@ ROWS, ROOM = 6, 512
 class RandomKernel:
     """`kernel` with one input and one output of every type in `dtypes`, ROWS · ROOM elements each."""
 
-    def __init__(self, seed: int, dtypes: tuple[DType, ...] = (*FLOATS, *INTS, DType.BOOL), inexact: bool = False):
+    def __init__(self, seed: int, dtypes: tuple[DType, ...] = ALL, inexact: bool = False):
         self.rng = np.random.default_rng(seed)
         self.dtypes, self.inexact = dtypes, inexact
         self.k = Builder()
@@ -242,9 +243,9 @@ def random_memory(kernel: Kernel, seed: int) -> list[np.ndarray]:
     return result
 
 
-def random_program(seeds: range, inexact: bool = False, threads: int = 2) -> Program:
+def random_program(seeds: range, inexact: bool = False, threads: int = 2, dtypes: tuple[DType, ...] = ALL) -> Program:
     """One step a random kernel: all read the same inputs, each writes its own outputs."""
-    kernels = [RandomKernel(s, inexact=inexact).kernel for s in seeds]
+    kernels = [RandomKernel(s, dtypes, inexact).kernel for s in seeds]
     ins = [p for p in kernels[0].params if p.name.startswith("x_")]
     outs = [(n, p) for n, k in enumerate(kernels) for p in k.params if p.name.startswith("y_")]
     steps = []

@@ -1,0 +1,151 @@
+"""A whole program's kernels in the Metal Shading Language 2.2 (Apple, Metal Shading Language Specification).
+
+A parameter is a pointer to its first element, since Metal binds buffers at any element's place; `docs/gpu.md` says how
+the text is checked without Apple's compiler.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ..ir.errors import CodegenError
+from ..ir.loops import Call, Kernel
+from ..ir.program import Program
+from ..ir.types import DType
+from .c_expressions import Code, Operators, apply
+from .c_helpers import C_TYPES, SMALL_FLOATS
+from .devices import Device
+from .grid_style import GridStyle, node_of, uses, uses_f64
+
+BUFFERS = 31
+"""Entries of the table of a kernel's buffers (Apple, Metal Feature Set Tables)."""
+
+_PREAMBLE = """\
+#include <metal_stdlib>
+using namespace metal;
+#if __METAL_VERSION__ >= 320 /* before, by fastMathEnabled = NO */
+#pragma METAL fp math_mode(safe)
+#pragma METAL fp contract(off)
+#endif
+#ifndef INT64_C
+#define INT64_C(x) x##L
+#define UINT64_C(x) x##UL
+#endif
+"""
+
+_HELPERS = {
+    "float_f16": "static inline float c2c_float_f16(uint16_t h) { return float(as_type<half>(h)); }\n",
+    "f16": "static inline uint16_t c2c_f16(float x) { return as_type<uint16_t>(half(x)); }\n",
+    "float_bf16": "static inline float c2c_float_bf16(uint16_t h) { return as_type<float>(uint32_t(h) << 16); }\n",
+    "bf16": """\
+static inline uint16_t c2c_bf16(float x)
+{
+    const uint32_t bits = as_type<uint32_t>(x);
+    return isnan(x) ? uint16_t(bits >> 16 | 64) : uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+""",
+    "f32_of_u32": "static inline float c2c_f32_of_u32(uint32_t x) { return as_type<float>(x); }\n",
+    "u32_of_f32": "static inline uint32_t c2c_u32_of_f32(float x) { return as_type<uint32_t>(x); }\n",
+}
+
+MISSING = ("erf", "expm1", "log1p")
+"""Functions of `ir.loops.CALLS` that <metal_math> lacks; those of f32 are polynomials of our own by then."""
+
+_RESERVED = frozenset(
+    """
+    alignas alignof and and_eq asm bitand bitor bool catch char16_t char32_t class compl const_cast constexpr decltype
+    delete dynamic_cast explicit export false friend mutable namespace new noexcept not not_eq nullptr operator or
+    or_eq private protected public reinterpret_cast static_assert static_cast template this thread_local throw true try
+    typeid typename using virtual wchar_t xor xor_eq kernel vertex fragment device constant thread threadgroup
+    threadgroup_imageblock metal half bfloat uchar ushort uint ulong size_t ptrdiff_t uint3 group_at thread_at grid_at
+    as_type mem_flags threadgroup_barrier simdgroup_barrier vec matrix packed sampler texture1d texture2d texture3d
+    atomic_int atomic_uint atomic_bool array fma min max clamp mix step smoothstep sign dot cross distance length
+    normalize select fract modf frexp ldexp rsqrt exp2 exp10 log2 log10 powr sinpi cospi tanpi sincos isnan isinf
+    isfinite signbit popcount clz ctz rotate mulhi mad24 absdiff hadd reverse_bits any all median3 saturate trunc
+    """.split()
+)
+
+
+class MetalOperators(Operators):
+    """Functions by one name for all types, and bits by `as_type`."""
+
+    def helper(self, name: str) -> tuple[str, tuple[str, ...]]:
+        return (_HELPERS[name], ()) if name in _HELPERS else super().helper(name)
+
+    def function(self, name: str, dtype: DType) -> str:
+        return name
+
+    def fma(self, dtype: DType, a: Code, b: Code, c: Code) -> Code:
+        return super().fma(dtype, a, b, c) if dtype in SMALL_FLOATS else apply("fma", a, b, c)
+
+    def bitcast(self, dtype: DType, source: DType, a: Code) -> Code:
+        if C_TYPES[dtype] == C_TYPES[source]:
+            return a
+        return apply(f"as_type<{C_TYPES[dtype]}>", Code(f"{C_TYPES[source]}({a.text})"))
+
+
+class MetalStyle(GridStyle):
+    """One kernel."""
+
+    function: ClassVar[str] = "kernel void"
+    restrict: ClassVar[str] = ""
+    private: ClassVar[str] = "thread "
+    spaces: ClassVar[dict[str, str]] = {
+        "param": "device ", "constant": "device ", "stack": "", "register": "", "shared": "threadgroup ",
+    }  # fmt: skip
+    reserved: ClassVar[frozenset[str]] = GridStyle.reserved | _RESERVED
+
+    def head(self, params: list[str]) -> str:
+        x, y, z = self.launch.group
+        numbers = (
+            ("group_at [[threadgroup_position_in_grid]]", "thread_at [[thread_position_in_threadgroup]]")
+            if self.has_threads
+            else ("grid_at [[thread_position_in_grid]]",)
+        )
+        bound = [f"{p} [[buffer({i})]]" for i, p in enumerate(params)]
+        rows = ",\n    ".join([*bound, *(f"uint3 {n}" for n in numbers)])
+        return f"[[max_total_threads_per_threadgroup({x * y * z})]]\n{self.function} {self.kernel.name}(\n    {rows})"
+
+    def group_number(self, dimension: int) -> str:
+        return f"group_at.{'xyz'[dimension]}"
+
+    def thread_number(self, dimension: int) -> str:
+        return f"thread_at.{'xyz'[dimension]}"
+
+    def global_number(self, dimension: int) -> str:
+        return f"grid_at.{'xyz'[dimension]}"
+
+    def barrier(self) -> None:
+        self.line("threadgroup_barrier(mem_flags::mem_threadgroup);")
+
+
+def emit_metal(program: Program, device: Device) -> str:
+    """Metal of all kernels; the program must have been verified. Raises CodegenError for what Metal cannot do."""
+    for kernel in program.kernels_of(host=False).values():
+        _check(program, kernel)
+    operators = MetalOperators()
+    kernels = [MetalStyle(k, operators, device).text() for k in program.kernels_of(host=False).values()]
+    return "\n".join(
+        [
+            f"/* {program.name}: a compiled network in Metal 2.2; {program.name}_plan.h says how it runs. */",
+            _PREAMBLE,
+            *operators.helpers.values(),
+            *kernels,
+        ]
+    )
+
+
+def _check(program: Program, kernel: Kernel) -> None:
+    if uses_f64(kernel):
+        raise CodegenError(
+            "Metal has no 64-bit floats", where=node_of(program, kernel),
+            remedy="cast to float32 in the model, or compile for opencl or a processor",
+        )  # fmt: skip
+    for name in MISSING:
+        if uses(kernel, lambda e: isinstance(e, Call) and e.name == name):
+            raise CodegenError(f"Metal has no {name}", where=node_of(program, kernel), remedy="compile for opencl")
+    if len(kernel.params) > BUFFERS:
+        raise CodegenError(
+            f"a kernel with {len(kernel.params)} tensors: Metal binds {BUFFERS}", where=node_of(program, kernel),
+            remedy="split the node into several, or compile for opencl",
+        )  # fmt: skip

@@ -1,0 +1,29 @@
+/* What our CUDA text uses of the language, for a C++ compiler and the emulator. */
+#pragma once
+#include "../emulator.h"
+
+#define __global__
+#define __device__
+#define __launch_bounds__(threads)
+#define __shared__ EMULATED_SHARED
+#define __syncthreads() emulated_barrier(__LINE__)
+#define threadIdx (emulated_at().in_group)
+#define blockIdx (emulated_at().of_group)
+
+inline int min(int a, int b) { return b < a ? b : a; }
+inline int max(int a, int b) { return a < b ? b : a; }
+inline float __uint_as_float(unsigned x) { return __builtin_bit_cast(float, x); }
+inline unsigned __float_as_uint(float x) { return __builtin_bit_cast(unsigned, x); }
+inline double __longlong_as_double(long x) { return __builtin_bit_cast(double, x); }
+inline long __double_as_longlong(double x) { return __builtin_bit_cast(long, x); }
+inline float __double2float_rz(double x)
+{
+    const float f = (float)x;
+    const double more = f < 0 ? -(double)f : (double)f, most = x < 0 ? -x : x;
+    return more > most ? __uint_as_float(__float_as_uint(f) - 1) : f;
+}
+
+/* Instructions of PTX. */
+inline void cvt_f32_f16(float &y, unsigned short x) { y = (float)__builtin_bit_cast(_Float16, x); }
+inline void cvt_rn_f16_f32(unsigned short &y, float x) { y = __builtin_bit_cast(unsigned short, (_Float16)x); }
+inline void cvt_rn_f16_f64(unsigned short &y, double x) { y = __builtin_bit_cast(unsigned short, (_Float16)x); }
