@@ -26,10 +26,8 @@ class Language:
 
 LANGUAGES: dict[Dialect, Language] = {
     "opencl": Language("OpenCL", emit_opencl, "cl", ("c2c_opencl.c", "c2c_opencl.h"), "-ldl"),
-    "metal": Language(
-        "Metal", emit_metal, "metal", ("c2c_metal.m", "c2c_metal.h"), "-framework Metal -framework Foundation"
-    ),
-    "cuda": Language("CUDA", emit_cuda, "cu", ("c2c_cuda.c", "c2c_cuda.h"), "-ldl"),
+    "metal": Language("Metal", emit_metal, "metal", (), "-framework Metal -framework Foundation"),
+    "cuda": Language("CUDA", emit_cuda, "cu", (), "-ldl"),
 }
 
 

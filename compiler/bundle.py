@@ -112,8 +112,9 @@ def _write_for_grid(
         (out / f"{name}_plan.h").write_text(plan_header(plan, source))
         if (host := host_header(plan)) is not None:
             (out / f"{name}_host.h").write_text(host)
-        for file, text in grid_files(program, str(options.target), _version()).items():
-            (out / file).write_text(text)
+        if language.driver:
+            for file, text in grid_files(program, str(options.target), _version()).items():
+                (out / file).write_text(text)
         (out / f"{name}.weights").write_bytes(program.weights)
         if "ir" in emit:
             (out / f"{name}.loops").write_text(print_program(program))

@@ -154,7 +154,9 @@ class Emulated:
 def _build_host(plan: Plan, folder: Path) -> ctypes.CDLL:
     """What the host runs, as a library."""
     text = host_header(plan) or ""
-    (folder / "host.c").write_text(text.replace(f"static void {plan.program.name}_host_", f"void {plan.program.name}_host_"))
+    (folder / "host.c").write_text(
+        text.replace(f"static void {plan.program.name}_host_", f"void {plan.program.name}_host_")
+    )
     _run("gcc", "-O2", "-shared", "-fPIC", "host.c", "-lm", "-o", "libhost.so", cwd=folder)
     return ctypes.CDLL(str(folder / "libhost.so"))
 

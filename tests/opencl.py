@@ -19,6 +19,9 @@ from c2c.runtime_stub.opencl import LoadedOpenCl
 
 Array = np.ndarray[Any, Any]
 
+OPENCL = ("opencl", "opencl-cpu")
+"""Targets whose kernels have little in common; those of one maker are `opencl` with other limits."""
+
 
 @functools.cache
 def has_device() -> bool:

@@ -23,7 +23,7 @@ from c2c.ir.program import Program, Slot, Step
 from c2c.passes.loops import optimise_kernel
 from c2c.passes.loops.spread import spread
 
-from ..opencl import needs_opencl, run_on_device
+from ..opencl import OPENCL, needs_opencl, run_on_device
 
 Array = np.ndarray[Any, Any]
 
@@ -53,7 +53,7 @@ def on_grid(program: Program) -> Program:
 
 
 @needs_opencl
-@pytest.mark.parametrize("target", DEVICES)
+@pytest.mark.parametrize("target", OPENCL)
 @pytest.mark.parametrize("first", [0, 2000])
 def test_exact_programs_are_equal(first: int, target: str, tmp_path: Path) -> None:
     program = random_program(range(first, first + 8))
@@ -67,7 +67,7 @@ def test_exact_programs_are_equal(first: int, target: str, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(shutil.which("clang-19") is None, reason="clang-19 is missing: apt-get install clang-19")
-@pytest.mark.parametrize("target", DEVICES)
+@pytest.mark.parametrize("target", OPENCL)
 def test_a_strict_front_end_takes_the_text(target: str, tmp_path: Path) -> None:
     program = on_grid(random_program(range(8), inexact=True))
     path = tmp_path / "k.cl"

@@ -24,7 +24,7 @@ from c2c.compiler.tune import Tuner
 from c2c.compiler.verify import verify_model
 from c2c.ir.errors import OptionsError, RunError
 
-from ..opencl import needs_opencl
+from ..opencl import OPENCL, needs_opencl
 
 STRICT = "-std=c99 -D_DEFAULT_SOURCE -Wall -Wextra -Wpedantic -Werror".split()
 
@@ -89,7 +89,7 @@ def test_c_strings_are_read_back(text: str, tmp_path: Path) -> None:
 
 @needs_opencl
 @pytest.mark.needs("gcc")
-@pytest.mark.parametrize("target", DEVICES)
+@pytest.mark.parametrize("target", OPENCL)
 def test_computes_what_onnx_says(small_cnn: onnx.ModelProto, target: str) -> None:
     options = CompileOptions(Target.parse(target), name="net", dims={"N": 1})
     report = verify_model(small_cnn.SerializeToString(), options, tolerance=1e-5)
