@@ -13,6 +13,50 @@ Dialect: TypeAlias = Literal["opencl", "metal", "cuda"]
 
 
 @dataclass(frozen=True, slots=True)
+class Chip:
+    """One graphics processor, to tell how well a kernel fits it: `units` that each run work-groups of their own.
+
+    flops: of float32, a second, a multiply-add counting two; bandwidth: bytes a second from memory. Of a unit: threads
+    that it holds at most, its 32-bit registers, shared bytes, threads in lock-step. source: where the figures are from.
+    """
+
+    name: str
+    units: int
+    flops: float
+    bandwidth: float
+    threads: int
+    registers: int
+    local_bytes: int
+    subgroup: int
+    source: str
+
+    @property
+    def ridge(self) -> float:
+        """Operations a byte from which on arithmetic, not memory, takes the time (Williams, Waterman and Patterson,
+        Roofline, CACM 2009)."""
+        return self.flops / self.bandwidth
+
+
+ADRENO_740 = Chip(
+    "Adreno 740", 6, 1536 * 2 * 680e6, 67.2e9, 2048, 96 * 4 * 128, 32 << 10, 64,
+    "shader processors, registers (96 vectors of 4 for 2 · 64 threads), 16 waves of 128 and shared memory: Mesa, "
+    "src/freedreno/common/freedreno_devices.py; 256 multiply-adds a clock and processor: Lam, Chips and Cheese, 2024 "
+    "(Adreno 730, X1); 680 MHz and LPDDR5X-8400 on 64 bits: Snapdragon 8 Gen 2",
+)  # fmt: skip
+MALI_G710 = Chip(
+    "Mali-G710 MP10", 10, 10 * 64 * 2 * 850e6, 60e9, 1024, 1024 * 32, 32 << 10, 16,
+    "64 multiply-adds a clock and core, warps of 16: Arm, Mali GPU Datasheet; 1024 threads with 32 registers, 512 "
+    "above: Mesa, src/panfrost (panfrost_max_thread_count); 850 MHz and LPDDR5X-7500 on 64 bits: Dimensity 9000",
+)  # fmt: skip
+APPLE_A16 = Chip(
+    "Apple A16", 5, 5 * 128 * 2 * 1398e6, 51.2e9, 1024, 1024 * 52, 32 << 10, 32,
+    "1024 threads with 104 halves of a register, 384 with 256: Mesa, src/asahi (agx_occupancy_for_register_count; "
+    "measured on the A14's generation); 32 KB for a threadgroup, 32 threads in a simdgroup: Apple, Metal Feature Set "
+    "Tables; 5 cores of 128 at 1398 MHz, LPDDR5-6400 on 64 bits",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Device:
     """Limits of a graphics processor. Sizes in bytes.
 
@@ -20,7 +64,9 @@ class Device:
     a work-group, at most. registers: 32-bit registers of a thread with which a processor still runs enough threads to
     hide latency. threads, lanes: rows and columns of threads that make a tile of a product, and neighbouring columns
     that each of them computes as a vector. unrolls: short loops of known length are marked to be unrolled; compilers
-    for processors do better on their own.
+    for processors do better on their own. subgroup: threads that run in lock-step; 1: not known. images, fp16: whether
+    it reads them through a cache of their own, and computes in 16-bit floats. chip: one of those that the row stands
+    for, by which reports rate kernels.
 
     What calls are expected to take, in nanoseconds, to tell those that a host runs faster (`passes/host_steps.py`):
     launch: a kernel; operation: one of all threads together, thread_operation: one of a thread that runs alone;
@@ -41,31 +87,49 @@ class Device:
     hand_over: float = 50e3
     hand_over_byte: float = 0.1
     host_operation: float = 1.0
+    subgroup: int = 1
+    images: bool = False
+    fp16: bool = False
+    chip: Chip | None = None
 
 
 LEAST = Device("opencl")
 """Less than what OpenCL 1.2 demands of a full profile (32 KB of local memory, section 4.2): Oclgrind and embedded
 devices run kernels made for it, too."""
 
+CPU = Device(
+    "opencl", 32 << 10, 64, registers=512, threads=(8, 1), lanes=16, unrolls=False, operation=0.1, thread_operation=1.0,
+    hand_over=20e3, hand_over_byte=0.0,
+)  # fmt: skip
+ADRENO = replace(LEAST, local_bytes=32 << 10, work_group=1024, subgroup=64, images=True, fp16=True, chip=ADRENO_740)
+"""Qualcomm, Snapdragon Mobile Platform OpenCL General Programming and Optimization (80-NB295-11), and Mesa, as above:
+since Adreno 6xx."""
+MALI = replace(LEAST, local_bytes=32 << 10, work_group=256, subgroup=16, images=True, fp16=True, chip=MALI_G710)
+"""Arm Mali GPU OpenCL Developer Guide: 256 threads with 64 registers at most; local memory lies in memory. Valhall."""
+INTEL = replace(LEAST, local_bytes=64 << 10, work_group=256, subgroup=16, images=True, fp16=True)
+"""Intel, oneAPI GPU Optimization Guide: 64 KB a subslice, 128 registers of 32 bytes for 16 threads. Since Gen9."""
+NVIDIA = replace(LEAST, local_bytes=48 << 10, work_group=1024, subgroup=32, images=True)
+"""NVIDIA, CUDA C++ Programming Guide, table of compute capabilities; its OpenCL has no cl_khr_fp16."""
+METAL_IOS = Device("metal", 32 << 10, 1024, subgroup=32, images=True, fp16=True, chip=APPLE_A16)
+"""Apple, Metal Feature Set Tables: since family Apple4 (A11, 2017)."""
+METAL_MACOS = replace(METAL_IOS, chip=None)
+"""The same, family Mac2."""
+
 DEVICES: dict[str, tuple[Device, str]] = {
     "opencl": (LEAST, "any device with OpenCL 1.2: kernels as source, a C driver that builds them"),
     "opencl-cpu": (
-        Device(
-            "opencl",
-            32 << 10,
-            64,
-            registers=512,
-            threads=(8, 1),
-            lanes=16,
-            unrolls=False,
-            operation=0.1,
-            thread_operation=1.0,
-            hand_over=20e3,
-            hand_over_byte=0.0,
-        ),  # fmt: skip
-        "processors with OpenCL 1.2, such as PoCL: threads of a work-group take turns, vectors are registers",
+        CPU, "processors with OpenCL 1.2, such as PoCL: threads of a work-group take turns, vectors are registers"
     ),
-    "metal": (replace(LEAST, dialect="metal"), "any device with Metal 2.2"),
-    "cuda": (replace(LEAST, dialect="cuda"), "any device with CUDA"),
-}
+    "opencl-adreno": (ADRENO, "Qualcomm Adreno since 6xx"),
+    "opencl-mali": (MALI, "Arm Mali since Valhall (G77)"),
+    "opencl-intel": (INTEL, "Intel graphics since Gen9"),
+    "opencl-nvidia": (NVIDIA, "NVIDIA by OpenCL"),
+    "metal": (
+        replace(METAL_IOS, local_bytes=16 << 10, work_group=512, chip=None),
+        "any device with Metal 2.2: the least of the others and of older ones (Apple3)",
+    ),
+    "metal-ios": (METAL_IOS, "iPhone and iPad since A11: Metal source, an Objective-C driver"),
+    "metal-macos": (METAL_MACOS, "Macs: Metal source, an Objective-C driver"),
+    "cuda": (replace(NVIDIA, dialect="cuda"), "NVIDIA since compute capability 5.0: CUDA source for NVRTC, a C driver"),
+}  # fmt: skip
 """Rows by target: the device and what the target stands for."""
