@@ -1,0 +1,60 @@
+"""Whole networks as Metal and CUDA, executed by the emulator, against onnxruntime; and as Metal with every access
+watched: no race, no access outside of a tensor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from c2c.codegen.target import Target
+from c2c.compiler.driver import compile_file
+from c2c.compiler.options import CompileOptions
+
+from ..emulation import Emulated, needs_compiler
+from .test_models import Subject, check, expected, feeds_of, nets, network, real
+
+pytestmark = needs_compiler
+
+SUBJECTS = {
+    s.name: s
+    for s in (
+        network("mobilenet_v2", lambda: nets.mobilenet_v2(64)),
+        network("squeezenet11", lambda: nets.squeezenet11(64)),
+        real("ppocrv4_rec", {"x": (1, 3, 48, 64)}),
+        real("minilm_l3", {"input_ids": (1, 12), "attention_mask": (1, 12)}),
+        network("style_256", lambda: nets.style_256(64)),
+        network("lstm_100", lambda: nets.lstm_100(20)),
+    )
+}
+ON_CUDA = ("mobilenet_v2", "minilm_l3")
+WATCHED = ("squeezenet11", "minilm_l3", "lstm_100", "ppocrv4_rec")
+
+
+def emulate(subject: Subject, target: str, folder: Path, *, watched: bool = False) -> list[str]:
+    """Run, and compare what comes out; the emulator's faults."""
+    model = subject.load_small()
+    feeds = feeds_of(model, subject.shapes_small, subject.name)
+    options = CompileOptions(Target.parse(target), name="net", shapes={k: v.shape for k, v in feeds.items()})
+    program = compile_file(model.SerializeToString(), options).program
+    assert options.target.device is not None
+    emulated = Emulated(program, options.target.device, folder, watched=watched)
+    outputs = emulated.run([np.ascontiguousarray(feeds[p.name]) for p in program.inputs])
+    check(subject.name, {p.name: y for p, y in zip(program.outputs, outputs, strict=True)}, expected(model, feeds))
+    return emulated.faults
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_as_metal(name: str, tmp_path: Path) -> None:
+    assert emulate(SUBJECTS[name], "metal-ios", tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ON_CUDA)
+def test_as_cuda(name: str, tmp_path: Path) -> None:
+    assert emulate(SUBJECTS[name], "cuda", tmp_path) == []
+
+
+@pytest.mark.parametrize("name", [n if n == "lstm_100" else pytest.param(n, marks=pytest.mark.slow) for n in WATCHED])
+def test_no_race_and_no_access_outside(name: str, tmp_path: Path) -> None:
+    assert emulate(SUBJECTS[name], "metal", tmp_path, watched=True) == []
