@@ -63,8 +63,9 @@ class Device:
     dialect: language of its kernels. local_bytes: memory that the threads of a work-group share. work_group: threads of
     a work-group, at most. registers: 32-bit registers of a thread with which a processor still runs enough threads to
     hide latency. threads, lanes: rows and columns of threads that make a tile of a product, and neighbouring columns
-    that each of them computes as a vector. unrolls: short loops of known length are marked to be unrolled; compilers
-    for processors do better on their own. subgroup: threads that run in lock-step; 1: not known. images, fp16: whether
+    that each of them computes as a vector. shares: the memory that a work-group shares is nearer than the caches; else
+    products read straight from memory. unrolls: short loops of known length are marked to be unrolled; compilers for
+    processors do better on their own. subgroup: threads that run in lock-step; 1: not known. images, fp16: whether
     it reads them through a cache of their own, and computes in 16-bit floats. chip: one of those that the row stands
     for, by which reports rate kernels.
 
@@ -80,6 +81,7 @@ class Device:
     registers: int = 64
     threads: tuple[int, int] = (8, 16)
     lanes: int = 1
+    shares: bool = True
     unrolls: bool = True
     launch: float = 10e3
     operation: float = 0.01
@@ -98,8 +100,8 @@ LEAST = Device("opencl")
 devices run kernels made for it, too."""
 
 CPU = Device(
-    "opencl", 32 << 10, 64, registers=512, threads=(8, 1), lanes=16, unrolls=False, operation=0.1, thread_operation=1.0,
-    hand_over=20e3, hand_over_byte=0.0,
+    "opencl", 32 << 10, 64, registers=512, threads=(8, 1), lanes=16, shares=False, unrolls=False, operation=0.1,
+    thread_operation=1.0, hand_over=20e3, hand_over_byte=0.0,
 )  # fmt: skip
 ADRENO = replace(LEAST, local_bytes=32 << 10, work_group=1024, subgroup=64, images=True, fp16=True, chip=ADRENO_740)
 """Qualcomm, Snapdragon Mobile Platform OpenCL General Programming and Optimization (80-NB295-11), and Mesa, as above:

@@ -25,7 +25,7 @@ typedef ulong uint64_t;
 #define INT64_C(x) x##L
 #define UINT64_C(x) x##UL
 #pragma OPENCL FP_CONTRACT OFF
-#ifdef FP_FAST_FMAF
+#if defined(FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
 #define c2c_fma(a, b, c) fma(a, b, c)
 #else
 #define c2c_fma(a, b, c) ((a) * (b) + (c))

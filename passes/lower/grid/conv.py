@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from math import prod
 
-from ....ir.graph import Value
 from ....ir.loops import Expr, cast, const, maximum, minimum, select
-from ....ir.types import DType
-from ..context import KernelBuilder, Lowering, Site, lowers_on_grid, strides
+from ..context import KernelBuilder, Lowering, lowers_on_grid, strides
 from ..product import multiply_add
 from ..strided import coordinates
-from ..window import Axis, Window, window
+from ..window import Axis
+from .conv_memory import convolve_from_memory
+from .conv_shape import ConvShape
 from .tiles import Factor, GridProduct, multiply_on_grid
 
 FEW_CHANNELS = 4
@@ -29,32 +29,18 @@ def lower_conv(ctx: Lowering) -> None:
     if not ctx.output.type.size:
         return
     conv = _Conv(ctx, x, w)
-    if conv.channels_out < FEW_CHANNELS or conv.depth < FEW_CHANNELS:
+    device = ctx.target.device
+    assert device is not None
+    if not device.shares:
+        convolve_from_memory(ctx, conv)
+    elif conv.channels_out < FEW_CHANNELS or conv.depth < FEW_CHANNELS:
         conv.by_results()
     else:
         conv.by_product()
 
 
-class _Conv:
-    """One convolution: x [N, C, …], w [K, C / groups, …], result [N, K, …], all in plain layouts."""
-
-    def __init__(self, ctx: Lowering, x: Value, w: Value) -> None:
-        self.ctx, self.x, self.w, self.bias = ctx, x, w, ctx.node.input(2)
-        self.dtype = ctx.node.output.type.dtype
-        self.acc = DType.F32 if self.dtype in (DType.F16, DType.BF16) else self.dtype
-        self.groups = ctx.node.attrs.get("group", 1)
-        self.batch, channels = x.type.dims[:2]
-        self.channels_in, self.channels_out = channels // self.groups, w.type.dims[0] // self.groups
-        self.window: Window = window(ctx.node, x.type, ctx.node.output.type, w.type.dims[2:])
-
-    @property
-    def depth(self) -> int:
-        """Products in a sum."""
-        return int(self.channels_in * self.window.taps)
-
-    @property
-    def taps(self) -> tuple[int, ...]:
-        return tuple(a.kernel for a in self.window.axes)
+class _Conv(ConvShape):
+    """Convolutions in tiles of shared memory, or a thread a result."""
 
     def by_product(self) -> None:
         """For each group [K, C · taps] · [C · taps, N · pixels]."""
@@ -84,7 +70,7 @@ class _Conv:
 
     def by_results(self) -> None:
         """A thread a result: depthwise layers and others with few channels in a group."""
-        ctx, k = self.ctx, self.ctx.kernel()
+        k = self.ctx.kernel()
         for image in k.loop("n", self.batch):
             for group in k.loop("group", self.groups):
                 for channel in k.loop("channel", self.channels_out):
@@ -92,7 +78,7 @@ class _Conv:
                         for h in k.loop("y", self.outs[1]):
                             for w in k.loop("x", self.outs[2]):
                                 self._result(k, image, group, channel, [d, h, w])
-        k.done(f"{ctx.node.op.lower()}_direct")
+        k.done("conv_direct")
 
     def _result(self, k: KernelBuilder, image: Expr, group: Expr, channel: Expr, at: list[Expr]) -> None:
         total = k.alloc("total", self.acc, 1, "register")
@@ -109,15 +95,6 @@ class _Conv:
                         k.store(total, 0, multiply_add(cast(value, self.acc), weight, k.load(total, 0)))
         self.store(k, image, output, at, k.load(total, 0))
 
-    @property
-    def outs(self) -> tuple[int, ...]:
-        return tuple(a.out for a in self.window.axes)
-
-    def start(self, k: KernelBuilder, channel: Expr) -> Expr:
-        if self.bias is None:
-            return const(0, self.acc)
-        return cast(k.load(k.tensor(self.bias, "bias"), channel), self.acc)
-
     def read(self, k: KernelBuilder, image: Expr, channel: Expr, at: list[Expr], taps: list[Expr]) -> Expr:
         """An element of x as a tap of an output position sees it: 0 beyond the image."""
         inside: Expr | None = None
@@ -133,11 +110,6 @@ class _Conv:
             offset = offset + place * step
         value = k.load(k.tensor(self.x, "x"), offset)
         return value if inside is None else select(inside, value, const(0, value.dtype))
-
-    def store(self, k: KernelBuilder, image: Expr, channel: Expr, at: list[Expr], value: Expr) -> None:
-        ctx = self.ctx
-        site = Site((image, channel, *self.window.spatial(at[0], at[1], at[2])))
-        k.write(ctx.output, site, ctx.epilogue(k, site, cast(value, self.dtype)))
 
 
 def _place(k: KernelBuilder, axis: Axis, out: Expr, tap: Expr) -> tuple[Expr, Expr | None]:

@@ -7,6 +7,7 @@ from math import prod
 from ....ir.loops import Expr, cast, const
 from ..context import KernelBuilder, Lowering
 from ..product import Matrix, Product, multiply_add, offset_at, unravel
+from .memory_product import multiply_from_memory
 from .tiles import Factor, GridProduct, multiply_on_grid
 
 FEW_ROWS = 4
@@ -15,6 +16,10 @@ FEW_ROWS = 4
 
 def multiply_matrices(ctx: Lowering, p: Product, family: str) -> None:
     """Append the kernel of a product to the node's calls."""
+    device = ctx.target.device
+    assert device is not None
+    if not device.shares:
+        return multiply_from_memory(ctx, p, family)
     if p.m < FEW_ROWS:
         return _rows(ctx, p, family)
 

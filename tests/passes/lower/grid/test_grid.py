@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from c2c.codegen.devices import DEVICES
 from c2c.codegen.launch import count
 from c2c.codegen.target import Target
 from c2c.ir.loops import Barrier, For
 from c2c.ir.loops_visit import statements
 from c2c.passes.grid import on_grid
 from c2c.passes.lower import lower_node
+from c2c.passes.lower.schedule import Tuning
 from c2c.tests.passes.lower.harness import Array, Case, run_graph, run_ops, with_tail
 
 SEED = 5
+TARGETS = ("opencl", "opencl-cpu")
+"""With shared memory and without."""
 
 
 def normal(*shapes: tuple[int, ...]) -> list[Array]:
@@ -41,7 +43,7 @@ PRODUCTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("target", DEVICES)
+@pytest.mark.parametrize("target", TARGETS)
 def test_products(target: str) -> None:
     check([Case("MatMul", normal(*shapes)) for shapes in PRODUCTS], target)
     transposed = {"transA": 1, "transB": 1, "alpha": 0.5, "beta": 2.0}
@@ -61,7 +63,7 @@ CONVOLUTIONS: list[tuple[tuple[int, ...], tuple[int, ...], bool, dict[str, Any]]
 ]
 
 
-@pytest.mark.parametrize("target", DEVICES)
+@pytest.mark.parametrize("target", TARGETS)
 def test_convolutions(target: str) -> None:
     cases = []
     for x, w, bias, attrs in CONVOLUTIONS:
@@ -70,7 +72,56 @@ def test_convolutions(target: str) -> None:
     check(cases, target)
 
 
-@pytest.mark.parametrize("target", DEVICES)
+WINDOWS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+    ((1, 3, 9, 21), (18, 3, 3, 3), {"pads": [1, 1, 1, 1]}),
+    ((2, 5, 7, 7), (37, 5, 1, 1), {}),
+    ((1, 4, 6, 35), (3, 4, 1, 1), {"strides": [2, 2]}),
+    ((1, 4, 11, 19), (6, 2, 3, 4), {"group": 2, "strides": [2, 3], "dilations": [2, 1], "pads": [2, 0, 1, 3]}),
+    ((1, 5, 9, 33), (5, 1, 3, 3), {"group": 5, "strides": [2, 2], "pads": [0, 1, 1, 1]}),
+    ((1, 40, 3, 3), (33, 40, 3, 3), {"pads": [1, 1, 1, 1]}),
+    ((1, 2, 40), (5, 2, 13), {"pads": [6, 6], "dilations": [1]}),
+    ((1, 2, 3, 4, 18), (4, 2, 2, 2, 2), {"pads": [1, 0, 0, 0, 1, 1]}),
+    ((1, 3, 4, 1), (4, 3, 3, 1), {"pads": [4, 0, 4, 0]}),
+]
+"""Remainders of vectors, rows and channels; phases of strides; images smaller than a vector."""
+
+
+@pytest.mark.parametrize("constants", [frozenset({1, 2}), frozenset()], ids=["constant", "given"])
+def test_windows(constants: frozenset[int]) -> None:
+    cases = []
+    for x, w, attrs in WINDOWS:
+        cases.append(Case("Conv", normal(x, w, w[:1]), {"kernel_shape": list(w[2:]), **attrs}, constants))
+    check(cases, "opencl-cpu", 400)
+
+
+FORMS = {
+    "channels": ("1 x 1 x 3->18 3x3/1*1 6x21->6x21 f32", "channels=4 vectors=2x1x16"),
+    "positions": ("1 x 1 x 3->18 3x3/1*1 6x21->6x21 f32", "positions=4 channels=2x16"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_without_shared_memory_agree(form: str) -> None:
+    problem, name = FORMS[form]
+    case = Case(
+        "Conv", normal((1, 3, 6, 21), (18, 3, 3, 3)), {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}, frozenset({1})
+    )
+    (factor,) = normal((1, 18, 1, 21))
+    graph = with_tail(case, factor)
+    tuning = Tuning({("grid-conv", problem): name})
+    (got,) = run_graph(graph, [*case.arrays[:1], factor], target="opencl-cpu", tuning=tuning)
+    np.testing.assert_allclose(got, np.abs(case.expected()[0]) * factor, atol=1e-5)
+
+
+def test_constant_factors() -> None:
+    """Panels: whole, partial, of batches, of a transposed factor."""
+    cases = [Case("MatMul", normal(*shapes), {}, frozenset({1})) for shapes in PRODUCTS]
+    arrays = normal((7, 6), (69, 6), (69,))
+    cases += [Case("Gemm", arrays, {"transB": 1}, frozenset({1, 2})), Case("Gemm", arrays, {"transB": 1})]
+    check(cases, "opencl-cpu")
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_a_tail_is_part_of_the_kernel(target: str) -> None:
     case = Case("Conv", normal((1, 3, 6, 6), (5, 3, 3, 3)), {"kernel_shape": [3, 3]})
     (factor,) = normal((1, 5, 4, 4))
@@ -79,7 +130,7 @@ def test_a_tail_is_part_of_the_kernel(target: str) -> None:
     np.testing.assert_allclose(got, np.abs(case.expected()[0]) * factor, atol=1e-5)
 
 
-@pytest.mark.parametrize("target", DEVICES)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("size", [3, 64, 130, 301])
 def test_strips_of_one_and_of_many_elements(target: str, size: int) -> None:
     x, scale, bias = normal((3, size), (size,), (size,))
@@ -98,7 +149,7 @@ def test_strips_of_one_and_of_many_elements(target: str, size: int) -> None:
     )
 
 
-@pytest.mark.parametrize("target", DEVICES)
+@pytest.mark.parametrize("target", TARGETS)
 def test_what_all_targets_share(target: str) -> None:
     x, y = normal((2, 3, 4, 5), (2, 3, 4, 5))
     pool = {"kernel_shape": [2, 3], "strides": [1, 2], "pads": [0, 1, 1, 1]}
@@ -122,8 +173,7 @@ def test_what_all_targets_share(target: str) -> None:
     )
 
 
-@pytest.mark.parametrize("device", [t for t in DEVICES if DEVICES[t][0].lanes == 1])
-def test_work_is_spread_over_threads(device: str) -> None:
+def test_work_is_spread_over_threads() -> None:
     """Threads that a kernel of each family has, and whether they work in teams."""
     x, w = normal((1, 8, 16, 16), (8, 8, 3, 3))
     cases = {
@@ -134,7 +184,7 @@ def test_work_is_spread_over_threads(device: str) -> None:
         "Transpose": (Case("Transpose", [x], {"perm": [0, 2, 3, 1]}), 8 * 256, False),
     }
     for case, least, team in cases.values():
-        (call,) = on_grid(lower_node(case.node(), Target.parse(device)))
+        (call,) = on_grid(lower_node(case.node(), Target.parse("opencl")))
         loops = [s for s in statements(call.kernel.body) if isinstance(s, For) and s.kind in ("grid", "thread")]
         threads = prod(count(s) for s in loops)
         assert threads >= least, case.op
