@@ -77,7 +77,8 @@ class Sequence:
 
     @cached_property
     def lanes(self) -> int:
-        return self.ctx.lanes(self.dtype)
+        device = self.ctx.target.device
+        return self.ctx.lanes(self.dtype) if device is None else device.lanes
 
     @property
     def blocks(self) -> int:
@@ -123,11 +124,17 @@ class Sequence:
 
     def _fit(self) -> int:
         """Rows whose accumulators fit the registers beside the weights of all gates and an element of the state."""
-        return (self.ctx.target.registers - self.gates - 1) // self.gates
+        return (self._registers - self.gates - 1) // self.gates
+
+    @property
+    def _registers(self) -> int:
+        """That hold a block of units."""
+        target = self.ctx.target
+        return target.registers if target.device is None else target.registers // self.lanes
 
     def sums(self, tile: Held, gates: int, rows: int) -> int:
         """Sums by turns of each gate of `rows` rows."""
-        fit = (self.ctx.target.registers - gates - 1) // (gates * rows)
+        fit = (self._registers - gates - 1) // (gates * rows)
         return max(1, min(tile.flight // (gates * rows), self.hidden, fit))
 
     def operand(self, index: int) -> Value | None:

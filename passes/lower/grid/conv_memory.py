@@ -23,6 +23,10 @@ from .conv_shape import ConvShape
 from .planes import Planes, planes_of
 from .registers import Columns, RegisterTile, Sums, busy, register_tiles
 
+NEAR = 1 << 20
+"""Bytes that stay in a second-level cache beside what else is read."""
+APART = 0.5
+"""What each row of a tile costs a step: rows of large images lie in pages of their own."""
 UNROLLED = 11
 """Taps of a row that stand side by side at most."""
 
@@ -78,7 +82,7 @@ def _candidates(conv: ConvShape) -> list[Schedule[RowTile | ChannelTile]]:
             for high in (h for h in range(1, t.vectors + 1) if t.vectors % h == 0 and (h == 1 or h <= rows)):
                 wide = t.vectors // high
                 threads = outer * -(-conv.channels_out // t.rows) * -(-rows // high) * -(-vectors // wide)
-                cost = threads * (conv.depth * t.step + 4 * t.rows * t.vectors) * busy(threads)
+                cost = threads * (conv.depth * (t.step + APART * high) + 4 * t.rows * t.vectors) * busy(threads)
                 found.append(Schedule(str(RowTile(own, high)), cost, RowTile(own, high)))
     for t in (
         register_tiles(conv.ctx.target, prod(conv.outs), conv.channels_out, conv.acc) if conv.w.data is not None else ()
@@ -110,6 +114,21 @@ class _Kernel:
                         for at in range(w):
                             yield c, first + at, k.let(channel + self.planes.tap((t, r, const(at))), "far")
 
+    def tiles(self, blocks: int, places: int) -> Iterator[tuple[Expr, Expr, Expr, Expr]]:
+        """A thread for each: (image, group, block of channels, place). Threads side by side share a tile of the image
+        where all weights stay near, else weights."""
+        k, conv = self.k, self.conv
+        image = conv.channels_in * prod(self.planes.sizes) * conv.x.type.dtype.nbytes
+        weights = conv.channels_out * conv.depth * conv.w.type.dtype.nbytes
+        far = weights > min(image, NEAR)
+        order = [("block", blocks), ("place", places)] if far else [("place", places), ("block", blocks)]
+        for z in k.loop("image", conv.batch * conv.groups, kind="grid"):
+            for slow in k.loop(*order[0], kind="grid"):
+                for fast in k.loop(*order[1], kind="grid"):
+                    for _ in k.loop("thread", 1, kind="thread"):
+                        block, place = (slow, fast) if far else (fast, slow)
+                        yield (*unravel(z, (conv.batch, conv.groups)), block, place)  # type: ignore[misc]
+
     def image(self, image: Expr, group: Expr) -> Expr:
         """Where the channels of a group begin."""
         channel = (image * self.conv.groups + group) * self.conv.channels_in
@@ -137,15 +156,12 @@ class _Rows(_Kernel):
         self.columns = Columns(width, plan.tile.lanes, planes.slack > 0)
 
     def write(self) -> None:
-        k, conv, tile, plan = self.k, self.conv, self.tile, self.plan
+        conv, plan = self.conv, self.plan
         across = -(-self.columns.vectors // plan.wide)
-        for z in k.loop("image", conv.batch * conv.groups, kind="grid"):
-            for y in k.loop("block", -(-conv.channels_out // tile.rows), kind="grid"):
-                for x in k.loop("place", -(-self.count // plan.high) * across, kind="grid"):
-                    for _ in k.loop("thread", 1, kind="thread"):
-                        image, group = unravel(z, (conv.batch, conv.groups))
-                        self._thread(image, group, y, x / across, x % across)
-        k.done("conv_rows")
+        places = -(-self.count // plan.high) * across
+        for image, group, block, place in self.tiles(-(-conv.channels_out // self.tile.rows), places):
+            self._thread(image, group, block, place / across, place % across)
+        self.k.done("conv_rows")
 
     def _thread(self, image: Expr, group: Expr, block: Expr, y: Expr, x: Expr) -> None:
         k, conv, tile, plan = self.k, self.conv, self.tile, self.plan
@@ -219,14 +235,12 @@ class _Channels(_Kernel):
         super().__init__(ctx, conv, planes, plan.tile)
 
     def write(self) -> None:
-        k, conv, tile = self.k, self.conv, self.tile
-        for z in k.loop("image", conv.batch * conv.groups, kind="grid"):
-            for y in k.loop("block", -(-conv.channels_out // tile.width), kind="grid"):
-                for x in k.loop("place", -(-prod(conv.outs) // tile.rows), kind="grid"):
-                    for _ in k.loop("thread", 1, kind="thread"):
-                        image, group = unravel(z, (conv.batch, conv.groups))
-                        self._thread(image, group, y, k.let(x * tile.rows, "first"))
-        k.done("conv_channels")
+        conv, tile = self.conv, self.tile
+        for image, group, block, place in self.tiles(
+            -(-conv.channels_out // tile.width), -(-prod(conv.outs) // tile.rows)
+        ):
+            self._thread(image, group, block, self.k.let(place * tile.rows, "first"))
+        self.k.done("conv_channels")
 
     def _thread(self, image: Expr, group: Expr, block: Expr, first: Expr) -> None:
         k, conv, tile = self.k, self.conv, self.tile

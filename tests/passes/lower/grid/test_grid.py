@@ -189,3 +189,18 @@ def test_work_is_spread_over_threads() -> None:
         threads = prod(count(s) for s in loops)
         assert threads >= least, case.op
         assert any(isinstance(s, Barrier) for s in statements(call.kernel.body)) == team, case.op
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_recurrences(op: str, target: str) -> None:
+    """More units than lanes and a remainder, both directions, given states."""
+    gates, steps, batch, inputs, hidden = {"LSTM": 4, "GRU": 3, "RNN": 1}[op], 3, 2, 3, 18
+    x, w, r, b = normal(
+        (steps, batch, inputs), (2, gates * hidden, inputs), (2, gates * hidden, hidden), (2, 2 * gates * hidden)
+    )
+    (state,) = normal((2, batch, hidden))
+    arrays = [x, w / 4, r / 4, b, None, state, *([state / 2] if op == "LSTM" else [])]
+    attrs = {"hidden_size": hidden, "direction": "bidirectional"}
+    outputs = 3 if op == "LSTM" else 2
+    check([Case(op, arrays, attrs, frozenset({1, 2, 3}), outputs)], target)
