@@ -21,11 +21,11 @@ ELEMENT_LIMIT = 1 << 32
 
 @dataclass(frozen=True, slots=True)
 class PlanStep:
-    """A kernel's number, (buffer, first element) of each parameter, the step whose results it needs, its ONNX node;
-    host: what the host runs instead of a kernel."""
+    """A kernel's number, (buffer, first element, bytes of one) of each parameter, the step whose results it needs, its
+    ONNX node; host: what the host runs instead of a kernel."""
 
     kernel: int
-    args: tuple[tuple[int, int], ...]
+    args: tuple[tuple[int, int, int], ...]
     after: int
     node: str
     host: HostStep | None = None
@@ -69,13 +69,13 @@ def _buffer(program: Program, slot: Slot) -> int:
     return own[slot.base] + slot.index
 
 
-def _args(program: Program, step: Step) -> tuple[tuple[int, int], ...]:
+def _args(program: Program, step: Step) -> tuple[tuple[int, int, int], ...]:
     found = []
     for slot, p in zip(step.args, program.kernels[step.kernel].params, strict=True):
         at = slot.offset // p.dtype.nbytes
         if at >= ELEMENT_LIMIT:
             raise CodegenError(f"{slot.base} has more elements than 32 bits count", where=f"step {step.symbol}")
-        found.append((_buffer(program, slot), at))
+        found.append((_buffer(program, slot), at, p.dtype.nbytes))
     return tuple(found)
 
 
@@ -106,7 +106,7 @@ def plan_header(plan: Plan, source: str) -> str:
     args: list[str] = []
     steps: list[str] = []
     for step in plan.steps:
-        args += [f"    {{{buffer}, {at}}}," for buffer, at in step.args]
+        args += [f"    {{{buffer}, {at}, {size}}}," for buffer, at, size in step.args]
         first = len(args) - len(step.args)
         host = step.host
         mapped = "NULL, 0, 0" if host is None else f"{host.function}, {host.first}, {host.count}"
@@ -127,7 +127,7 @@ def plan_header(plan: Plan, source: str) -> str:
         "};",
         "",
         *_array("c2c_plan_kernel", f"{name}_kernels", kernels),
-        "/* arena 0, weights 1, prepared 2, then inputs and outputs; first element */",
+        "/* arena 0, weights 1, prepared 2, then inputs and outputs; first element, bytes of one */",
         *_array("c2c_plan_arg", f"{name}_arguments", args),
         "/* what the host reads (1) or changes (3): buffer, first byte, bytes */",
         *_array("c2c_plan_span", f"{name}_spans", spans),

@@ -112,13 +112,12 @@ def _write_for_grid(
         (out / f"{name}_plan.h").write_text(plan_header(plan, source))
         if (host := host_header(plan)) is not None:
             (out / f"{name}_host.h").write_text(host)
-        if language.driver:
-            for file, text in grid_files(program, str(options.target), _version()).items():
-                (out / file).write_text(text)
+        for file, text in grid_files(program, str(options.target), language, _version()).items():
+            (out / file).write_text(text)
         (out / f"{name}.weights").write_bytes(program.weights)
         if "ir" in emit:
             (out / f"{name}.loops").write_text(print_program(program))
-        for file in ("c2c_plan.h", *language.driver):
+        for file in language.files:
             shutil.copyfile(RUNTIME / file, out / file)
         manifest = _manifest(program, options, out, "file", emit, model_sha256)
         (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from ..codegen.dialects import Language
 from ..ir.program import Program
 from .header import TRANSFER, ports_of_header
 
 HEADER = """\
-/* {name}: compiled by c2c {version} for {target}. Build {name}.c and c2c_opencl.c with the app (-ldl where the system
- * wants it); {name}.weights are given when the model is opened. */
+/* {name}: compiled by c2c {version} for {target}. Build {name}.c, {sources} with the app
+ * ({libraries}); {name}.weights are given when the model is opened. */
 #ifndef {upper}_H
 #define {upper}_H
 #include <stdint.h>
-#include "c2c_opencl.h"
+#include "{driver}.h"
 
 #define {upper}_WEIGHTS_BYTES {weights}
 #define {upper}_ARENA_BYTES {arena} /* of the device's memory */
@@ -25,20 +26,20 @@ extern "C" {{
 
 typedef struct {name}_args {{
 {fields}
-    c2c_opencl_model *model; /* what {name}_open made */
+    {driver}_model *model; /* what {name}_open made */
 }} {name}_args;
 
 /* Build the kernels on a device and bring the {upper}_WEIGHTS_BYTES of {name}.weights there (`weights` may be freed
- * afterwards). Returns enum c2c_opencl_error; c2c_opencl_message(device) has the words. Close by c2c_opencl_unload. */
-int {name}_open(c2c_opencl *device, const void *weights, c2c_opencl_model **model);
+ * afterwards). Returns enum c2c_gpu_error; {driver}_message(device) has the words. Close by {driver}_unload. */
+int {name}_open({driver} *device, const void *weights, {driver}_model **model);
 
-/* Run the model once and wait. Instead of its address an input or output may be C2C_OPENCL_IN_PLACE: it lies in memory
- * that the device shares, which c2c_opencl_map(model, {upper}_…_PORT, &address) opens to this processor before the run,
- * or after it. Returns enum c2c_opencl_error. */
+/* Run the model once and wait. Instead of its address an input or output may be C2C_GPU_IN_PLACE: it lies in memory
+ * that the device shares, which {driver}_map(model, {upper}_…_PORT, &address) opens to this processor before the run,
+ * or after it. Returns enum c2c_gpu_error. */
 int {name}_run(const {name}_args *args);
 
 /* Run without waiting: inputs are read before the call returns, outputs are written when `done` is called, which may be
- * on another thread and may not call the driver. {waits}Returns enum c2c_opencl_error. */
+ * on another thread and may not call the driver. {waits}Returns enum c2c_gpu_error. */
 int {name}_start(const {name}_args *args, void (*done)(void *user, int error), void *user);
 
 /* Nanoseconds of each of the {steps} steps of the last run, where the device was opened with `profile`. */
@@ -56,9 +57,9 @@ SOURCE = """\
 #include "{name}.h"
 #include "{name}_plan.h"
 
-int {name}_open(c2c_opencl *device, const void *weights, c2c_opencl_model **model)
+int {name}_open({driver} *device, const void *weights, {driver}_model **model)
 {{
-    return c2c_opencl_load(device, &{name}_plan, weights, {upper}_WEIGHTS_BYTES, model);
+    return {driver}_load(device, &{name}_plan, weights, {upper}_WEIGHTS_BYTES, model);
 }}
 
 int {name}_run(const {name}_args *args)
@@ -66,9 +67,9 @@ int {name}_run(const {name}_args *args)
     const void *inputs[{upper}_INPUTS + 1] = {{0}};
     void *outputs[{upper}_OUTPUTS + 1] = {{0}};
     if (!args)
-        return C2C_OPENCL_E_NULL;
+        return C2C_GPU_E_NULL;
 {bind}
-    return c2c_opencl_run(args->model, inputs, outputs);
+    return {driver}_run(args->model, inputs, outputs);
 }}
 
 int {name}_start(const {name}_args *args, void (*done)(void *user, int error), void *user)
@@ -76,21 +77,21 @@ int {name}_start(const {name}_args *args, void (*done)(void *user, int error), v
     const void *inputs[{upper}_INPUTS + 1] = {{0}};
     void *outputs[{upper}_OUTPUTS + 1] = {{0}};
     if (!args)
-        return C2C_OPENCL_E_NULL;
+        return C2C_GPU_E_NULL;
 {bind}
-    return c2c_opencl_start(args->model, inputs, outputs, done, user);
+    return {driver}_start(args->model, inputs, outputs, done, user);
 }}
 
 int {name}_times(const {name}_args *args, uint64_t *nanoseconds)
 {{
-    return args ? c2c_opencl_times(args->model, nanoseconds) : C2C_OPENCL_E_NULL;
+    return args ? {driver}_times(args->model, nanoseconds) : C2C_GPU_E_NULL;
 }}
 """
 
 EXAMPLE = """\
 /* Runs {name} once: ./example INPUT.raw... OUTPUT.raw...   (raw files in the model's order; without any: zeros)
  *
- *   cc -O2 example.c {name}.c c2c_opencl.c -lm -ldl -o example
+ *   {build}
  */
 #include "{name}.h"
 #include <stdio.h>
@@ -105,8 +106,8 @@ static void *memory(size_t bytes) {{
 {transfer}
 int main(int argc, char **argv) {{
     {name}_args args = {{0}};
-    c2c_opencl_options options = {{0}};
-    c2c_opencl *device;
+    {driver}_options options = {{0}};
+    {driver} *device;
     void *weights = memory({upper}_WEIGHTS_BYTES);
     int files = argc - 1, error;
     if (files != 0 && files != {upper}_INPUTS + {upper}_OUTPUTS) {{
@@ -116,20 +117,20 @@ int main(int argc, char **argv) {{
 {allocate}
     if ({upper}_WEIGHTS_BYTES)
         transfer("{name}.weights", "rb", weights, {upper}_WEIGHTS_BYTES);
-    options.device = getenv("C2C_OPENCL_DEVICE");
-    options.cache = getenv("C2C_OPENCL_CACHE");
-    error = c2c_opencl_open(&options, &device);
+    options.device = getenv("{DRIVER}_DEVICE");
+    options.cache = getenv("{DRIVER}_CACHE");
+    error = {driver}_open(&options, &device);
     if (!error)
         error = {name}_open(device, weights, &args.model);
     free(weights);
 {read}
     if (!error)
         error = {name}_run(&args);
-    if (error) {{ fprintf(stderr, "{name}: %s\\n", c2c_opencl_message(device)); return 1; }}
-    fprintf(stderr, "on %s\\n", c2c_opencl_name(device));
+    if (error) {{ fprintf(stderr, "{name}: %s\\n", {driver}_message(device)); return 1; }}
+    fprintf(stderr, "on %s\\n", {driver}_name(device));
 {write}
-    c2c_opencl_unload(args.model);
-    c2c_opencl_close(device);
+    {driver}_unload(args.model);
+    {driver}_close(device);
 {free}
     return 0;
 }}
@@ -140,7 +141,7 @@ _WAITS = """Steps that run on this processor have ended when the call returns.
  * """
 
 
-def grid_files(program: Program, target: str, version: str) -> dict[str, str]:
+def grid_files(program: Program, target: str, language: Language, version: str) -> dict[str, str]:
     """Text of `NAME.h`, `NAME.c` and `example.c`."""
     ports = ports_of_header(program)
     name, upper = program.name, program.name.upper()
@@ -159,7 +160,11 @@ def grid_files(program: Program, target: str, version: str) -> dict[str, str]:
         ]
         return "\n".join(["    if (files) {", *found, "    }"])
 
+    command, libraries = language.build
+    parts = ["example.c", f"{name}.c", *language.sources]
     values = dict(
+        driver=language.driver, DRIVER=language.driver.upper(), sources=" and ".join(language.sources),
+        libraries=libraries, build=" ".join([command, *parts, libraries, "-o example"]),
         transfer=TRANSFER, name=name, upper=upper, version=version, target=target, weights=len(program.weights),
         arena=program.arena_bytes, inputs=len(ins), outputs=len(outs), macros="\n".join([*ports.macros, *numbers]),
         fields="\n".join(ports.fields), steps=len(program.prepare) + len(program.steps), bind="\n".join(bind),

@@ -1,4 +1,4 @@
-"""Runs a model for a graphics processor here: its bundle, built with the C driver, on the installed OpenCL."""
+"""Runs a model for a graphics processor here: its bundle, built with its driver, on the device that is here."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..codegen.dialects import LANGUAGES, Language
+from ..codegen.target import Target
 from ..ir.errors import RunError
+from ..runtime_stub.gpu import LoadedGpu
 from ..runtime_stub.loader import Bound
-from ..runtime_stub.opencl import LoadedOpenCl
 from .bundle import write_bundle
 from .driver import Compiled
 from .toolchain import link_grid
@@ -31,7 +33,7 @@ class GridModel:
     weights: Weights
     steps: int
     write: Callable[[Path], object]
-    _loaded: LoadedOpenCl | None = field(default=None)
+    _loaded: LoadedGpu | None = field(default=None)
 
     def clone(self) -> GridModel:
         """The same model with memory of its own."""
@@ -54,24 +56,31 @@ class GridModel:
             raise self._error(e) from e
 
     @property
-    def device(self) -> LoadedOpenCl:
+    def device(self) -> LoadedGpu:
         """The device with the program's kernels and weights."""
         if self._loaded is None:
             self._loaded = self._load()
         return self._loaded
 
-    def _load(self) -> LoadedOpenCl:
+    @property
+    def language(self) -> Language:
+        """Of the kernels."""
+        device = Target.parse(self.target).device
+        assert device is not None
+        return LANGUAGES[device.dialect]
+
+    def _load(self) -> LoadedGpu:
         with tempfile.TemporaryDirectory(prefix="c2c-") as made:
             self.write(Path(made))
-            library = link_grid(Path(made), self.name)
+            library = link_grid(Path(made), self.name, self.language)
             try:
-                return LoadedOpenCl(library, self.name, weights=self.weights, steps=self.steps)
+                return LoadedGpu(library, self.name, self.language.driver, weights=self.weights, steps=self.steps)
             except RuntimeError as e:
                 raise self._error(e) from e
 
     def _error(self, e: RuntimeError) -> RunError:
-        missing = "no OpenCL" in str(e)
-        remedy = "install an OpenCL driver, for instance pocl-opencl-icd" if missing else ""
+        language = self.language
+        remedy = f"install {language.needs}" if f"no {language.name}" in str(e) else ""
         return RunError(str(e), where=f"target {self.target}", remedy=remedy)
 
 

@@ -18,7 +18,9 @@ RESERVED = frozenset(
 )
 """Words of C99 and C++11, the header's own fields, and macros of system headers."""
 
-TAKEN_FILES = frozenset({"example", "c2c_runtime", "c2c_weights", "c2c_plan", "c2c_opencl"})
+TAKEN_FILES = frozenset(
+    {"example", "c2c_runtime", "c2c_weights", "c2c_plan", "c2c_gpu", "c2c_opencl", "c2c_metal", "c2c_cuda"}
+)
 """Stems of the bundle's own C files."""
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..codegen.dialects import Language
 from ..codegen.target import Target
 from ..ir.errors import ToolError
 
@@ -76,10 +78,15 @@ def link_shared(obj: Path, library: Path, target: Target) -> None:
     run([toolchain(target).cc, "-shared", "-o", library, obj, "-lm"])
 
 
-def link_grid(folder: Path, name: str) -> Path:
-    """Build a bundle for OpenCL, with its driver, into a shared library for this machine."""
+def link_grid(folder: Path, name: str, language: Language) -> Path:
+    """Build a graphics processor's bundle, with its driver, into a shared library for this machine; raises ToolError
+    where its driver cannot be built here."""
+    if language.name == "Metal" and sys.platform != "darwin":
+        raise ToolError("Metal runs on Apple's systems alone", remedy="build the bundle there, or take --target opencl")
     library = folder / f"lib{name}.so"
-    run(["gcc", "-O1", "-shared", "-fPIC", f"{name}.c", "c2c_opencl.c", "-lm", "-ldl", "-o", library], cwd=folder)
+    compiler = "clang" if language.name == "Metal" else "gcc"
+    flags, parts = ["-O1", "-shared", "-fPIC"], [f"{name}.c", *language.sources]
+    run([compiler, *flags, *parts, *language.build[1].split(), "-o", library], cwd=folder)
     return library
 
 

@@ -2,20 +2,16 @@
  *
  * Types, constants and signatures are those of the OpenCL 1.2 specification; its headers are not needed. */
 #include "c2c_opencl.h"
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #ifdef _WIN32
-#include <windows.h>
 #define CL_CALL __stdcall
 #else
-#include <dlfcn.h>
 #define CL_CALL
 #endif
 
-enum { MESSAGE = 4096, NAME = 256, DEVICES = 16 };
+enum { NAME = 256, DEVICES = 16 };
 
 typedef int32_t cl_int;
 typedef uint32_t cl_uint;
@@ -84,21 +80,19 @@ struct c2c_opencl {
     library cl;
     cl_object id, context;
     int profile;
-    char name[NAME], driver[NAME], message[MESSAGE];
+    char name[NAME], driver[NAME], message[C2C_GPU_MESSAGE];
     char *cache;
 };
 
 struct c2c_opencl_model {
     c2c_opencl *device;
     const c2c_plan *plan;
+    c2c_gpu_walk walk;
     cl_object queue, program;
     cl_object *buffers; /* of the plan's numbers */
     cl_object *kernels; /* one a step, its arguments set */
     cl_object *events;  /* one a step, with profiling */
-    uint64_t *host;     /* nanoseconds of steps of the host, with profiling */
     void **ports;       /* addresses of inputs and outputs that this processor may use now */
-    char **mapped;      /* spans that the host may use now: mapped_count from mapped_first */
-    uint32_t mapped_first, mapped_count;
     cl_object last;     /* of c2c_opencl_start */
     int measured;
     void (*done)(void *user, int error);
@@ -107,31 +101,12 @@ struct c2c_opencl_model {
 
 /* --- errors */
 
-const char *c2c_opencl_error_string(int error)
-{
-    static const char *const words[] = {
-        "no error", "there is no OpenCL library", "there is no such OpenCL device", "out of memory",
-        "the kernels could not be built", "these are not the model's weights", "a pointer is NULL",
-        "the device failed",
-    };
-    return error >= 0 && error < (int)(sizeof words / sizeof *words) ? words[error] : "unknown error";
-}
-
-static int fail(c2c_opencl *d, int error, const char *format, ...)
-{
-    va_list list;
-    va_start(list, format);
-    vsnprintf(d->message, sizeof d->message, format, list);
-    va_end(list);
-    return error;
-}
-
 /* The error of an OpenCL call that was to do `what`. */
 static int failed(c2c_opencl *d, cl_int code, const char *what, const char *name)
 {
     int memory = code == CL_MEM_OBJECT_ALLOCATION_FAILURE || code == CL_OUT_OF_RESOURCES ||
                  code == CL_OUT_OF_HOST_MEMORY || code == CL_INVALID_BUFFER_SIZE;
-    return fail(d, memory ? C2C_OPENCL_E_MEMORY : C2C_OPENCL_E_RUN, "%s: cannot %s%s%s (OpenCL error %d)", d->name,
+    return c2c_gpu_fail(d->message, memory ? C2C_GPU_E_MEMORY : C2C_GPU_E_RUN, "%s: cannot %s%s%s (OpenCL error %d)", d->name,
                 what, *name ? " " : "", name, (int)code);
 }
 
@@ -141,54 +116,29 @@ const char *c2c_opencl_name(const c2c_opencl *device) { return device ? device->
 
 /* --- the library */
 
-static void *open_library(void)
-{
+static const char *const LIBRARIES[] = {
 #ifdef _WIN32
-    return (void *)LoadLibraryA("OpenCL.dll");
+    "OpenCL.dll",
 #else
-    static const char *const names[] = {
-        "libOpenCL.so.1", "libOpenCL.so", "/vendor/lib64/libOpenCL.so", "/system/vendor/lib64/libOpenCL.so",
-        "/System/Library/Frameworks/OpenCL.framework/OpenCL",
-    };
-    size_t i;
-    void *handle = NULL;
-    for (i = 0; !handle && i < sizeof names / sizeof *names; i++)
-        handle = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
-    return handle;
+    "libOpenCL.so.1", "libOpenCL.so", "/vendor/lib64/libOpenCL.so", "/system/vendor/lib64/libOpenCL.so",
+    "/System/Library/Frameworks/OpenCL.framework/OpenCL",
 #endif
-}
-
-static void *symbol(void *handle, const char *name)
-{
-#ifdef _WIN32
-    return (void *)GetProcAddress((HMODULE)handle, name);
-#else
-    return dlsym(handle, name);
-#endif
-}
-
-static void close_library(void *handle)
-{
-#ifdef _WIN32
-    FreeLibrary((HMODULE)handle);
-#else
-    dlclose(handle);
-#endif
-}
+    NULL,
+};
 
 static int find_functions(c2c_opencl *d)
 {
     void *found;
-    d->cl.handle = open_library();
+    d->cl.handle = c2c_gpu_library(LIBRARIES);
     if (!d->cl.handle)
-        return fail(d, C2C_OPENCL_E_LIBRARY, "no OpenCL library was found: install the driver of the device");
+        return c2c_gpu_fail(d->message, C2C_GPU_E_LIBRARY, "no OpenCL library was found: install the driver of the device");
 #define FIND(result, name, parameters)                                                                     \
-    found = symbol(d->cl.handle, #name);                                                                   \
+    found = c2c_gpu_symbol(d->cl.handle, #name);                                                                   \
     if (!found)                                                                                            \
-        return fail(d, C2C_OPENCL_E_LIBRARY, "the OpenCL library has no %s: version 1.2 is needed", #name); \
+        return c2c_gpu_fail(d->message, C2C_GPU_E_LIBRARY, "the OpenCL library has no %s: version 1.2 is needed", #name); \
     memcpy(&d->cl.name, &found, sizeof found);
     FUNCTIONS(FIND)
-    return C2C_OPENCL_OK;
+    return C2C_GPU_OK;
 }
 
 /* --- the device */
@@ -229,25 +179,21 @@ int c2c_opencl_open(const c2c_opencl_options *options, c2c_opencl **device)
     cl_int code = 0;
     int error;
     if (!device)
-        return C2C_OPENCL_E_NULL;
+        return C2C_GPU_E_NULL;
     *device = d = (c2c_opencl *)calloc(1, sizeof *d);
     if (!d)
-        return C2C_OPENCL_E_MEMORY;
+        return C2C_GPU_E_MEMORY;
     error = find_functions(d);
     if (error)
         return error;
     if (!find_device(d, o, CL_DEVICE_TYPE_GPU) && !find_device(d, o, CL_DEVICE_TYPE_ALL))
-        return fail(d, C2C_OPENCL_E_DEVICE, "there is no OpenCL device%s%s%s%s", o->platform ? " of platform " : "",
+        return c2c_gpu_fail(d->message, C2C_GPU_E_DEVICE, "there is no OpenCL device%s%s%s%s", o->platform ? " of platform " : "",
                     o->platform ? o->platform : "", o->device ? " with the name " : "", o->device ? o->device : "");
     d->cl.clGetDeviceInfo(d->id, CL_DRIVER_VERSION, sizeof d->driver - 1, d->driver, NULL);
     d->profile = o->profile;
-    if (o->cache) {
-        d->cache = (char *)malloc(strlen(o->cache) + 1);
-        if (d->cache)
-            strcpy(d->cache, o->cache);
-    }
+    d->cache = c2c_gpu_copy(o->cache);
     d->context = d->cl.clCreateContext(NULL, 1, &d->id, NULL, NULL, &code);
-    return d->context ? C2C_OPENCL_OK : failed(d, code, "make a context", "");
+    return d->context ? C2C_GPU_OK : failed(d, code, "make a context", "");
 }
 
 void c2c_opencl_close(c2c_opencl *d)
@@ -256,73 +202,28 @@ void c2c_opencl_close(c2c_opencl *d)
         return;
     if (d->context)
         d->cl.clReleaseContext(d->context);
-    if (d->cl.handle)
-        close_library(d->cl.handle);
+    c2c_gpu_library_close(d->cl.handle);
     free(d->cache);
     free(d);
 }
 
 /* --- building */
 
-static uint32_t crc32(uint32_t crc, const void *data, size_t bytes)
-{
-    const unsigned char *p = (const unsigned char *)data;
-    uint32_t table[256], i, k;
-    for (i = 0; i < 256; i++) {
-        table[i] = i;
-        for (k = 0; k < 8; k++)
-            table[i] = table[i] >> 1 ^ (table[i] & 1 ? 0xEDB88320u : 0);
-    }
-    crc = ~crc;
-    while (bytes--)
-        crc = crc >> 8 ^ table[(crc ^ *p++) & 255];
-    return ~crc;
-}
-
-/* The file that keeps the built kernels of this text, device and driver; NULL without a cache. The caller frees it. */
-static char *cache_path(const c2c_opencl *d, const c2c_plan *plan)
-{
-    uint32_t text = 0, where = crc32(crc32(0, d->name, strlen(d->name)), d->driver, strlen(d->driver));
-    size_t bytes = 0, room;
-    const char *const *s;
-    char *path;
-    if (!d->cache)
-        return NULL;
-    for (s = plan->source; *s; s++) {
-        text = crc32(text, *s, strlen(*s));
-        bytes += strlen(*s);
-    }
-    room = strlen(d->cache) + strlen(plan->name) + 64;
-    path = (char *)malloc(room);
-    if (path)
-        snprintf(path, room, "%s/%s-%08x-%lx-%08x.bin", d->cache, plan->name, (unsigned)text, (unsigned long)bytes,
-                 (unsigned)where);
-    return path;
-}
-
 /* A program from the cache, built; NULL where there is none that the device takes. */
 static cl_object cached(c2c_opencl *d, const char *path)
 {
-    FILE *f = path ? fopen(path, "rb") : NULL;
-    long bytes = -1;
-    unsigned char *data = NULL;
+    size_t size = 0;
+    unsigned char *data = (unsigned char *)c2c_gpu_read_file(path, &size);
+    const unsigned char *binary = data;
     cl_object program = NULL;
     cl_int code = 0, status = 0;
-    if (!f)
-        return NULL;
-    if (!fseek(f, 0, SEEK_END) && (bytes = ftell(f)) > 0 && !fseek(f, 0, SEEK_SET))
-        data = (unsigned char *)malloc((size_t)bytes);
-    if (data && fread(data, 1, (size_t)bytes, f) == (size_t)bytes) {
-        const unsigned char *binary = data;
-        size_t size = (size_t)bytes;
+    if (data)
         program = d->cl.clCreateProgramWithBinary(d->context, 1, &d->id, &size, &binary, &status, &code);
-        if (program && (code || status || d->cl.clBuildProgram(program, 1, &d->id, "", NULL, NULL))) {
-            d->cl.clReleaseProgram(program);
-            program = NULL;
-        }
+    if (program && (code || status || d->cl.clBuildProgram(program, 1, &d->id, "", NULL, NULL))) {
+        d->cl.clReleaseProgram(program);
+        program = NULL;
     }
     free(data);
-    fclose(f);
     return program;
 }
 
@@ -331,30 +232,23 @@ static void keep(c2c_opencl *d, cl_object program, const char *path)
 {
     size_t bytes = 0;
     unsigned char *data;
-    FILE *f;
     if (!path || d->cl.clGetProgramInfo(program, CL_PROGRAM_BINARY_SIZES, sizeof bytes, &bytes, NULL) || !bytes)
         return;
     data = (unsigned char *)malloc(bytes);
-    if (data && !d->cl.clGetProgramInfo(program, CL_PROGRAM_BINARIES, sizeof data, &data, NULL)) {
-        f = fopen(path, "wb");
-        if (f) {
-            size_t written = fwrite(data, 1, bytes, f);
-            if (fclose(f) || written != bytes)
-                remove(path);
-        }
-    }
+    if (data && !d->cl.clGetProgramInfo(program, CL_PROGRAM_BINARIES, sizeof data, &data, NULL))
+        c2c_gpu_write_file(path, data, bytes);
     free(data);
 }
 
 static int build(c2c_opencl *d, const c2c_plan *plan, cl_object *program)
 {
-    char *path = cache_path(d, plan);
+    char *path = c2c_gpu_cache_path(d->cache, plan, d->name, d->driver);
     cl_uint pieces = 0;
     cl_int code = 0;
     *program = cached(d, path);
     if (*program) {
         free(path);
-        return C2C_OPENCL_OK;
+        return C2C_GPU_OK;
     }
     while (plan->source[pieces])
         pieces++;
@@ -377,11 +271,11 @@ static int build(c2c_opencl *d, const c2c_plan *plan, cl_object *program)
         }
         free(log);
         free(path);
-        return C2C_OPENCL_E_BUILD;
+        return C2C_GPU_E_BUILD;
     }
     keep(d, *program, path);
     free(path);
-    return C2C_OPENCL_OK;
+    return C2C_GPU_OK;
 }
 
 /* --- a model */
@@ -394,7 +288,7 @@ static int make_buffer(c2c_opencl_model *m, uint32_t number, cl_bits flags, uint
         return failed(d, CL_INVALID_BUFFER_SIZE, "make the memory of", m->plan->name);
     m->buffers[number] = d->cl.clCreateBuffer(d->context, flags | (data ? CL_MEM_COPY_HOST_PTR : 0),
                                               bytes ? (size_t)bytes : 64, (void *)data, &code);
-    return m->buffers[number] ? C2C_OPENCL_OK : failed(d, code, "make the memory of", m->plan->name);
+    return m->buffers[number] ? C2C_GPU_OK : failed(d, code, "make the memory of", m->plan->name);
 }
 
 static int make_buffers(c2c_opencl_model *m, const void *weights)
@@ -429,11 +323,12 @@ static int make_kernel(c2c_opencl_model *m, uint32_t number)
         if (code)
             return failed(d, code, "set an argument of", name);
     }
-    return C2C_OPENCL_OK;
+    return C2C_GPU_OK;
 }
 
-static int enqueue(c2c_opencl_model *m, uint32_t number)
+static int enqueue(void *self, uint32_t number)
 {
+    c2c_opencl_model *m = (c2c_opencl_model *)self;
     c2c_opencl *d = m->device;
     const c2c_plan_kernel *k = &m->plan->kernels[m->plan->steps[number].kernel];
     size_t threads[3], group[3];
@@ -445,7 +340,7 @@ static int enqueue(c2c_opencl_model *m, uint32_t number)
     }
     code = d->cl.clEnqueueNDRangeKernel(m->queue, m->kernels[number], 3, NULL, threads, group, 0, NULL,
                                         m->events ? &m->events[number] : NULL);
-    return code ? failed(d, code, "run", m->plan->steps[number].node) : C2C_OPENCL_OK;
+    return code ? failed(d, code, "run", m->plan->steps[number].node) : C2C_GPU_OK;
 }
 
 static void release_events(c2c_opencl_model *m)
@@ -461,69 +356,34 @@ static void release_events(c2c_opencl_model *m)
 static int prepare(c2c_opencl_model *m)
 {
     c2c_opencl *d = m->device;
-    uint32_t i;
-    int error = C2C_OPENCL_OK;
-    cl_int code;
-    for (i = 0; !error && i < m->plan->prepares; i++)
-        error = enqueue(m, i);
-    code = d->cl.clFinish(m->queue);
-    return error ? error : code ? failed(d, code, "prepare", m->plan->name) : C2C_OPENCL_OK;
+    int error = c2c_gpu_walk_steps(&m->walk, 0, m->plan->prepares);
+    cl_int code = d->cl.clFinish(m->queue);
+    return error ? error : code ? failed(d, code, "prepare", m->plan->name) : C2C_GPU_OK;
 }
 
 /* --- steps of the host */
 
-static uint64_t now(void)
+/* All steps before have ended once memory is mapped: the queue keeps the order. */
+static int map(void *self, const c2c_plan_span *s, char **address)
 {
-#ifdef _WIN32
-    LARGE_INTEGER count, rate;
-    QueryPerformanceCounter(&count);
-    QueryPerformanceFrequency(&rate);
-    return (uint64_t)((double)count.QuadPart * 1e9 / (double)rate.QuadPart);
-#else
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-#endif
+    c2c_opencl_model *m = (c2c_opencl_model *)self;
+    cl_int code = 0;
+    *address = (char *)m->device->cl.clEnqueueMapBuffer(m->queue, m->buffers[s->buffer], 1, s->access, (size_t)s->begin,
+                                                        (size_t)s->bytes, 0, NULL, NULL, &code);
+    return *address ? C2C_GPU_OK : failed(m->device, code, "map the memory of", m->plan->name);
 }
 
-/* Give mapped spans back to the device. */
-static int unmap(c2c_opencl_model *m)
+static int unmap(void *self, const c2c_plan_span *s, char *address)
 {
-    int error = C2C_OPENCL_OK;
-    uint32_t i;
-    for (i = 0; i < m->mapped_count; i++) {
-        cl_object buffer = m->buffers[m->plan->spans[m->mapped_first + i].buffer];
-        cl_int code = m->device->cl.clEnqueueUnmapMemObject(m->queue, buffer, m->mapped[i], 0, NULL, NULL);
-        if (code && !error)
-            error = failed(m->device, code, "give memory back to", m->device->name);
-    }
-    m->mapped_count = 0;
-    return error;
-}
-
-static int map(c2c_opencl_model *m, const c2c_plan_step *step)
-{
-    int error = C2C_OPENCL_OK;
-    m->mapped_first = step->span;
-    while (!error && m->mapped_count < step->spans) {
-        const c2c_plan_span *s = &m->plan->spans[step->span + m->mapped_count];
-        cl_int code = 0;
-        void *at = m->device->cl.clEnqueueMapBuffer(m->queue, m->buffers[s->buffer], 1, s->access, (size_t)s->begin,
-                                                    (size_t)s->bytes, 0, NULL, NULL, &code);
-        if (at)
-            m->mapped[m->mapped_count++] = (char *)at;
-        else
-            error = failed(m->device, code, "map the memory of", step->node);
-    }
-    if (error)
-        unmap(m);
-    return error;
+    c2c_opencl_model *m = (c2c_opencl_model *)self;
+    cl_int code = m->device->cl.clEnqueueUnmapMemObject(m->queue, m->buffers[s->buffer], address, 0, NULL, NULL);
+    return code ? failed(m->device, code, "give memory back to", m->device->name) : C2C_GPU_OK;
 }
 
 /* Inputs and outputs that this processor may use, for the device again. */
 static int take_back(c2c_opencl_model *m)
 {
-    int error = C2C_OPENCL_OK;
+    int error = C2C_GPU_OK;
     uint32_t i;
     for (i = 0; i < m->plan->inputs + m->plan->outputs; i++) {
         cl_int code = 0;
@@ -542,47 +402,21 @@ int c2c_opencl_map(c2c_opencl_model *m, uint32_t port, void **address)
     cl_int code = 0;
     uint64_t bytes;
     if (!m || !address || port >= m->plan->inputs + m->plan->outputs)
-        return C2C_OPENCL_E_NULL;
+        return C2C_GPU_E_NULL;
     bytes = m->plan->ports[port].bytes;
     if (!m->ports[port])
         m->ports[port] = m->device->cl.clEnqueueMapBuffer(m->queue, m->buffers[C2C_PLAN_PORTS + port], 1, 3, 0,
                                                           bytes ? (size_t)bytes : 1, 0, NULL, NULL, &code);
     *address = m->ports[port];
-    return *address ? C2C_OPENCL_OK : failed(m->device, code, "map the memory of", m->plan->ports[port].name);
-}
-
-/* All steps before it have ended once its memory is mapped: the queue keeps the order. */
-static int run_host(c2c_opencl_model *m, uint32_t number)
-{
-    const c2c_plan_step *step = &m->plan->steps[number], *next = step + 1;
-    int error = m->mapped_count ? C2C_OPENCL_OK : map(m, step);
-    if (error)
-        return error;
-    if (m->host) {
-        uint64_t begin = now();
-        step->host(m->mapped);
-        m->host[number] = now() - begin;
-    } else {
-        step->host(m->mapped);
-    }
-    if (number + 1 < m->plan->step_count && next->host && next->span == step->span)
-        return C2C_OPENCL_OK;
-    return unmap(m);
+    return *address ? C2C_GPU_OK : failed(m->device, code, "map the memory of", m->plan->ports[port].name);
 }
 
 /* Whether the device runs work-groups as large as the plan's. */
 static int check_groups(c2c_opencl *d, const c2c_plan *p)
 {
     size_t most = 0;
-    uint32_t i;
     d->cl.clGetDeviceInfo(d->id, CL_DEVICE_MAX_WORK_GROUP_SIZE, sizeof most, &most, NULL);
-    for (i = 0; i < p->kernel_count; i++) {
-        const uint32_t *g = p->kernels[i].group;
-        if ((size_t)g[0] * g[1] * g[2] > most)
-            return fail(d, C2C_OPENCL_E_DEVICE, "%s runs at most %lu threads together; kernel %s wants %lu", d->name,
-                        (unsigned long)most, p->kernels[i].name, (unsigned long)g[0] * g[1] * g[2]);
-    }
-    return C2C_OPENCL_OK;
+    return c2c_gpu_check_groups(d->message, d->name, p, most);
 }
 
 static int load(c2c_opencl_model *m, const void *weights)
@@ -590,21 +424,18 @@ static int load(c2c_opencl_model *m, const void *weights)
     c2c_opencl *d = m->device;
     const c2c_plan *p = m->plan;
     cl_int code = 0;
-    uint32_t i, most = 0;
+    uint32_t i;
     int error;
     m->buffers = (cl_object *)calloc(C2C_PLAN_PORTS + p->inputs + p->outputs, sizeof(cl_object));
     m->kernels = (cl_object *)calloc(p->step_count + 1, sizeof(cl_object));
     m->ports = (void **)calloc(p->inputs + p->outputs + 1, sizeof(void *));
-    for (i = 0; i < p->step_count; i++)
-        if (p->steps[i].spans > most)
-            most = p->steps[i].spans;
-    m->mapped = (char **)calloc(most + 1, sizeof(char *));
-    if (d->profile) {
+    if (d->profile)
         m->events = (cl_object *)calloc(p->step_count + 1, sizeof(cl_object));
-        m->host = (uint64_t *)calloc(p->step_count + 1, sizeof(uint64_t));
-    }
-    if (!m->buffers || !m->kernels || !m->ports || !m->mapped || (d->profile && (!m->events || !m->host)))
-        return fail(d, C2C_OPENCL_E_MEMORY, "out of memory");
+    if (!m->buffers || !m->kernels || !m->ports || (d->profile && !m->events))
+        return c2c_gpu_fail(d->message, C2C_GPU_E_MEMORY, "out of memory");
+    error = c2c_gpu_walk_open(&m->walk, d->message, d->profile);
+    if (error)
+        return error;
     m->queue = d->cl.clCreateCommandQueue(d->context, d->id, d->profile ? CL_QUEUE_PROFILING_ENABLE : 0, &code);
     if (!m->queue)
         return failed(d, code, "make a queue for", p->name);
@@ -624,18 +455,20 @@ int c2c_opencl_load(c2c_opencl *d, const c2c_plan *plan, const void *weights, si
     c2c_opencl_model *m;
     int error;
     if (!d || !plan || !model || (!weights && plan->weights_bytes))
-        return C2C_OPENCL_E_NULL;
+        return C2C_GPU_E_NULL;
     *model = NULL;
-    if (bytes != plan->weights_bytes)
-        return fail(d, C2C_OPENCL_E_WEIGHTS, "the weights of %s have %llu bytes, not %llu", plan->name,
-                    (unsigned long long)plan->weights_bytes, (unsigned long long)bytes);
-    if (bytes && crc32(0, weights, bytes) != plan->weights_crc32)
-        return fail(d, C2C_OPENCL_E_WEIGHTS, "these are not the weights of %s: their checksum differs", plan->name);
+    error = c2c_gpu_check_weights(d->message, plan, weights, bytes);
+    if (error)
+        return error;
     m = (c2c_opencl_model *)calloc(1, sizeof *m);
     if (!m)
-        return fail(d, C2C_OPENCL_E_MEMORY, "out of memory");
+        return c2c_gpu_fail(d->message, C2C_GPU_E_MEMORY, "out of memory");
     m->device = d;
-    m->plan = plan;
+    m->plan = m->walk.plan = plan;
+    m->walk.self = m;
+    m->walk.launch = enqueue;
+    m->walk.map = map;
+    m->walk.unmap = unmap;
     error = load(m, weights);
     if (error)
         c2c_opencl_unload(m);
@@ -669,8 +502,7 @@ void c2c_opencl_unload(c2c_opencl_model *m)
     if (m->queue)
         cl->clReleaseCommandQueue(m->queue);
     free(m->events);
-    free(m->host);
-    free(m->mapped);
+    c2c_gpu_walk_close(&m->walk);
     free(m->ports);
     free(m->kernels);
     free(m->buffers);
@@ -686,29 +518,25 @@ static int submit(c2c_opencl_model *m, const void *const *inputs, void *const *o
     const c2c_plan *p = m->plan;
     uint32_t i, from = C2C_PLAN_PORTS + p->inputs;
     cl_int code;
-    int error = take_back(m);
+    int error = c2c_gpu_check_ports(d->message, p, inputs, outputs);
+    if (!error)
+        error = take_back(m);
     if (error)
         return error;
     for (i = 0; i < p->inputs; i++) {
-        if (!inputs[i])
-            return fail(d, C2C_OPENCL_E_NULL, "input '%s' of %s is NULL", p->ports[i].name, p->name);
-        if (!p->ports[i].bytes || inputs[i] == C2C_OPENCL_IN_PLACE)
+        if (!p->ports[i].bytes || inputs[i] == C2C_GPU_IN_PLACE)
             continue;
         code = d->cl.clEnqueueWriteBuffer(m->queue, m->buffers[C2C_PLAN_PORTS + i], last != NULL, 0,
                                           (size_t)p->ports[i].bytes, inputs[i], 0, NULL, NULL);
         if (code)
             return failed(d, code, "copy input", p->ports[i].name);
     }
-    for (i = 0; i < p->outputs; i++)
-        if (!outputs[i])
-            return fail(d, C2C_OPENCL_E_NULL, "output '%s' of %s is NULL", p->ports[p->inputs + i].name, p->name);
     release_events(m);
     m->measured = 0;
-    for (i = p->prepares; !error && i < p->step_count; i++)
-        error = p->steps[i].host ? run_host(m, i) : enqueue(m, i);
+    error = c2c_gpu_walk_steps(&m->walk, p->prepares, p->step_count);
     for (i = 0; !error && i < p->outputs; i++) {
         uint64_t bytes = p->ports[p->inputs + i].bytes;
-        if (!bytes || outputs[i] == C2C_OPENCL_IN_PLACE)
+        if (!bytes || outputs[i] == C2C_GPU_IN_PLACE)
             continue;
         code = d->cl.clEnqueueReadBuffer(m->queue, m->buffers[from + i], 0, 0, (size_t)bytes, outputs[i], 0, NULL, NULL);
         if (code)
@@ -727,7 +555,7 @@ int c2c_opencl_run(c2c_opencl_model *m, const void *const *inputs, void *const *
     cl_int code;
     int error;
     if (!m || !inputs || !outputs)
-        return C2C_OPENCL_E_NULL;
+        return C2C_GPU_E_NULL;
     error = submit(m, inputs, outputs, NULL);
     code = m->device->cl.clFinish(m->queue);
     if (!error && code)
@@ -741,7 +569,7 @@ static void CL_CALL notify(cl_object event, cl_int status, void *user)
     c2c_opencl_model *m = (c2c_opencl_model *)user;
     (void)event;
     m->measured = status == CL_COMPLETE;
-    m->done(m->user, status == CL_COMPLETE ? C2C_OPENCL_OK : C2C_OPENCL_E_RUN);
+    m->done(m->user, status == CL_COMPLETE ? C2C_GPU_OK : C2C_GPU_E_RUN);
 }
 
 int c2c_opencl_start(c2c_opencl_model *m, const void *const *inputs, void *const *outputs,
@@ -751,7 +579,7 @@ int c2c_opencl_start(c2c_opencl_model *m, const void *const *inputs, void *const
     cl_int code;
     int error;
     if (!m || !inputs || !outputs || !done)
-        return C2C_OPENCL_E_NULL;
+        return C2C_GPU_E_NULL;
     d = m->device;
     if (m->last) {
         d->cl.clFinish(m->queue);
@@ -768,20 +596,20 @@ int c2c_opencl_start(c2c_opencl_model *m, const void *const *inputs, void *const
     code = d->cl.clSetEventCallback(m->last, CL_COMPLETE, notify, m);
     if (!code)
         code = d->cl.clFlush(m->queue);
-    return code ? failed(d, code, "start", m->plan->name) : C2C_OPENCL_OK;
+    return code ? failed(d, code, "start", m->plan->name) : C2C_GPU_OK;
 }
 
 int c2c_opencl_times(const c2c_opencl_model *m, uint64_t *nanoseconds)
 {
     uint32_t i;
     if (!m || !nanoseconds)
-        return C2C_OPENCL_E_NULL;
+        return C2C_GPU_E_NULL;
     if (!m->events || !m->measured)
-        return fail(m->device, C2C_OPENCL_E_RUN, "%s: no run was timed; open the device with `profile`", m->plan->name);
+        return c2c_gpu_fail(m->device->message, C2C_GPU_E_RUN, "%s: no run was timed; open the device with `profile`", m->plan->name);
     for (i = 0; i < m->plan->step_count; i++) {
         uint64_t begin = 0, end = 0;
         cl_int code = 0;
-        nanoseconds[i] = m->host[i];
+        nanoseconds[i] = m->walk.host[i];
         if (!m->events[i])
             continue;
         code = m->device->cl.clGetEventProfilingInfo(m->events[i], CL_PROFILING_COMMAND_START, sizeof begin, &begin, NULL);
@@ -791,5 +619,5 @@ int c2c_opencl_times(const c2c_opencl_model *m, uint64_t *nanoseconds)
             return failed(m->device, code, "time", m->plan->steps[i].node);
         nanoseconds[i] = end - begin;
     }
-    return C2C_OPENCL_OK;
+    return C2C_GPU_OK;
 }

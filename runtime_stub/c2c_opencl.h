@@ -5,22 +5,11 @@
  * different models; one model runs one call at a time. */
 #ifndef C2C_OPENCL_H
 #define C2C_OPENCL_H
-#include "c2c_plan.h"
+#include "c2c_gpu.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-enum c2c_opencl_error {
-    C2C_OPENCL_OK = 0,
-    C2C_OPENCL_E_LIBRARY = 1, /* there is no OpenCL library, or it lacks a function of version 1.2 */
-    C2C_OPENCL_E_DEVICE = 2,  /* no device of the wanted kind */
-    C2C_OPENCL_E_MEMORY = 3,  /* the device, or this process, has too little memory */
-    C2C_OPENCL_E_BUILD = 4,   /* the device's compiler refused the kernels; the message has its log */
-    C2C_OPENCL_E_WEIGHTS = 5, /* these are not the weights of the model */
-    C2C_OPENCL_E_NULL = 6,    /* a pointer of the arguments is NULL */
-    C2C_OPENCL_E_RUN = 7      /* the device failed; the message has OpenCL's error */
-};
 
 typedef struct c2c_opencl c2c_opencl;
 typedef struct c2c_opencl_model c2c_opencl_model;
@@ -42,23 +31,17 @@ void c2c_opencl_close(c2c_opencl *device); /* all models must be unloaded; NULL:
 const char *c2c_opencl_message(const c2c_opencl *device);
 const char *c2c_opencl_name(const c2c_opencl *device);
 
-/* A few words for an error code. */
-const char *c2c_opencl_error_string(int error);
-
 /* Build a model's kernels, copy its weights to the device and prepare it. *model is NULL after an error; E_DEVICE: the
  * model's work-groups are larger than the device's may be. */
 int c2c_opencl_load(c2c_opencl *device, const c2c_plan *plan, const void *weights, size_t bytes,
                     c2c_opencl_model **model);
 void c2c_opencl_unload(c2c_opencl_model *model); /* waits for a run that is going on; NULL: nothing */
 
-/* Instead of an input's address: what c2c_opencl_map gave was filled; instead of an output's: it is asked for next. */
-#define C2C_OPENCL_IN_PLACE ((void *)1)
-
 /* The memory of input or output number `port` (inputs first), for this processor to read and write until the model runs
  * next or is unloaded, and not while it runs. Where device and processor share memory nothing is copied. */
 int c2c_opencl_map(c2c_opencl_model *model, uint32_t port, void **address);
 
-/* Run once and wait. inputs, outputs: an address for each of the plan's ports, in order, or C2C_OPENCL_IN_PLACE. */
+/* Run once and wait. inputs, outputs: an address for each of the plan's ports, in order, or C2C_GPU_IN_PLACE. */
 int c2c_opencl_run(c2c_opencl_model *model, const void *const *inputs, void *const *outputs);
 
 /* Run without waiting: inputs may be changed when the call returns; `done` is called with an error code once the outputs

@@ -1,5 +1,5 @@
 /* c2c plan: how a compiled network runs on a graphics processor, as a table that the compiler wrote (NAME_plan.h) and
- * that a driver (c2c_opencl.h) follows. Nothing is parsed: sizes, places and orders are known when the app is built. */
+ * that a driver (c2c_opencl.h, c2c_metal.h, c2c_cuda.h) follows. Nothing is parsed: sizes, places and orders are known when the app is built. */
 #ifndef C2C_PLAN_H
 #define C2C_PLAN_H
 #include <stddef.h>
@@ -14,10 +14,10 @@ typedef struct c2c_plan_kernel {
     uint32_t group[3];   /* of a work-group */
 } c2c_plan_kernel;
 
-/* A parameter: two arguments of the kernel, a buffer and the element at which the parameter begins. */
+/* A parameter: a buffer, the element at which the parameter begins, bytes of an element. OpenCL's kernels take the first
+ * two as arguments; Metal and CUDA bind the address. */
 typedef struct c2c_plan_arg {
-    uint32_t buffer;
-    uint32_t at;
+    uint32_t buffer, at, size;
 } c2c_plan_arg;
 
 /* Bytes of a buffer that the host reads (access 1) or reads and writes (3). */

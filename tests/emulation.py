@@ -136,9 +136,7 @@ class Emulated:
     def _launch(self, step: PlanStep, buffers: Sequence[Array]) -> None:
         name, launch = self.plan.kernels[step.kernel]
         params = self.program.kernels[name].params
-        addresses = [
-            buffers[buffer].ctypes.data + at * p.dtype.nbytes for (buffer, at), p in zip(step.args, params, strict=True)
-        ]
+        addresses = [buffers[buffer].ctypes.data + at * size for buffer, at, size in step.args]
         sizes = [p.size * p.dtype.nbytes for p in params]
         groups = [t // g for t, g in zip(launch.threads, launch.group, strict=True)]
         if self.device.dialect == "cuda" and max(groups[1:]) > 65535:

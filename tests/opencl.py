@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from c2c.codegen.dialects import LANGUAGES
 from c2c.codegen.target import Target
 from c2c.compiler.bundle import write_bundle
 from c2c.compiler.options import CompileOptions
 from c2c.compiler.toolchain import link_grid
 from c2c.ir.program import Program
-from c2c.runtime_stub.opencl import LoadedOpenCl
+from c2c.runtime_stub.gpu import LoadedGpu
 
 Array = np.ndarray[Any, Any]
 
@@ -40,8 +41,8 @@ needs_opencl = pytest.mark.skipif(not has_device(), reason="there is no OpenCL d
 def run_on_device(program: Program, target: str, inputs: list[Array], folder: Path) -> list[Array]:
     """Outputs of a program, through its bundle and the C driver."""
     write_bundle(program, CompileOptions(Target.parse(target), name=program.name), folder)
-    library = link_grid(folder, program.name)
-    loaded = LoadedOpenCl(library, program.name, weights=program.weights, steps=len(program.steps))
+    library = link_grid(folder, program.name, LANGUAGES["opencl"])
+    loaded = LoadedGpu(library, program.name, "c2c_opencl", weights=program.weights, steps=len(program.steps))
     outputs = [np.zeros(p.shape, p.dtype.numpy) for p in program.outputs]
     assert loaded.run([np.ascontiguousarray(x) for x in inputs], outputs) == 0
     loaded.close()

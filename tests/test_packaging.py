@@ -17,8 +17,8 @@ def test_every_package_is_listed() -> None:
 
 def test_runtime_sources_ship() -> None:
     data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    assert data["c2c.runtime_stub"] == ["*.c", "*.h"]
-    assert not [p for p in (ROOT / "runtime_stub").rglob("*.[ch]") if p.parent != ROOT / "runtime_stub"]
+    assert data["c2c.runtime_stub"] == ["*.c", "*.h", "*.m"]
+    assert not [p for p in (ROOT / "runtime_stub").rglob("*.[chm]") if p.parent != ROOT / "runtime_stub"]
 
 
 def test_no_stray_module_joins_the_wheel() -> None:

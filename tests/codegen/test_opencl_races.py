@@ -64,7 +64,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reports(folder: Path, plan: str) -> list[str]:
     """What Oclgrind has to say about a run with this plan."""
     (folder / "net_plan.h").write_text(plan)
-    sources = ["example.c", "net.c", "c2c_opencl.c"]
+    sources = ["example.c", "net.c", "c2c_opencl.c", "c2c_gpu.c"]
     subprocess.run(["gcc", "-O1", *sources, "-ldl", "-o", "example"], cwd=folder, check=True)
     environment = {**os.environ, "OCL_ICD_VENDORS": str(folder / "oracle.icd"), "OCLGRIND_DATA_RACES": "1"}
     done = subprocess.run(

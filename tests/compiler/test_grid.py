@@ -40,9 +40,9 @@ def test_a_bundle_builds_without_a_warning(small_cnn: onnx.ModelProto, tmp_path:
     names = {p.name for p in folder.iterdir()}
     assert names == {
         "net.cl", "net.h", "net.c", "net_plan.h", "net.weights", "example.c", "manifest.json", "c2c_plan.h",
-        "c2c_opencl.h", "c2c_opencl.c",
+        "c2c_opencl.h", "c2c_opencl.c", "c2c_gpu.h", "c2c_gpu.c",
     }  # fmt: skip
-    sources = ["example.c", "net.c", "c2c_opencl.c"]
+    sources = ["example.c", "net.c", "c2c_opencl.c", "c2c_gpu.c"]
     subprocess.run(["gcc", *STRICT, *sources, "-ldl", "-o", "example"], cwd=folder, check=True)
     (folder / "app.cpp").write_text(
         '#include "net.h"\nint main() { net_args a = net_args(); return net_run(&a) == 0; }\n'
@@ -101,7 +101,9 @@ def test_computes_what_onnx_says(small_cnn: onnx.ModelProto, target: str) -> Non
 def test_the_example_runs_on_raw_files(small_cnn: onnx.ModelProto, tmp_path: Path) -> None:
     folder = save(small_cnn, tmp_path)
     subprocess.run(
-        ["gcc", *STRICT, "example.c", "net.c", "c2c_opencl.c", "-ldl", "-o", "example"], cwd=folder, check=True
+        ["gcc", *STRICT, "example.c", "net.c", "c2c_opencl.c", "c2c_gpu.c", "-ldl", "-o", "example"],
+        cwd=folder,
+        check=True,
     )
     x = np.random.default_rng(3).standard_normal((1, 3, 16, 16)).astype(np.float32)
     x.tofile(folder / "x.raw")
@@ -143,8 +145,8 @@ int main(void)
         error = error || c2c_opencl_map(args.model, NET_X_PORT, &in);
         if (!error)
             memcpy(in, x, NET_X_BYTES);
-        args.x = (const float *)C2C_OPENCL_IN_PLACE;
-        args.y = (float *)C2C_OPENCL_IN_PLACE;
+        args.x = (const float *)C2C_GPU_IN_PLACE;
+        args.y = (float *)C2C_GPU_IN_PLACE;
         error = error || net_run(&args) || c2c_opencl_map(args.model, NET_Y_PORT, &out);
         if (!error && memcmp(out, copied, NET_Y_BYTES))
             return 3;
@@ -161,7 +163,9 @@ int main(void)
 def test_memory_of_the_device_takes_the_place_of_copies(small_cnn: onnx.ModelProto, tmp_path: Path) -> None:
     folder = save(small_cnn, tmp_path)
     (folder / "app.c").write_text(IN_PLACE)
-    subprocess.run(["gcc", *STRICT, "app.c", "net.c", "c2c_opencl.c", "-ldl", "-o", "app"], cwd=folder, check=True)
+    subprocess.run(
+        ["gcc", *STRICT, "app.c", "net.c", "c2c_opencl.c", "c2c_gpu.c", "-ldl", "-o", "app"], cwd=folder, check=True
+    )
     subprocess.run(["./app"], cwd=folder, check=True)
 
 

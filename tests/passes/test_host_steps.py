@@ -119,7 +119,7 @@ def test_text_of_a_program_keeps_sides(mixed: onnx.ModelProto) -> None:
 def test_its_c_builds_without_a_warning(mixed: onnx.ModelProto, tmp_path: Path) -> None:
     c2c.compile(mixed, "opencl", name="net").save(tmp_path)
     strict = "-std=c99 -D_DEFAULT_SOURCE -Wall -Wextra -Wpedantic -Werror".split()
-    sources = ["example.c", "net.c", "c2c_opencl.c"]
+    sources = ["example.c", "net.c", "c2c_opencl.c", "c2c_gpu.c"]
     subprocess.run(["gcc", *strict, *sources, "-lm", "-ldl", "-o", "example"], cwd=tmp_path, check=True)
 
 

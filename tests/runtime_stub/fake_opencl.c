@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-int fake_calls, fake_fail_at, fake_live, fake_devices = 1, fake_kernels_run, fake_copies;
+int fake_calls, fake_fail_at, fake_live, fake_devices = 1, fake_kernels_run, fake_copies, fake_built;
 size_t fake_largest = (size_t)1 << 30, fake_group = 1024;
 char fake_log[] = "error: line 3 of the fake log";
 
@@ -91,6 +91,7 @@ int32_t clReleaseMemObject(object o) { return gone(o); }
 object clCreateProgramWithSource(object c, uint32_t n, const char **s, const size_t *l, int32_t *code)
 {
     (void)c, (void)n, (void)s, (void)l;
+    fake_built++;
     return made(code, -6);
 }
 object clCreateProgramWithBinary(object c, uint32_t n, const object *d, const size_t *l, const unsigned char **b,

@@ -1,11 +1,26 @@
-/* The OpenCL driver against a library that fails on demand: every failure is an error code with words, and nothing is
- * left behind. Prints the number of calls that were made to fail. */
-#include "c2c_opencl.h"
+/* A driver (DRIVER: c2c_opencl, of HEADER) against a library that fails on demand: every failure is an error code with
+ * words, and nothing is left behind. Prints the number of calls that were made to fail. */
+#include HEADER
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-extern int fake_calls, fake_fail_at, fake_live, fake_devices, fake_kernels_run, fake_copies;
+#define PASTED(a, b) a##b
+#define PASTE(a, b) PASTED(a, b)
+#define gpu_model PASTE(DRIVER, _model)
+#define gpu_options PASTE(DRIVER, _options)
+#define gpu_open PASTE(DRIVER, _open)
+#define gpu_close PASTE(DRIVER, _close)
+#define gpu_message PASTE(DRIVER, _message)
+#define gpu_name PASTE(DRIVER, _name)
+#define gpu_load PASTE(DRIVER, _load)
+#define gpu_unload PASTE(DRIVER, _unload)
+#define gpu_map PASTE(DRIVER, _map)
+#define gpu_run PASTE(DRIVER, _run)
+#define gpu_start PASTE(DRIVER, _start)
+#define gpu_times PASTE(DRIVER, _times)
+
+extern int fake_calls, fake_fail_at, fake_live, fake_devices, fake_kernels_run, fake_copies, fake_built;
 extern size_t fake_largest, fake_group;
 
 #define CHECK(condition)                                                                          \
@@ -18,7 +33,7 @@ extern size_t fake_largest, fake_group;
 
 static const char *const source[] = {"kernel text", NULL};
 static const c2c_plan_kernel kernels[] = {{"m__a", {64, 1, 1}, {64, 1, 1}}, {"m__b", {128, 8, 1}, {16, 8, 1}}};
-static const c2c_plan_arg arguments[] = {{3, 0}, {0, 16}, {1, 0}, {0, 16}, {4, 0}};
+static const c2c_plan_arg arguments[] = {{3, 0, 4}, {0, 16, 4}, {1, 0, 4}, {0, 16, 4}, {4, 0, 4}};
 static int host_runs;
 static void host_one(char *const *mapped)
 {
@@ -49,48 +64,50 @@ static void done(void *user, int error)
 }
 
 /* A run without copies; the first error. */
-static int in_place(c2c_opencl_model *model)
+static int in_place(gpu_model *model)
 {
-    const void *inputs[] = {C2C_OPENCL_IN_PLACE};
-    void *outputs[] = {C2C_OPENCL_IN_PLACE}, *x = NULL, *again = NULL, *y = NULL;
-    int before = fake_copies, error = c2c_opencl_map(model, 0, &x), runs = host_runs;
+    const void *inputs[] = {C2C_GPU_IN_PLACE};
+    void *outputs[] = {C2C_GPU_IN_PLACE}, *x = NULL, *again = NULL, *y = NULL;
+    int before = fake_copies, error = gpu_map(model, 0, &x), runs = host_runs;
     if (!error) {
         memset(x, 1, 64);
-        CHECK(c2c_opencl_map(model, 0, &again) == 0 && again == x);
-        error = c2c_opencl_run(model, inputs, outputs);
+        error = gpu_map(model, 0, &again);
+        CHECK(error || again == x);
     }
+    if (!error)
+        error = gpu_run(model, inputs, outputs);
     if (!error) {
         CHECK(host_runs == runs + 3);
-        error = c2c_opencl_map(model, 1, &y);
+        error = gpu_map(model, 1, &y);
     }
     CHECK(error || (fake_copies == before && y));
     return error;
 }
 
 /* Everything once; the first error. */
-static int everything(const c2c_opencl_options *options, const void *bytes, size_t size, int asynchronous)
+static int everything(const gpu_options *options, const void *bytes, size_t size, int asynchronous)
 {
     float x[16] = {0}, y[16] = {0};
     const void *inputs[] = {x};
     void *outputs[] = {y};
     uint64_t times[6];
     int one = 1, error, before;
-    c2c_opencl *device;
-    c2c_opencl_model *model = NULL;
-    error = c2c_opencl_open(options, &device);
+    DRIVER *device;
+    gpu_model *model = NULL;
+    error = gpu_open(options, &device);
     CHECK(device != NULL);
     if (!error) {
-        error = c2c_opencl_load(device, &plan, bytes, size, &model);
+        error = gpu_load(device, &plan, bytes, size, &model);
         CHECK((model == NULL) == (error != 0));
     }
     before = fake_kernels_run;
     host_runs = 0;
     if (!error && asynchronous) {
         called = 0;
-        error = c2c_opencl_start(model, inputs, outputs, done, &one);
+        error = gpu_start(model, inputs, outputs, done, &one);
         CHECK(error || (called == 1 && given == 0));
     } else if (!error)
-        error = c2c_opencl_run(model, inputs, outputs);
+        error = gpu_run(model, inputs, outputs);
     if (!error) {
         CHECK(fake_kernels_run - before == 2);
         CHECK(host_runs == 3);
@@ -99,47 +116,49 @@ static int everything(const c2c_opencl_options *options, const void *bytes, size
     if (!error)
         error = in_place(model);
     if (!error && options->profile) {
-        error = c2c_opencl_times(model, times);
+        error = gpu_times(model, times);
         CHECK(error || (times[0] == 0 && times[1] == 42 && times[4] == 42 && times[2] < 1000000));
     }
-    CHECK(!error || strlen(c2c_opencl_message(device)) > 10);
-    CHECK(strlen(c2c_opencl_error_string(error)) > 5);
-    c2c_opencl_unload(model);
-    c2c_opencl_close(device);
+    if (error && !fake_fail_at)
+        printf("%s\n", gpu_message(device));
+    CHECK(!error || strlen(gpu_message(device)) > 10);
+    CHECK(strlen(c2c_gpu_error_string(error)) > 5);
+    gpu_unload(model);
+    gpu_close(device);
     CHECK(fake_live == 0);
     return error;
 }
 
 static int with(int fail_at, int profile, const char *cache, int asynchronous)
 {
-    c2c_opencl_options options = {0};
+    gpu_options options = {0};
     options.profile = profile;
     options.cache = cache;
-    fake_calls = 0;
+    fake_calls = fake_built = 0;
     fake_fail_at = fail_at;
     return everything(&options, weights, 9, asynchronous);
 }
 
-static void message(int wanted, const c2c_opencl_options *options, const void *bytes, size_t size, const char *words)
+static void message(int wanted, const gpu_options *options, const void *bytes, size_t size, const char *words)
 {
-    c2c_opencl *device;
-    c2c_opencl_model *model = NULL;
-    int error = c2c_opencl_open(options, &device);
+    DRIVER *device;
+    gpu_model *model = NULL;
+    int error = gpu_open(options, &device);
     if (!error)
-        error = c2c_opencl_load(device, &plan, bytes, size, &model);
+        error = gpu_load(device, &plan, bytes, size, &model);
     CHECK(error == wanted);
-    CHECK(strstr(c2c_opencl_message(device), words));
-    c2c_opencl_unload(model);
-    c2c_opencl_close(device);
+    CHECK(strstr(gpu_message(device), words));
+    gpu_unload(model);
+    gpu_close(device);
     CHECK(fake_live == 0);
 }
 
 int main(int argc, char **argv)
 {
-    c2c_opencl_options options = {0};
+    gpu_options options = {0};
     const char *cache = argc > 1 ? argv[1] : NULL;
-    c2c_opencl *device;
-    c2c_opencl_model *one, *two;
+    DRIVER *device;
+    gpu_model *one, *two;
     int failed = 0, mode, fail_at, i;
     float x[16] = {0}, y[16];
     const void *inputs[] = {x};
@@ -153,58 +172,59 @@ int main(int argc, char **argv)
             failed += error != 0;
         }
     }
-    CHECK(failed > 60);
-    CHECK(with(0, 0, cache, 0) == 0); /* writes the cache, then reads it */
-    i = fake_calls;
-    CHECK(with(0, 0, cache, 0) == 0 && fake_calls == i);
+    CHECK(failed > FAILURES);
+    for (i = 0; i < 2; i++) {
+        CHECK(with(0, 0, cache, 0) == 0); /* writes the cache, then reads it */
+        CHECK(fake_built == !i);
+    }
 
     fake_fail_at = 0;
-    message(C2C_OPENCL_E_WEIGHTS, &options, weights, 8, "9 bytes, not 8");
-    message(C2C_OPENCL_E_WEIGHTS, &options, "123456780", 9, "checksum");
+    message(C2C_GPU_E_WEIGHTS, &options, weights, 8, "9 bytes, not 8");
+    message(C2C_GPU_E_WEIGHTS, &options, "123456780", 9, "checksum");
     options.device = "Quantum";
-    message(C2C_OPENCL_E_DEVICE, &options, weights, 9, "Quantum");
+    message(C2C_GPU_E_DEVICE, &options, weights, 9, "Quantum");
     options.device = NULL;
     fake_group = 32;
-    message(C2C_OPENCL_E_DEVICE, &options, weights, 9, "m__a wants 64");
+    message(C2C_GPU_E_DEVICE, &options, weights, 9, "m__a wants 64");
     fake_group = 1024;
     fake_largest = 512;
-    message(C2C_OPENCL_E_MEMORY, &options, weights, 9, "memory of m");
+    message(C2C_GPU_E_MEMORY, &options, weights, 9, "memory of m");
     fake_largest = (size_t)1 << 30;
     fake_devices = 0;
-    message(C2C_OPENCL_E_DEVICE, &options, weights, 9, "no OpenCL device");
+    message(C2C_GPU_E_DEVICE, &options, weights, 9, NO_DEVICE);
     fake_devices = 1;
     for (fail_at = 1; fail_at < 40; fail_at++) {
         fake_calls = 0;
         fake_fail_at = fail_at;
-        if (everything(&options, weights, 9, 0) == C2C_OPENCL_E_BUILD)
+        if (everything(&options, weights, 9, 0) == C2C_GPU_E_BUILD)
             break;
     }
     fake_calls = 0;
-    message(C2C_OPENCL_E_BUILD, &options, weights, 9, "line 3 of the fake log");
+    message(C2C_GPU_E_BUILD, &options, weights, 9, "line 3 of the fake log");
     fake_fail_at = 0;
 
-    CHECK(c2c_opencl_open(NULL, NULL) == C2C_OPENCL_E_NULL);
-    CHECK(c2c_opencl_open(NULL, &device) == 0);
-    CHECK(c2c_opencl_load(device, &plan, NULL, 9, &one) == C2C_OPENCL_E_NULL);
-    CHECK(c2c_opencl_load(device, &plan, weights, 9, &one) == 0);
-    CHECK(c2c_opencl_load(device, &plan, weights, 9, &two) == 0);
-    CHECK(c2c_opencl_run(one, NULL, outputs) == C2C_OPENCL_E_NULL);
-    CHECK(c2c_opencl_map(one, 2, &unused) == C2C_OPENCL_E_NULL && c2c_opencl_map(one, 0, NULL) == C2C_OPENCL_E_NULL);
+    CHECK(gpu_open(NULL, NULL) == C2C_GPU_E_NULL);
+    CHECK(gpu_open(NULL, &device) == 0);
+    CHECK(gpu_load(device, &plan, NULL, 9, &one) == C2C_GPU_E_NULL);
+    CHECK(gpu_load(device, &plan, weights, 9, &one) == 0);
+    CHECK(gpu_load(device, &plan, weights, 9, &two) == 0);
+    CHECK(gpu_run(one, NULL, outputs) == C2C_GPU_E_NULL);
+    CHECK(gpu_map(one, 2, &unused) == C2C_GPU_E_NULL && gpu_map(one, 0, NULL) == C2C_GPU_E_NULL);
     inputs[0] = NULL;
-    CHECK(c2c_opencl_run(one, inputs, outputs) == C2C_OPENCL_E_NULL);
-    CHECK(strstr(c2c_opencl_message(device), "input 'x' of m"));
+    CHECK(gpu_run(one, inputs, outputs) == C2C_GPU_E_NULL);
+    CHECK(strstr(gpu_message(device), "input 'x' of m"));
     inputs[0] = x;
     i = fake_live;
     for (mode = 0; mode < 1000; mode++) {
-        CHECK(c2c_opencl_run(one, inputs, outputs) == 0);
-        CHECK(c2c_opencl_run(two, inputs, outputs) == 0);
+        CHECK(gpu_run(one, inputs, outputs) == 0);
+        CHECK(gpu_run(two, inputs, outputs) == 0);
     }
     CHECK(fake_live == i);
-    c2c_opencl_unload(one);
-    c2c_opencl_unload(two);
-    c2c_opencl_unload(NULL);
-    c2c_opencl_close(device);
-    c2c_opencl_close(NULL);
+    gpu_unload(one);
+    gpu_unload(two);
+    gpu_unload(NULL);
+    gpu_close(device);
+    gpu_close(NULL);
     CHECK(fake_live == 0);
     printf("%d\n", failed);
     return 0;

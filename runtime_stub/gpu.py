@@ -1,4 +1,4 @@
-"""Loads a model for OpenCL, built into a shared library with its driver, and runs it on numpy arrays."""
+"""Loads a model for a graphics processor, built into a shared library with its driver, and runs it on numpy arrays."""
 
 from __future__ import annotations
 
@@ -12,45 +12,47 @@ import numpy as np
 
 
 class _Options(ctypes.Structure):
-    _fields_ = (
-        ("platform", ctypes.c_char_p),
-        ("device", ctypes.c_char_p),
-        ("cache", ctypes.c_char_p),
-        ("profile", ctypes.c_int),
-    )
+    _fields_ = (("device", ctypes.c_char_p), ("cache", ctypes.c_char_p), ("profile", ctypes.c_int))
 
 
-def _close(library: ctypes.CDLL, device: ctypes.c_void_p, model: ctypes.c_void_p) -> None:
-    library.c2c_opencl_unload(model)
-    library.c2c_opencl_close(device)
+class _OpenClOptions(ctypes.Structure):
+    _fields_ = (("platform", ctypes.c_char_p), *_Options._fields_)
 
 
-class LoadedOpenCl:
+def _close(library: ctypes.CDLL, driver: str, device: ctypes.c_void_p, model: ctypes.c_void_p) -> None:
+    library[f"{driver}_unload"](model)
+    library[f"{driver}_close"](device)
+
+
+class LoadedGpu:
     """NAME_open and NAME_run of a library, on the first GPU or, without one, the first device; the environment's
-    C2C_OPENCL_DEVICE is a part of the wanted device's name. Not for two threads at once.
+    DRIVER_DEVICE (C2C_OPENCL_DEVICE) is a part of the wanted device's name. Not for two threads at once.
 
-    steps: of the plan. profile: steps are timed. Raises RuntimeError with the driver's message.
+    driver: what its functions' names begin with. steps: of the plan. profile: steps are timed. Raises RuntimeError with
+    the driver's message.
     """
 
     def __init__(
-        self, library: Path, name: str, *, weights: bytes | bytearray | memoryview, steps: int, profile: bool = True
-    ) -> None:
-        self.name, self.steps = name, steps
+        self, library: Path, name: str, driver: str, *, weights: bytes | bytearray | memoryview, steps: int,
+        profile: bool = True,
+    ) -> None:  # fmt: skip
+        self.name, self.driver, self.steps = name, driver, steps
         self._library = ctypes.CDLL(str(library))
-        self._library.c2c_opencl_message.restype = ctypes.c_char_p
-        self._library.c2c_opencl_name.restype = ctypes.c_char_p
-        wanted = os.environ.get("C2C_OPENCL_DEVICE")
-        options = _Options(None, None if wanted is None else wanted.encode(), None, int(profile))
+        for function in ("message", "name"):
+            self._driver(function).restype = ctypes.c_char_p
+        wanted = os.environ.get(f"{driver.upper()}_DEVICE")
+        options = (_OpenClOptions if driver == "c2c_opencl" else _Options)(profile=int(profile))
+        options.device = None if wanted is None else wanted.encode()
         self._device, self._model = ctypes.c_void_p(), ctypes.c_void_p()
-        self._check(self._library.c2c_opencl_open(ctypes.byref(options), ctypes.byref(self._device)))
+        self._check(self._driver("open")(ctypes.byref(options), ctypes.byref(self._device)))
         data = np.frombuffer(weights, np.uint8) if len(weights) else np.zeros(1, np.uint8)
-        self._closed = weakref.finalize(self, _close, self._library, self._device, self._model)
+        self._closed = weakref.finalize(self, _close, self._library, driver, self._device, self._model)
         self._check(self._function("open")(self._device, ctypes.c_void_p(data.ctypes.data), ctypes.byref(self._model)))
 
     @property
     def device_name(self) -> str:
         """What the device calls itself."""
-        return str(self._library.c2c_opencl_name(self._device).decode())
+        return str(self._driver("name")(self._device).decode())
 
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> int:
         """Run on C-contiguous arrays in the model's order."""
@@ -77,10 +79,13 @@ class LoadedOpenCl:
         pointers: list[int | None] = [*(a.ctypes.data for a in arrays), self._model.value]
         return (ctypes.c_void_p * len(pointers))(*pointers)
 
+    def _driver(self, entry: str) -> ctypes._NamedFuncPointer:
+        return getattr(self._library, f"{self.driver}_{entry}")  # type: ignore[no-any-return]  # the same one each time
+
     def _function(self, entry: str) -> ctypes._NamedFuncPointer:
         return self._library[f"{self.name}_{entry}"]
 
     def _check(self, error: int) -> None:
         if error:
-            message = self._library.c2c_opencl_message(self._device).decode(errors="replace")
-            raise RuntimeError(message or f"{self.name}: OpenCL driver error {error}")
+            message = self._driver("message")(self._device).decode(errors="replace")
+            raise RuntimeError(message or f"{self.name}: driver error {error}")
