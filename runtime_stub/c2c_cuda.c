@@ -614,6 +614,8 @@ static void CU_CALL notify(object stream, code status, void *user)
     for (i = 0; !status && i < p->outputs; i++)
         if (m->outputs[i] != C2C_GPU_IN_PLACE)
             memcpy(m->outputs[i], m->ports[p->inputs + i], (size_t)p->ports[p->inputs + i].bytes);
+    if (status)
+        failed(m->device, status, "run", p->name);
     m->measured = !status;
     m->done(m->user, status ? C2C_GPU_E_RUN : C2C_GPU_OK);
 }

@@ -300,7 +300,6 @@ static int launch(void *self, uint32_t number)
     if (m->timed) { /* a command buffer's times are all that every device has */
         void *command = commit(m);
         [AS(MTLCommandBuffer, command) commit];
-        drop(&m->timed[number]);
         m->timed[number] = command;
     }
     return C2C_GPU_OK;
@@ -456,6 +455,8 @@ static int submit(c2c_metal_model *m, const void *const *inputs)
     for (i = 0; i < p->inputs; i++)
         if (inputs[i] != C2C_GPU_IN_PLACE)
             memcpy(contents(m, C2C_PLAN_PORTS + i), inputs[i], (size_t)p->ports[i].bytes);
+    for (i = 0; m->timed && i < p->step_count; i++)
+        drop(&m->timed[i]);
     m->measured = 0;
     return c2c_gpu_walk_steps(&m->walk, p->prepares, p->step_count);
 }
@@ -515,6 +516,8 @@ int c2c_metal_start(c2c_metal_model *m, const void *const *inputs, void *const *
             int bad = [command status] == MTLCommandBufferStatusError;
             if (!bad)
                 copy_out(m, m->outputs);
+            else
+                failed(m->device, C2C_GPU_E_RUN, "run", m->plan->name, [command error]);
             m->measured = !bad;
             m->done(m->user, bad ? C2C_GPU_E_RUN : C2C_GPU_OK);
         }];

@@ -68,6 +68,7 @@ def _entry(text: str, dialect: str, kernel: str) -> str:
     return (
         f'extern "C" {plain} void emulated_{kernel}(void *const *arguments, const emulated_position &at)\n'
         f"{{\n{ignored}    {kernel}({', '.join(made)});\n}}\n"
+        f'extern "C" {{ extern const unsigned count_{kernel}; const unsigned count_{kernel} = {len(found)}; }}\n'
     )
 
 

@@ -19,6 +19,7 @@ typedef void (*run_type)(const char *, void *, void *const *, const size_t *, un
 typedef struct function {
     char name[128];
     void *entry;
+    const unsigned *count; /* of its arguments */
     run_type run;
 } function;
 
@@ -143,6 +144,8 @@ int cuModuleGetFunction(object *found, object module, const char *name)
     snprintf(f->name, sizeof f->name, "%s", name);
     snprintf(entry, sizeof entry, "emulated_%s", name);
     f->entry = library ? dlsym(library, entry) : NULL;
+    snprintf(entry, sizeof entry, "count_%s", name);
+    f->count = library ? (const unsigned *)dlsym(library, entry) : NULL;
     f->run = library ? (run_type)dlsym(library, "emulated_run") : NULL;
     *found = f;
     return library && !f->entry ? 500 : 0;
@@ -159,9 +162,9 @@ int cuLaunchKernel(object kernel, unsigned gx, unsigned gy, unsigned gz, unsigne
     fake_kernels_run++;
     if (!f->run)
         return 0;
-    for (i = 0; i < 64; i++) /* those that the kernel has come first */
-        at[i] = i < 32 && arguments[i] ? *(void **)arguments[i] : NULL;
-    f->run(f->name, f->entry, at, NULL, 0, groups, threads, 1);
+    for (i = 0; i < *f->count; i++)
+        at[i] = *(void **)arguments[i];
+    f->run(f->name, f->entry, at, NULL, *f->count, groups, threads, 1);
     return 0;
 }
 int cuEventCreate(object *event, unsigned flags) { return flags ? 1 : made(event); }

@@ -436,7 +436,6 @@ typedef struct command {
 }
 - (id<MTLLibrary>)newLibraryWithSource:(NSString *)source options:(MTLCompileOptions *)options error:(NSError **)error
 {
-    fake_built++;
     if (fails() || !*[source UTF8String] || [options fastMathEnabled] || !([options languageVersion] >> 16)) {
         *error = [NSError with:"error: line 3 of the fake log"];
         return nil;
@@ -447,7 +446,8 @@ typedef struct command {
 }
 - (id<MTLBinaryArchive>)newBinaryArchiveWithDescriptor:(MTLBinaryArchiveDescriptor *)descriptor error:(NSError **)error
 {
-    (void)descriptor, (void)error;
+    (void)error;
+    fake_built += [descriptor url] == nil;
     return fails() ? nil : [FakeArchive new];
 }
 - (id<MTLComputePipelineState>)newComputePipelineStateWithDescriptor:(MTLComputePipelineDescriptor *)descriptor

@@ -105,7 +105,8 @@ static int everything(const gpu_options *options, const void *bytes, size_t size
     if (!error && asynchronous) {
         called = 0;
         error = gpu_start(model, inputs, outputs, done, &one);
-        CHECK(error || (called == 1 && given == 0));
+        CHECK(error || called == 1);
+        error = error ? error : given;
     } else if (!error)
         error = gpu_run(model, inputs, outputs);
     if (!error) {
