@@ -1,4 +1,4 @@
-"""Bundles as Metal and CUDA through their own drivers: on a fake Metal and a fake CUDA whose kernels the emulator runs."""
+"""Bundles as Metal and CUDA through their drivers, on a fake Metal and a fake CUDA whose kernels the emulator runs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def bundle(model: onnx.ModelProto, target: str, folder: Path) -> dict[str, str]:
 
 def check(model: onnx.ModelProto, example: Path, environment: dict[str, str]) -> None:
     settings = [f"{k}={v}" for k, v in environment.items()]
-    command = ["env", *settings, example, "x.raw", "y.raw"]
+    command = ["env", *settings, str(example), "x.raw", "y.raw"]
     done = subprocess.run(command, cwd=example.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "on Fake device" in done.stderr, done.stderr
     (expected,) = c2c.compile(model, dims={"N": 1}).run({"x": X}).values()
