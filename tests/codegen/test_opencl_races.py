@@ -1,11 +1,8 @@
-"""Kernels under Oclgrind (Price and McIntosh-Smith, Oclgrind: An Extensible OpenCL Device Simulator, IWOCL 2015): no
-race and no access outside of a buffer; and faults that are planted are found."""
+"""Kernels under Oclgrind: no race and no access outside of a buffer; and faults that are planted are found."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import c2c
+from c2c.tests.oclgrind import faults, needs_oclgrind, simulate
 
-ORACLE = next(
-    (p for p in (Path("/usr/lib/oclgrind"), Path("/usr/local/lib")) if (p / "liboclgrind-rt-icd.so").exists()), None
-)
-pytestmark = [
-    pytest.mark.skipif(ORACLE is None, reason="Oclgrind is missing: apt-get install oclgrind"),
-    pytest.mark.needs("gcc"),
-]
+pytestmark = [needs_oclgrind, pytest.mark.needs("gcc")]
 SEED = 9
 
 
@@ -57,21 +49,13 @@ def network() -> onnx.ModelProto:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle")
     c2c.compile(network(), "opencl", name="net").save(folder)
-    (folder / "oracle.icd").write_text(f"{ORACLE}/liboclgrind-rt-icd.so\n")
     return folder
 
 
 def reports(folder: Path, plan: str) -> list[str]:
     """What Oclgrind has to say about a run with this plan."""
     (folder / "net_plan.h").write_text(plan)
-    sources = ["example.c", "net.c", "c2c_opencl.c", "c2c_gpu.c"]
-    subprocess.run(["gcc", "-O1", *sources, "-ldl", "-o", "example"], cwd=folder, check=True)
-    environment = {**os.environ, "OCL_ICD_VENDORS": str(folder / "oracle.icd"), "OCLGRIND_DATA_RACES": "1"}
-    done = subprocess.run(
-        ["./example"], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert "on Oclgrind" in done.stderr, done.stderr[:2000]
-    return re.findall(r"^.*(?:data race|Invalid (?:read|write)|divergence).*$", done.stderr + done.stdout, re.M)
+    return faults(simulate(folder, DATA_RACES="1"))
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from math import prod
 
-from ....ir.loops import Expr, cast, const
+from ....ir.loops import Expr, cast
 from ..context import KernelBuilder, Lowering
-from ..product import Matrix, Product, multiply_add, offset_at, unravel
+from ..product import Matrix, Product, offset_at, unravel
 from .memory_product import multiply_from_memory
+from .rows import multiply_rows
 from .tiles import Factor, GridProduct, multiply_on_grid
 
 FEW_ROWS = 4
-"""Results of fewer rows are made by a thread each: tiles would be mostly empty."""
+"""Products of fewer rows: tiles would be mostly empty."""
 
 
 def multiply_matrices(ctx: Lowering, p: Product, family: str) -> None:
@@ -21,7 +22,7 @@ def multiply_matrices(ctx: Lowering, p: Product, family: str) -> None:
     if not device.shares:
         return multiply_from_memory(ctx, p, family)
     if p.m < FEW_ROWS:
-        return _rows(ctx, p, family)
+        return multiply_rows(ctx, p, family)
 
     def reader(matrix: Matrix, *, rows: bool) -> Factor:
         steps = (matrix.row, matrix.col) if rows else (matrix.col, matrix.row)
@@ -43,22 +44,3 @@ def multiply_matrices(ctx: Lowering, p: Product, family: str) -> None:
     multiply_on_grid(
         ctx, GridProduct(prod(p.batch), p.m, p.n, p.k, a, b, p.acc, start if p.start else None, finish), family
     )
-
-
-def _rows(ctx: Lowering, p: Product, family: str) -> None:
-    """A thread a result."""
-    k = ctx.kernel()
-    for t in k.loop("batch", prod(p.batch)):
-        coords = unravel(t, p.batch)
-        for row in k.loop("row", p.m):
-            for column in k.loop("column", p.n):
-                total = k.alloc("total", p.acc, 1, "register")
-                k.store(
-                    total, 0, const(0, p.acc) if p.start is None else cast(k.load(k.tensor(p.start), column), p.acc)
-                )
-                for d in k.loop("d", p.k):
-                    a = k.load(k.tensor(p.a.value), offset_at(p.a.batch, coords) + row * p.a.row + d * p.a.col)
-                    b = k.load(k.tensor(p.b.value), offset_at(p.b.batch, coords) + d * p.b.row + column * p.b.col)
-                    k.store(total, 0, multiply_add(cast(a, p.acc), cast(b, p.acc), k.load(total, 0)))
-                p.finish(k, (*coords, row, column), 1, k.load(total, 0))
-    k.done(family)

@@ -121,6 +121,14 @@ def test_constant_factors() -> None:
     check(cases, "opencl-cpu")
 
 
+def test_products_of_few_rows() -> None:
+    """Several pieces of a row, given matrices and constant ones, that lie along the depth, too."""
+    x, w, b = normal((1, 150), (35, 150), (35,))
+    cases = [Case("Gemm", [x, w, b], {"transB": 1}, c) for c in (frozenset[int](), frozenset({1, 2}))]
+    cases += [Case("MatMul", normal((2, 2, 7), (2, 7, 17))), Case("MatMul", normal((3, 130), (130, 16)))]
+    check(cases, "opencl", 150)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_tail_is_part_of_the_kernel(target: str) -> None:
     case = Case("Conv", normal((1, 3, 6, 6), (5, 3, 3, 3)), {"kernel_shape": [3, 3]})
