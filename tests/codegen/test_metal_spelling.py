@@ -1,0 +1,92 @@
+"""The constructs of our Metal text against those that SPIRV-Cross writes for compute shaders that do the same, which
+runs on Apple's devices wherever Vulkan does (Khronos, MoltenVK)."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from c2c.codegen.devices import DEVICES
+from c2c.codegen.metal import emit_metal
+from c2c.codegen.target import Target
+from c2c.compiler.driver import compile_file
+from c2c.compiler.options import CompileOptions
+
+from .test_opencl_races import network
+
+pytestmark = pytest.mark.needs("glslangValidator", "spirv-cross")
+
+TILED = """#version 450
+layout(local_size_x = 16, local_size_y = 8) in;
+layout(binding = 0) readonly buffer A { float a[]; };
+layout(binding = 1) buffer Y { float y[]; };
+shared float tile[128];
+void main() {
+    uint t = gl_LocalInvocationID.y * 16 + gl_LocalInvocationID.x;
+    tile[t] = a[gl_WorkGroupID.x * 128 + t];
+    memoryBarrierShared();
+    barrier();
+    float sum = 0.0;
+    for (int i = 0; i < 128; i++)
+        sum = fma(tile[i], uintBitsToFloat(t), sum);
+    y[gl_WorkGroupID.z * 128 + t] = min(floor(sum), intBitsToFloat(floatBitsToInt(max(sum, 1.0)) << 2));
+}
+"""
+ELEMENTS = """#version 450
+layout(local_size_x = 64) in;
+layout(binding = 0) readonly buffer A { float a[]; };
+layout(binding = 1) buffer Y { float y[]; };
+void main() {
+    uint i = gl_GlobalInvocationID.x;
+    if (i >= 100) return;
+    y[i] = sqrt(abs(a[i]));
+}
+"""
+
+OURS_ALONE = {"max_total_threads_per_threadgroup"}
+"""Attributes that SPIRV-Cross never writes: Metal Shading Language Specification, section 5.1.3 (kernel functions)."""
+
+
+def spirv_cross(shader: str, folder: Path) -> str:
+    (folder / "k.comp").write_text(shader)
+    for command in ("glslangValidator -V k.comp -o k.spv", "spirv-cross k.spv --msl --msl-version 20200 --output k.msl"):
+        subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
+    return (folder / "k.msl").read_text()
+
+
+def attributes(text: str) -> set[str]:
+    return set(re.findall(r"\[\[(\w+)", text))
+
+
+def parameters(text: str) -> set[str]:
+    """Types of what Metal gives a thread, with their attributes."""
+    return set(re.findall(r"\b(\w+) \w+ (\[\[\w+_position_in_\w+\]\])", text))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def ours() -> str:
+    program = compile_file(network().SerializeToString(), CompileOptions(Target.parse("metal"), name="net")).program
+    return emit_metal(program, DEVICES["metal"][0])
+
+
+def test_attributes_and_built_ins_are_spelt_as_spirv_cross_spells_them(ours: str, tmp_path: Path) -> None:
+    theirs = spirv_cross(TILED, tmp_path) + spirv_cross(ELEMENTS, tmp_path)
+    assert attributes(ours) - attributes(theirs) == OURS_ALONE
+    assert {"buffer", "thread_position_in_grid", "threadgroup_position_in_grid"} <= attributes(ours)
+    assert parameters(ours) and parameters(ours) <= parameters(theirs)
+
+
+@pytest.mark.parametrize(
+    "construct",
+    [
+        r"#include <metal_stdlib>", r"using namespace metal;", r"kernel void \w+\(", r"threadgroup float \w+\[\d+\];",
+        r"threadgroup_barrier\(mem_flags::mem_threadgroup\);", r"as_type<\w+>\(", r"\bfma\(", r"\bsqrt\(",
+        r"const device|device const", r"\[\[buffer\(0\)\]\]", r"\[\[buffer\(1\)\]\]",
+    ],
+)  # fmt: skip
+def test_constructs_are_those_of_spirv_cross(ours: str, construct: str, tmp_path: Path) -> None:
+    assert re.search(construct, ours), "our text does not have it"
+    assert re.search(construct, spirv_cross(TILED, tmp_path) + spirv_cross(ELEMENTS, tmp_path))
