@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 APT := gcc make qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross libzstd-dev
 OPENCL := pocl-opencl-icd ocl-icd-libopencl1 oclgrind
+METAL := clang-19 libobjc-12-dev spirv-cross glslang-tools
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: demo test test-all check operators setup tools clean
@@ -47,6 +48,11 @@ tools:
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(OPENCL) >/dev/null; } \
 			|| echo "no OpenCL on a processor: its tests skip"; \
 	else echo "for OpenCL on a processor: sudo apt-get install $(OPENCL)"; fi
+	@if command -v clang-19 >/dev/null && command -v spirv-cross >/dev/null && command -v glslangValidator >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(METAL) >/dev/null; } \
+			|| echo "no emulator of Metal and CUDA: its tests skip"; \
+	else echo "for Metal and CUDA by emulation: sudo apt-get install $(METAL)"; fi
 
 clean:
 	rm -rf .venv out build *.egg-info

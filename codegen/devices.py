@@ -17,18 +17,27 @@ class Chip:
     """One graphics processor, to tell how well a kernel fits it: `units` that each run work-groups of their own.
 
     flops: of float32, a second, a multiply-add counting two; bandwidth: bytes a second from memory. Of a unit: threads
-    that it holds at most, its 32-bit registers, shared bytes, threads in lock-step. source: where the figures are from.
+    that it holds where each has at most so many 32-bit registers (pairs of registers and threads, the fewest first),
+    shared bytes, threads in lock-step. source: where the figures are from.
     """
 
     name: str
     units: int
     flops: float
     bandwidth: float
-    threads: int
-    registers: int
+    occupancy: tuple[tuple[int, int], ...]
     local_bytes: int
     subgroup: int
     source: str
+
+    @property
+    def threads(self) -> int:
+        """That a unit holds at most."""
+        return self.occupancy[0][1]
+
+    def threads_with(self, registers: int) -> int:
+        """That a unit holds, each with so many registers; those beyond the most that a thread has lie in memory."""
+        return next((threads for most, threads in self.occupancy if registers <= most), self.occupancy[-1][1])
 
     @property
     def ridge(self) -> float:
@@ -38,18 +47,21 @@ class Chip:
 
 
 ADRENO_740 = Chip(
-    "Adreno 740", 6, 1536 * 2 * 680e6, 67.2e9, 2048, 96 * 4 * 128, 32 << 10, 64,
+    "Adreno 740", 6, 1536 * 2 * 680e6, 67.2e9, tuple((4 * n, min(2048, 96 // n * 128)) for n in range(1, 49)),
+    32 << 10, 64,
     "shader processors, registers (96 vectors of 4 for 2 · 64 threads), 16 waves of 128 and shared memory: Mesa, "
     "src/freedreno/common/freedreno_devices.py; 256 multiply-adds a clock and processor: Lam, Chips and Cheese, 2024 "
     "(Adreno 730, X1); 680 MHz and LPDDR5X-8400 on 64 bits: Snapdragon 8 Gen 2",
 )  # fmt: skip
 MALI_G710 = Chip(
-    "Mali-G710 MP10", 10, 10 * 64 * 2 * 850e6, 60e9, 1024, 1024 * 32, 32 << 10, 16,
+    "Mali-G710 MP10", 10, 10 * 64 * 2 * 850e6, 60e9, ((32, 1024), (64, 512)), 32 << 10, 16,
     "64 multiply-adds a clock and core, warps of 16: Arm, Mali GPU Datasheet; 1024 threads with 32 registers, 512 "
     "above: Mesa, src/panfrost (panfrost_max_thread_count); 850 MHz and LPDDR5X-7500 on 64 bits: Dimensity 9000",
 )  # fmt: skip
 APPLE_A16 = Chip(
-    "Apple A16", 5, 5 * 128 * 2 * 1398e6, 51.2e9, 1024, 1024 * 52, 32 << 10, 32,
+    "Apple A16", 5, 5 * 128 * 2 * 1398e6, 51.2e9,
+    ((52, 1024), (56, 896), (64, 832), (68, 768), (72, 704), (80, 640), (92, 576), (104, 512), (116, 448), (128, 384)),
+    32 << 10, 32,
     "1024 threads with 104 halves of a register, 384 with 256: Mesa, src/asahi (agx_occupancy_for_register_count; "
     "measured on the A14's generation); 32 KB for a threadgroup, 32 threads in a simdgroup: Apple, Metal Feature Set "
     "Tables; 5 cores of 128 at 1398 MHz, LPDDR5-6400 on 64 bits",

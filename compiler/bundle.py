@@ -24,6 +24,7 @@ from ..ir.loops_text import print_program
 from ..ir.loops_verify import stored_buffers
 from ..ir.program import Port, Program
 from . import packed as packed_weights
+from .fit import report
 from .grid_header import grid_files
 from .header import example, header
 from .options import CompileOptions
@@ -119,7 +120,7 @@ def _write_for_grid(
             (out / f"{name}.loops").write_text(print_program(program))
         for file in language.files:
             shutil.copyfile(RUNTIME / file, out / file)
-        manifest = _manifest(program, options, out, "file", emit, model_sha256)
+        manifest = _manifest(program, options, out, "file", emit, model_sha256) | {"fit": report(program, device)}
         (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
 

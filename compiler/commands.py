@@ -29,6 +29,7 @@ from .bundle import check_grid_kinds, check_kinds, write_bundle
 from .check import Problem, check_model
 from .diagnostics import PassObserver, read_graph
 from .driver import Compiled, Progress, compile_file, load_graph
+from .fit import fit_of
 from .grid_bench import bench_on_grid
 from .inputs import read_array, read_arrays
 from .machine import measure_machine
@@ -152,6 +153,8 @@ def compile_command(a: argparse.Namespace) -> int:
             if call.host:
                 print(f"  {', '.join(call.node.origin)}: {call.choices[-1].reason.strip(' ()')}")
     tables.print_rounded(compiled.program.rounded)
+    if compiled.options.target.device is not None:
+        tables.print_fit(fit_of(compiled.program, compiled.options.target.device))
     return 0
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from ..codegen.launch import Launch, launch
 from .bench import MIN_RUNS, operators_of, steps_by_node, work_of_calls
 from .driver import Compiled
+from .fit import Fit, fit_of
 from .grid_run import grid_model
 from .inputs import checked_inputs, checked_outputs, random_inputs
 from .work import Work
@@ -45,7 +46,8 @@ class GridTime:
 
 @dataclass(frozen=True, slots=True)
 class GridReport:
-    """milliseconds: median of whole runs, copies of inputs and outputs included."""
+    """milliseconds: median of whole runs, copies of inputs and outputs included. fit: of the kernels to the chip that
+    the target names, which need not be the device that ran them."""
 
     name: str
     device: str
@@ -55,9 +57,12 @@ class GridReport:
     arena_bytes: int
     weight_bytes: int
     nodes: tuple[GridTime, ...]
+    fit: tuple[Fit, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "nodes": [n.to_json() for n in self.nodes]}
+        return {
+            **asdict(self), "nodes": [n.to_json() for n in self.nodes], "fit": [f.to_json() for f in self.fit]
+        }  # fmt: skip
 
 
 def bench_on_grid(compiled: Compiled, seconds: float) -> GridReport:
@@ -76,9 +81,11 @@ def bench_on_grid(compiled: Compiled, seconds: float) -> GridReport:
         whole.append(time.perf_counter() - begin)
         steps.append(model.trace(arrays, results, len(program.steps)))
     nodes = _nodes(compiled, np.median(np.asarray(steps), axis=0))
+    device = compiled.options.target.device
+    assert device is not None
     return GridReport(
         program.name, model.device.device_name, len(whole), statistics.median(whole) * 1e3, min(whole) * 1e3,
-        program.arena_bytes, len(program.weights), nodes,
+        program.arena_bytes, len(program.weights), nodes, fit_of(program, device),
     )  # fmt: skip
 
 

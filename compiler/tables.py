@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ..ir.program import Rounded
 from .bench import BenchReport, NodeTime
+from .fit import Fit
 from .grid_bench import GridReport, GridTime
 from .machine import Machine
 from .tune import TuneReport
@@ -102,6 +103,28 @@ def print_grid_bench(report: GridReport) -> None:
         f"{total:.3f} ms sum of nodes by the device's clock: {flops / 1e9:.3f} GFLOP at "
         f"{_per(flops, total * 1e6):.1f} GFLOP/s"
     )
+    print_fit(report.fit)
+
+
+_FIT_COLUMNS = (
+    "MFLOP", "MB", "flops/B", "at best", "groups", "threads", "registers", "shared", "a unit holds", "occupancy",
+    "busy", "µs at best", "bound by", "node", "kernel",
+)  # fmt: skip
+
+
+def print_fit(fits: Sequence[Fit]) -> None:
+    """How kernels fit the chip that the target names, by the time that they take at best; nothing without one."""
+    if fits:
+        rows = [_fit_row(f) for f in sorted(fits, key=lambda f: -f.microseconds * f.calls)]
+        print_table(f"kernels on {fits[0].chip}, derived", _FIT_COLUMNS, rows, 3)
+
+
+def _fit_row(f: Fit) -> tuple[str, ...]:
+    return (
+        f"{f.flops / 1e6:.2f}", f"{f.bytes / 1e6:.3f}", f"{f.intensity:.1f}", f"{f.best_intensity:.1f}", str(f.groups),
+        str(f.threads), str(f.registers), str(f.shared_bytes), f"{f.resident} ({f.limit})", f"{f.occupancy:.0%}",
+        f"{f.busy:.0%}", f"{f.microseconds:.1f}", f.bound, f.node, f"{f.kernel} x{f.calls}",
+    )  # fmt: skip
 
 
 def _grid_row(n: GridTime) -> tuple[str, ...]:

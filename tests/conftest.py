@@ -21,6 +21,7 @@ INSTALL = {
     "g++": "g++",
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
     "qemu-aarch64": "qemu-user",
+    "glslangValidator": "glslang-tools",
 }
 
 

@@ -1,4 +1,4 @@
-"""How much a kernel does: operations, counted from its loops' bounds.
+"""How much a kernel does: operations and bytes, counted from its loops' bounds.
 
 Bounds that outer loops decide are taken as the mean of those at the outer loops' beginnings, middles and ends; a loop
 whose bounds are computed counts as `UNKNOWN` iterations; the longer side of a condition is taken.
@@ -6,10 +6,28 @@ whose bounds are computed counts as `UNKNOWN` iterations; the longer side of a c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ...ir.loops import Block, Call, Const, Expr, For, If, Kernel, Let, Ramp, Var
+from ...ir.loops import (
+    Binary,
+    Block,
+    Call,
+    Const,
+    Dot,
+    Expr,
+    Fma,
+    For,
+    If,
+    Kernel,
+    Let,
+    Load,
+    Ramp,
+    Stmt,
+    Store,
+    Unary,
+    Var,
+)
 from ...ir.loops_ranges import Interval, interval
 from ...ir.loops_visit import expressions, walk
 
@@ -23,32 +41,48 @@ Moments = tuple[Mapping[str, Interval], ...]
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """Operations of all threads together, and of one; those on a vector count once."""
+    """What all threads do together, and one of them."""
 
     total: float
     thread: float
 
 
 def effort(kernel: Kernel) -> Effort:
-    """What one run of the kernel takes. Loops of a grid multiply what all threads do, not what one does."""
-    return _block(kernel.body, ({}, {}, {}))
+    """Operations of any kind that one run of the kernel takes; those on a vector count once."""
+    return counted(kernel, lambda stmt: float(sum(_operations(e) for e in expressions(stmt))))
 
 
-def _block(block: Block, moments: Moments) -> Effort:
+def flops(kernel: Kernel) -> float:
+    """Operations on floats, a multiply-add being two, of all threads in one run."""
+    return counted(kernel, lambda stmt: float(sum(_on_floats(x) for e in expressions(stmt) for x in walk(e)))).total
+
+
+def traffic(kernel: Kernel) -> float:
+    """Bytes that all threads in one run ask memory for or give it: those of a work-group count, no cache does."""
+    return counted(kernel, _bytes).total
+
+
+def counted(kernel: Kernel, measure: Callable[[Stmt], float]) -> Effort:
+    """What `measure` tells of a statement's own expressions, over one run of the kernel. Loops of a grid multiply what
+    all threads do, not what one does."""
+    return _block(kernel.body, ({}, {}, {}), measure)
+
+
+def _block(block: Block, moments: Moments, measure: Callable[[Stmt], float]) -> Effort:
     total = thread = 0.0
     for stmt in block.body:
-        own = float(sum(_operations(e) for e in expressions(stmt)))
+        own = measure(stmt)
         match stmt:
             case For():
                 count, within = _entering(stmt, moments)
-                inner = _block(stmt.body, within)
+                inner = _block(stmt.body, within, measure)
                 apart = stmt.kind in ("grid", "thread")
                 part = Effort(own + inner.total * count, own + inner.thread * (1 if apart else count))
             case If():
-                sides = [_block(b, moments) for b in (stmt.then, stmt.other) if b is not None]
+                sides = [_block(b, moments, measure) for b in (stmt.then, stmt.other) if b is not None]
                 part = Effort(own + max(s.total for s in sides), own + max(s.thread for s in sides))
             case Block():
-                part = _block(stmt, moments)
+                part = _block(stmt, moments, measure)
             case Let():
                 moments = tuple(_known(m, stmt.name, _at(stmt.value, m)) for m in moments)
                 part = Effort(own, own)
@@ -83,3 +117,26 @@ def _at(e: Expr, moment: Mapping[str, Interval]) -> int | None:
 
 def _operations(e: Expr) -> int:
     return sum(CALL if isinstance(x, Call) else not isinstance(x, Const | Var | Ramp) for x in walk(e))
+
+
+def _on_floats(e: Expr) -> int:
+    if not e.dtype.is_float:
+        return 0
+    match e:
+        case Fma():
+            return 2 * e.lanes
+        case Dot():
+            return 2 * e.a.lanes
+        case Call():
+            return CALL * e.lanes
+        case Binary() | Unary():
+            return e.lanes
+    return 0
+
+
+def _bytes(stmt: Stmt) -> float:
+    loads = [x for e in expressions(stmt) for x in walk(e) if isinstance(x, Load) and x.buffer.space == "param"]
+    total = sum(x.lanes * x.dtype.nbytes for x in loads)
+    if isinstance(stmt, Store) and stmt.buffer.space == "param":
+        total += stmt.value.lanes * stmt.value.dtype.nbytes
+    return float(total)

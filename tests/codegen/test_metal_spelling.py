@@ -52,7 +52,10 @@ OURS_ALONE = {"max_total_threads_per_threadgroup"}
 
 def spirv_cross(shader: str, folder: Path) -> str:
     (folder / "k.comp").write_text(shader)
-    for command in ("glslangValidator -V k.comp -o k.spv", "spirv-cross k.spv --msl --msl-version 20200 --output k.msl"):
+    for command in (
+        "glslangValidator -V k.comp -o k.spv",
+        "spirv-cross k.spv --msl --msl-version 20200 --output k.msl",
+    ):
         subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
     return (folder / "k.msl").read_text()
 
@@ -61,9 +64,9 @@ def attributes(text: str) -> set[str]:
     return set(re.findall(r"\[\[(\w+)", text))
 
 
-def parameters(text: str) -> set[str]:
+def parameters(text: str) -> set[tuple[str, str]]:
     """Types of what Metal gives a thread, with their attributes."""
-    return set(re.findall(r"\b(\w+) \w+ (\[\[\w+_position_in_\w+\]\])", text))  # type: ignore[arg-type]
+    return set(re.findall(r"\b(\w+) \w+ (\[\[\w+_position_in_\w+\]\])", text))
 
 
 @pytest.fixture(scope="module")
