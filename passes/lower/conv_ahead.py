@@ -71,6 +71,15 @@ class Ahead:
         for at in range(size, 2 * size, self.line):
             self.k.prefetch(self.x, x + at)
 
+    def waits_for_results(self) -> bool:
+        """Whether the lines of results come from afar and are waited for, since the tail reads as many of an operand.
+        Stores alone wait in buffers meanwhile: asking for their lines as well slowed such layers by up to 2 %."""
+        ctx = self.k.ctx
+        made = {v for n in ctx.tail for v in n.outputs} | {ctx.node.output}
+        given = (v for n in ctx.tail for v in n.inputs if v is not None and v not in made)
+        y = ctx.output.type
+        return self.asks and y.nbytes > ctx.target.l2_bytes // 2 and any(v.type == y for v in given)
+
     def results(self, y: Buffer, starts: Sequence[Expr], pixels: int) -> bool:
         """The lines that a tile's results go to, `pixels` from each of `starts` on, so that its stores do not wait for
         them; whether they are left to the blocks of channels (`share`), being too many for few products."""

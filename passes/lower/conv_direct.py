@@ -214,7 +214,7 @@ class DirectWriter:
     def _fetch_results(self, out: Outputs, place: Place, s: Segment, w: Expr) -> Place:
         """Ask for the tile's results, or have the place tell what its blocks of channels are to ask for."""
         k, y = self.k, self.ctx.output
-        if not y.type.layout.block or not self.ahead.asks or k.tensor(y, "y").space != "param":
+        if not y.type.layout.block or k.tensor(y, "y").space != "param" or not self.ahead.waits_for_results():
             return place
         starts = []
         for v in range(out.vectors):

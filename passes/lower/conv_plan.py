@@ -26,7 +26,7 @@ NEAR_WINDOW = 0.5
 """Weights of a chunk as a part of the first cache, where pixels are read by several taps."""
 
 
-LIGHT = 0.45
+LIGHT = 0.5
 """Part of what the second cache gives that weights and pixels of a tile may both take from it all the time."""
 
 
@@ -159,9 +159,10 @@ def chunked(plan: Plan, count: int) -> Plan:
 
 
 def _near_chunks(ctx: Lowering, plan: Plan) -> int:
-    """Chunks so that their weights, for one block of outputs, stay near while all pixels pass."""
+    """Chunks so that their weights, for one block of outputs, stay near while all pixels pass; one chunk where they
+    come from the second cache as fast as they are needed, since then no sums need wait."""
     whole, window = plan.inputs[0], plan.conv.window
-    if window.pixels < 2 * plan.tile.pixels or _reads_from_second_cache(ctx, plan):
+    if window.pixels < 2 * plan.tile.pixels or _stays_in_second_cache(ctx, plan) or _reads_from_second_cache(ctx, plan):
         return 1
     block = whole.count * whole.size * window.taps * plan.tile.vectors * plan.lanes * plan.conv.dtype.nbytes
     near = (NEAR_POINTWISE if window.is_pointwise else NEAR_WINDOW) * ctx.target.l1_bytes
@@ -238,6 +239,20 @@ def _room(ctx: Lowering, plan: Plan) -> int:
     return ctx.target.l1_bytes // 2 if _reads_from_second_cache(ctx, plan) else ctx.target.l2_bytes // 2
 
 
+def _stays_in_second_cache(ctx: Lowering, plan: Plan) -> bool:
+    """Whether all weights stay in the second cache beside a task's pixels, and come from there as fast as they are
+    needed.
+
+    Of 28x28, 512 -> 256 channels, they do; of 14x14, 1024 -> 256, pixels would come from afar for every block.
+    """
+    conv, target = plan.conv, ctx.target
+    if not conv.window.is_pointwise or splats_lanes(target) or pull(target, plan) > LIGHT:
+        return False
+    weights = conv.weights.nbytes // conv.groups
+    pixels = min(conv.x.type.nbytes // (conv.batch * conv.groups), target.l2_bytes // 2)
+    return weights + pixels <= target.l2_bytes * 4 // 5
+
+
 def _reads_from_second_cache(ctx: Lowering, plan: Plan) -> bool:
     """Whether all weights stay in the second cache, but those of a block of outputs do not stay in the first.
 
@@ -245,14 +260,23 @@ def _reads_from_second_cache(ctx: Lowering, plan: Plan) -> bool:
     enough for both: 1x1 of 1024 channels, 14x14, gains an eighth where it gives 48 bytes a cycle.
     """
     conv, target = plan.conv, ctx.target
-    per_channel = conv.channels_in * conv.window.taps * conv.dtype.nbytes
-    block, all_blocks = plan.tile.vectors * plan.lanes * per_channel, conv.channels_out * per_channel
+    all_blocks = conv.channels_out * conv.channels_in * conv.window.taps * conv.dtype.nbytes
     near = all_blocks <= target.l2_bytes * 5 // 8 and conv.x.type.nbytes <= target.l2_bytes
-    if not (conv.window.is_pointwise and block > target.l1_bytes // 2 and near):
-        return False
+    far = conv.window.is_pointwise and block_bytes(plan) > target.l1_bytes // 2
+    return near and far and pull(target, plan) > LIGHT
+
+
+def block_bytes(plan: Plan) -> int:
+    """Bytes of the weights of a block of outputs."""
+    conv = plan.conv
+    return plan.tile.vectors * plan.lanes * conv.channels_in * conv.window.taps * conv.dtype.nbytes
+
+
+def pull(target: Target, plan: Plan) -> float:
+    """Part of what the second cache gives that both weights and pixels of a tile take while they are multiplied."""
     step = 4 * (plan.tile.vectors * plan.lanes + plan.tile.pixels)
     cycles = plan.tile.pixels * plan.tile.vectors / target.fma_per_cycle
-    return step / cycles > LIGHT * target.l2_bytes_per_cycle
+    return step / cycles / target.l2_bytes_per_cycle
 
 
 def pack_weights(plan: Plan, target: Target) -> np.ndarray:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from c2c.codegen.cores import CORES
 from c2c.codegen.target import Target, native
 from c2c.ir.graph import Graph, Node, Value
 from c2c.ir.loops import Prefetch
@@ -158,16 +160,16 @@ def test_fused_tail(channels: int, kernel: int, blocked: bool) -> None:
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * float(np.abs(expected).max()))
 
 
-def added(channels: tuple[int, int], *, itself: bool = False) -> tuple[Case, Graph]:
-    """A pointwise convolution and its sum with a residual (or with its own input), all of them blocked."""
+def added(channels: tuple[int, int], *, itself: bool = False, lanes: int = LANES) -> tuple[Case, Graph]:
+    """A pointwise convolution and its sum with a residual (or with its own input), all of them in blocks of `lanes`."""
     case = conv((1, channels[0], 12, 12), (channels[1], channels[0], 1, 1))
     node = case.node()
     x, sum_type = node.inputs[0], node.output.type
     assert x is not None
-    blocked = sum_type.with_layout(Layout(LANES))
+    blocked = sum_type.with_layout(Layout(lanes))
     r = x if itself else Value("r", sum_type)
     xb, rb, yb, y = (
-        Value("xb", x.type.with_layout(Layout(LANES))),
+        Value("xb", x.type.with_layout(Layout(lanes))),
         Value("rb", blocked),
         Value("yb", blocked),
         Value("y", sum_type),
@@ -186,7 +188,7 @@ def added(channels: tuple[int, int], *, itself: bool = False) -> tuple[Case, Gra
     [
         ("native", (32, 64), False, True),
         ("native", (64, 64), True, False),
-        ("native", (2048, 64), False, False),
+        ("native", (2048, 256), False, False),
         ("arm64-neon", (32, 64), False, False),
     ],
 )
@@ -250,9 +252,9 @@ def test_small_convolution_stays_on_one_thread() -> None:
     assert [c.kernel.parallel is not None for c in lower_node(large.node(), native(), 2)] == [True]
 
 
-@pytest.mark.parametrize(("target", "asked"), [("x86-64-v3", {"w", "x", "y"}), ("arm64-neon", set())])
+@pytest.mark.parametrize(("target", "asked"), [("x86-64-v3", {"w", "x"}), ("arm64-neon", set())])
 def test_lines_are_fetched_ahead_where_it_pays(target: str, asked: set[str]) -> None:
-    """Weights of the next pass, pixels of the next tile and the lines of the results."""
+    """Weights of the next pass and pixels of the next tile."""
     machine = Target.parse(target)
     graph = in_blocks(conv((1, 64, 14, 14), (64, 64, 1, 1)), machine.lanes())
     (node,) = [n for n in graph.nodes if n.op == "Conv"]
@@ -282,3 +284,29 @@ def test_tiles_share_what_the_next_pass_reads(target: str, kernel: int) -> None:
 def test_rows_with_many_pixels_at_the_border_get_zeros_beside_them(taps: int, calls: int) -> None:
     case = conv((1, 8, 5, 70), (4, 8, 3, taps), pads=[1, taps // 2, 1, taps // 2])
     assert len(lower_node(case.node(), Target.parse("x86-64-v4"), 1)) == calls
+
+
+@pytest.mark.parametrize(("outputs", "asked"), [(64, {"w", "x"}), (1024, {"w", "x", "y"})])
+def test_results_are_fetched_ahead_where_a_residual_comes_from_afar(outputs: int, asked: set[str]) -> None:
+    machine = Target.parse("x86-64-v4")
+    _, graph = added((64, outputs), lanes=machine.lanes())
+    (call,) = [c for c in lower_graph(graph, machine, 1) if c.node.op == "c2c.Fused"]
+    assert {s.buffer.name for s in statements(call.kernel.body) if isinstance(s, Prefetch)} == asked
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "tile", "chunks"),
+    [
+        (14, (256, 512), "6x4", 1),  # all weights stay in the second cache: no sums wait
+        (14, (1024, 512), "9x3", 8),  # they come from the third: near the first while all pixels pass
+        (7, (512, 2048), "9x3", 4),  # few pixels: as few passes over them as there are registers
+    ],
+)
+def test_wide_vectors_move_little(size: int, channels: tuple[int, int], tile: str, chunks: int) -> None:
+    row, core = Target.parse("x86-64-v4"), CORES["emeraldrapids"]
+    machine = replace(row, core=core, l1_bytes=48 << 10, l2_bytes=2 << 20)
+    case = in_blocks(conv((1, channels[0], size, size), (channels[1], channels[0], 1, 1)), machine.lanes())
+    (choice,) = [c for call in lower_graph(case, machine, 1) for c in call.choices if c.family == "conv"]
+    words = choice.name.split()
+    assert words[0] == f"tile={tile}", choice.candidates
+    assert [w for w in words if w.startswith("chunks")] == ([f"chunks={chunks}"] if chunks > 1 else []), choice.name
