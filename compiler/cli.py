@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..codegen.target import TARGETS
 from ..ir.errors import C2CError
 from ..passes.select_winograd import WEIGHTS
 from . import commands
@@ -92,7 +93,12 @@ def parser() -> argparse.ArgumentParser:
 
 def _model(p: argparse.ArgumentParser, target: str = "native", *, optional: bool = False) -> None:
     p.add_argument("model", type=Path, nargs="?" if optional else None, help="model.onnx")
-    p.add_argument("--target", default=target, metavar="T", help=f"see `c2c targets` (default {target})")
+    p.add_argument(
+        "--target",
+        default=target,
+        metavar="T",
+        help=f"one of {', '.join(TARGETS)}; `c2c targets` says more (default {target})",
+    )
     p.add_argument("--threads", type=int, default=1, metavar="N", help="the most threads a run may use (default 1)")
     _pins(p)
     p.add_argument("-O", dest="level", type=int, choices=(0, 1, 2), default=2, help="optimisation level (default 2)")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import functools
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -91,9 +94,17 @@ def build(text: str, dialect: str, kernels: Sequence[str], folder: Path, *, watc
     speed = ["-O1", "-fno-vectorize", "-fno-slp-vectorize", "-fno-unroll-loops", *WATCH] if watched else ["-O2"]
     includes = ["-I", str(HERE / dialect), "-I", str(HERE)]
     _run(COMPILER, *FLAGS, *QUIET, *speed, *includes, "-c", "kernels.cpp", "-o", "kernels.o", cwd=folder)
-    _run(COMPILER, *FLAGS, "-O2", "-c", HERE / "emulator.cpp", "-o", "emulator.o", cwd=folder)
-    _run(COMPILER, "-shared", "kernels.o", "emulator.o", "-lm", "-o", "libkernels.so", cwd=folder)
+    _run(COMPILER, "-shared", "kernels.o", _emulator(), "-lm", "-o", "libkernels.so", cwd=folder)
     return folder / "libkernels.so"
+
+
+@functools.cache
+def _emulator() -> Path:
+    """The emulator's object, built once."""
+    folder = Path(tempfile.mkdtemp(prefix="emulator-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _run(COMPILER, *FLAGS, "-O2", "-c", HERE / "emulator.cpp", "-o", "emulator.o", cwd=folder)
+    return folder / "emulator.o"
 
 
 def _run(*command: str | Path, cwd: Path) -> None:
