@@ -46,7 +46,6 @@ LOOPS_ONLY = frozenset(
         "integer-arithmetic",
         "fuse-attention",
         "share-factors",
-        "select-winograd",
         "narrow-floats",
         "pack-strides",
         "sparse-products",

@@ -45,6 +45,14 @@ DIRECT_OVERLAP = 0.9, 0.5
 """The same in the direct form where it fetches weights ahead, and where it does not."""
 
 
+LEAST_ON_GRID = 16
+"""Channels of layers whose products fill the tiles of a grid's threads."""
+
+MOVED = 30
+"""Multiply-adds in the time that a thread takes to transform, write and read an element of V or M, or to read one of
+the weights."""
+
+
 @register_pass
 class SelectWinograd(Pass):
     name = "select-winograd"
@@ -55,7 +63,7 @@ class SelectWinograd(Pass):
         rewriter = context.rewriter(graph)
         footprint = TRANSFORMED * sum(v.type.nbytes for v in graph.constants())
         for node in [n for n in graph.nodes if n.op == "Conv"]:
-            if not _is_fit(node, context.target.lanes(DType.F32)):
+            if not _is_fit(node, LEAST_ON_GRID if context.target.device else context.target.lanes(DType.F32)):
                 continue
             m = choose(context, "winograd", problem(node), schedules(node, context, footprint), node)
             if m is not None and rewriter.allow(self.name, node):
@@ -74,7 +82,9 @@ class SelectWinograd(Pass):
 
 
 def _place_transforms(graph: Graph, context: PassContext) -> None:
-    """Mark the layers whose weights are transformed once at load: all of them or none."""
+    """Mark the layers whose weights are transformed once at load: all of them or none; on grids none."""
+    if context.target.device is not None:
+        return
     layers = [n for n in graph.nodes if n.op == "c2c.WinogradConv"]
     more = sum(required(n, 1).type.nbytes * ((n.attrs["m"] + 2) ** 2 - 9) // 9 for n in layers)
     if context.winograd_weights == "load" or (context.winograd_weights == "auto" and more > LOAD_BYTES):
@@ -93,12 +103,27 @@ def schedules(node: Node, context: PassContext, footprint: int) -> list[Schedule
     """The direct form (None), dense or by lists of weights, and every m that is exact enough; `footprint`: bytes of all
     weights of the model."""
     target, (k, c) = context.target, required(node, 1).type.dims[:2]
+    if target.device is not None:
+        return _on_grid(node, context)
     macs, weights = 9 * c * node.output.type.size, 9 * 4 * k * c
     direct = _cycles(target, macs, weights, DIRECT_OVERLAP[not prefetches(target)], footprint)
     direct = min(direct, _list_cycles(node, target))
     found: list[Schedule[int | None]] = [Schedule("direct", direct, None)]
     for m in (m for m in SIZES if expected_error(node, m) <= context.winograd_error):
         found.append(Schedule(f"F{m}", MIN_GAIN * winograd_cycles(node, m, target, footprint), m))
+    return found
+
+
+def _on_grid(node: Node, context: PassContext) -> list[Schedule[int | None]]:
+    """The same for a grid of threads, in multiply-adds beside the stream of weights."""
+    k, c = required(node, 1).type.dims[:2]
+    images, _, height, width = node.output.type.dims
+    direct = 9 * c * max(node.output.type.size, MOVED * k)
+    found: list[Schedule[int | None]] = [Schedule("direct", direct, None)]
+    for m in (m for m in SIZES if expected_error(node, m) <= context.winograd_error):
+        positions, tiles = (m + 2) ** 2, images * -(-height // m) * -(-width // m)
+        cost = positions * (k * c * max(tiles, MOVED) + MOVED * tiles * (k + c))
+        found.append(Schedule(f"F{m}", MIN_GAIN * cost, m))
     return found
 
 

@@ -31,6 +31,15 @@ def test_an_error_cap_takes_a_smaller_tile_or_none() -> None:
     assert _chosen(64, 64, 28, error=0.0) is None
 
 
+@pytest.mark.parametrize("target", ["opencl", "opencl-cpu"])
+def test_grids_take_it_where_weights_are_few_beside_positions(target: str) -> None:
+    on = Target.parse(target)
+    assert _chosen(64, 64, 56, target=on) == 4
+    assert _chosen(64, 64, 56, error=0.0, target=on) is None
+    assert _chosen(512, 512, 7, target=on) is None
+    assert _chosen(8, 64, 56, target=on) is None
+
+
 @pytest.mark.parametrize(
     ("when", "channels", "prepared"),
     [("auto", 64, 0), ("load", 64, 1), ("auto", 1280, 1), ("compile", 1280, 0)],

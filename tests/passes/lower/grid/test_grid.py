@@ -123,9 +123,9 @@ def test_constant_factors() -> None:
 
 def test_products_of_few_rows() -> None:
     """Several pieces of a row, given matrices and constant ones, that lie along the depth, too."""
-    x, w, b = normal((1, 150), (35, 150), (35,))
+    x, w, b = normal((1, 140), (17, 140), (17,))
     cases = [Case("Gemm", [x, w, b], {"transB": 1}, c) for c in (frozenset[int](), frozenset({1, 2}))]
-    cases += [Case("MatMul", normal((2, 2, 7), (2, 7, 17))), Case("MatMul", normal((3, 130), (130, 16)))]
+    cases += [Case("MatMul", normal((2, 2, 7), (2, 7, 17))), Case("MatMul", normal((3, 128), (128, 16)))]
     check(cases, "opencl", 150)
 
 
@@ -212,3 +212,22 @@ def test_recurrences(op: str, target: str) -> None:
     attrs = {"hidden_size": hidden, "direction": "bidirectional"}
     outputs = 3 if op == "LSTM" else 2
     check([Case(op, arrays, attrs, frozenset({1, 2, 3}), outputs)], target)
+
+
+WINOGRAD = [((1, 3, 9, 7), 5, (1, 1, 1, 1)), ((2, 4, 6, 6), 18, (0, 0, 0, 0)), ((1, 5, 21, 33), 4, (2, 1, 1, 0))]
+
+
+@pytest.mark.parametrize("m", [2, 4])
+def test_winograd(m: int) -> None:
+    """Tiles beyond the image, few tiles and many, several images, a fused tail."""
+    for shape, maps, pads in WINOGRAD:
+        attrs = {"kernel_shape": [3, 3], "pads": list(pads)}
+        case = Case("Conv", normal(shape, (maps, shape[1], 3, 3), (maps,)), attrs, frozenset({1, 2}))
+        (expected,) = case.expected()
+        (factor,) = normal((1, maps, 1, 1))
+        graph = with_tail(case, factor)
+        for node in graph.nodes[0].attrs["body"].nodes:
+            if node.op == "Conv":
+                node.op, node.attrs = "c2c.WinogradConv", node.attrs | {"m": m}
+        (got,) = run_graph(graph, [case.arrays[0], factor], target="opencl-cpu")
+        np.testing.assert_allclose(got, np.abs(expected) * factor, atol=1e-4, err_msg=f"{shape}")
