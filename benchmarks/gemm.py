@@ -2,6 +2,8 @@
 
     python benchmarks/gemm.py [--kind gemm|gemv|batched|attention] [--seconds 0.5]
 
+Beside one row stand the microseconds with float32 weights as they are, where they would lie in planes.
+
 Constant weights take turns in a few copies, as inside a network, whose weights come from the third-level cache. The
 time is the median of many runs.
 """
@@ -24,6 +26,7 @@ from c2c.ir.graph import Graph, Node, Value, constant
 from c2c.ir.types import DType, TensorType
 from c2c.passes.attention import Form, attributes
 from c2c.passes.lower import lower_graph
+from c2c.passes.lower.schedule import DENSE, Tuning
 from c2c.runtime_stub.loader import Loaded
 
 Array = np.ndarray[Any, Any]
@@ -79,21 +82,24 @@ def node_of(shape: Shape, seed: int) -> tuple[Node, list[Value]]:
     return Node("MatMul", (a, constant("b", weights)), (y,), {}, ("matmul",)), [a]
 
 
-def load(shape: Shape, seed: int) -> tuple[Loaded, list[Array], list[Array], int]:
-    """A product ready to run: its inputs, its result, and the number of steps."""
+def load(shape: Shape, seed: int, dense: bool) -> tuple[Loaded, list[Array], list[Array], int]:
+    """A product ready to run: its inputs, its result, and the number of steps. dense: weights not in planes."""
     node, inputs = node_of(shape, seed)
     graph = Graph("product", inputs, [node.output], [node], ["y"])
     calls = lower_graph(graph, native(), 1)
+    if dense:
+        names = {c.key: DENSE for call in calls for c in call.choices if c.family == "planes"}
+        calls = lower_graph(graph, native(), 1, tuning=Tuning(names))
     loaded, _ = load_calls(calls, graph, CompileOptions(native(), name="product"))
     rng = np.random.default_rng(seed)
     feeds = [rng.standard_normal(v.type.dims).astype(np.float32) for v in inputs]
     return loaded, feeds, [np.zeros(node.output.type.dims, np.float32)], len(calls)
 
 
-def measure(shape: Shape, seconds: float) -> float:
+def measure(shape: Shape, seconds: float, *, dense: bool = False) -> float:
     """Nanoseconds of one product."""
     copies = max(1, min(4, FAR_BYTES // (4 * shape.k * shape.n))) if shape.kind in ("gemm", "gemv") else 1
-    items = [load(shape, seed) for seed in range(copies)]
+    items = [load(shape, seed, dense) for seed in range(copies)]
     times: list[float] = []
     end = time.perf_counter() + seconds
     while not times or time.perf_counter() < end:
@@ -118,7 +124,10 @@ def main() -> None:
         if args.kind in (None, shape.kind):
             ns = measure(shape, args.seconds)
             rates = f"{shape.flops / ns:8.1f} GF/s {bytes_of(shape) / ns:7.1f} GB/s {shape.flops / ns / top:6.0%}"
-            print(f"{shape.kind:10} {shape!s:24} {ns / 1e3:10.1f} us {rates}")
+            beside = ""
+            if shape.kind == "gemv":
+                beside = f"   dense weights {measure(shape, args.seconds, dense=True) / 1e3:10.1f} us"
+            print(f"{shape.kind:10} {shape!s:24} {ns / 1e3:10.1f} us {rates}{beside}")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,18 @@ from .books import Book
 from .context import KernelBuilder, Lowering
 from .micro import LINE_BYTES, Ahead, Weights, ahead, multiply, prefetches, rows_of, splats_lanes
 from .panels import Panels, pack_at_run_time, pack_panels, tail_vectors
-from .product import Matrix, Product, begin_sums, finish_lanes, is_index, offset_at, stacked, tree_sum, unravel
+from .product import (
+    Matrix,
+    Product,
+    begin_sums,
+    constant_matrix,
+    finish_lanes,
+    is_index,
+    offset_at,
+    stacked,
+    tree_sum,
+    unravel,
+)
 from .schedule import Schedule, choose
 from .tasks import PARALLEL_MACS, guarded, pieces, tasks
 from .tile import LATENCY, Tile, bound
@@ -161,12 +172,7 @@ def _packed(ctx: Lowering, p: Product, plan: Panels) -> tuple[Product, bool]:
     width = plan.tile.vectors * plan.lanes
     data = p.b.value.data
     if data is not None:
-        matrix = np.lib.stride_tricks.as_strided(
-            np.ascontiguousarray(data),
-            (*(d if s else 1 for d, s in zip(p.batch, p.b.batch, strict=True)), p.k, p.n),
-            tuple(s * data.itemsize for s in (*p.b.batch, p.b.row, p.b.col)),
-        )
-        value = ctx.pack("panels", _stored(ctx, p, pack_panels(matrix, width, plan.lanes)))
+        value = ctx.pack("panels", _stored(ctx, p, pack_panels(constant_matrix(p), width, plan.lanes)))
         size = plan.whole * p.k * width + p.k * tail_vectors(p, plan) * plan.lanes
         return replace(p, b=stacked(p, value, size, [1 if s else 0 for s in p.b.batch])), True
     if p.b.col == 1:

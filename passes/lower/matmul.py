@@ -16,6 +16,7 @@ from .context import KernelBuilder, Lowering, Site, lowers, strides
 from .dot_kernel import multiply_by_dots, prefers_dots
 from .gemm_kernel import multiply_by_panels
 from .grid.product import multiply_matrices
+from .plane_product import multiply_by_planes, plane_form
 from .product import Matrix, Product, unravel
 
 ACCUMULATORS = {DType.F16: DType.F32, DType.BF16: DType.F32}
@@ -112,6 +113,8 @@ def multiply(ctx: Lowering, p: Product, family: str) -> None:
             multiply_by_panels(ctx, p, family, plan.book)
         else:
             multiply_by_book(ctx, p, plan.book, plan.tile, family)
+    elif (form := plane_form(ctx, p)) is not None:
+        multiply_by_planes(ctx, p, form, family)
     else:
         multiply_by_panels(ctx, p, family)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import TypeAlias
 
+import numpy as np
+
 from ...ir.graph import Value
 from ...ir.loops import Expr, cast, const, fma, shuffle
 from ...ir.types import DType
@@ -47,6 +49,18 @@ class Product:
     @property
     def macs(self) -> int:
         return prod(self.batch) * self.m * self.n * self.k
+
+
+def constant_matrix(p: Product) -> np.ndarray:
+    """The second factor [..., K, N], a constant, as a view of its data where that lies as it says."""
+    data, (row, col) = p.b.value.data, (p.b.row, p.b.col)
+    assert data is not None
+    if not p.batch and data.ndim == 2 and sorted((row, col)) == [1, data.shape[1]] and 1 not in data.shape:
+        return data if col == 1 else data.T
+    data = np.ascontiguousarray(data)
+    dims = [d if s else 1 for d, s in zip(p.batch, p.b.batch, strict=True)]
+    steps = [s * data.itemsize for s in (*p.b.batch, row, col)]
+    return np.lib.stride_tricks.as_strided(data, (*dims, p.k, p.n), steps)
 
 
 def multiply_add(a: Expr, b: Expr, c: Expr) -> Expr:
