@@ -81,7 +81,7 @@ def pack_planes(matrix: np.ndarray, form: Form, width: int, lanes: int) -> Plane
         bits = _in_groups(part, lanes)
         end = at + depth * vectors * group
         high = _write(groups[at:end].reshape(depth, vectors, group), bits, form, nearest)
-        lists.append(_missing(bits, high, nearest, form.table, lanes))
+        lists.append(_missing(bits, high, nearest, form.table, part.shape))
         counts.append(lists[-1][0].size)
         at = end
     found = [np.concatenate(parts) for parts in zip(*lists, strict=True)]
@@ -124,9 +124,9 @@ def _write(out: np.ndarray, bits: np.ndarray, form: Form, nearest: np.ndarray) -
 
 
 def _missing(
-    bits: np.ndarray, high: np.ndarray, nearest: np.ndarray, table: np.ndarray, lanes: int
+    bits: np.ndarray, high: np.ndarray, nearest: np.ndarray, table: np.ndarray, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, columns and differences of the elements whose highest byte is not in the table."""
+    """Rows, columns and differences of the elements of a panel of `shape` whose highest byte is not in the table."""
     stored = table[nearest]
     found = np.flatnonzero((stored != np.arange(256))[high.reshape(-1)])
     element = bits.reshape(-1)[found]
@@ -134,5 +134,6 @@ def _missing(
     with np.errstate(invalid="ignore", over="ignore"):
         missing = (element.view(np.float32).astype(np.float64) - near).astype(np.float32)
     group, vector, quad, j, q = np.unravel_index(found, bits.shape)
-    rows, columns = group * ROWS + j, vector * lanes + quad * 4 + q
-    return rows.astype(np.int32), columns.astype(np.int32), missing
+    rows, columns = group * ROWS + j, (vector * bits.shape[2] + quad) * 4 + q
+    inside = (rows < shape[0]) & (columns < shape[1])
+    return rows[inside].astype(np.int32), columns[inside].astype(np.int32), missing[inside]

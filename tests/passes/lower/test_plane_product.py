@@ -24,6 +24,7 @@ def odd(rows: int, columns: int) -> np.ndarray:
     w = normal(rows, columns)
     rare = np.array([0.0, -0.0, 3e5, -7e9, 2e-20, -3e-41], np.float32)
     at = np.random.default_rng(SEED).integers(0, w.size, 60)
+    w *= np.exp2(np.random.default_rng(SEED).integers(-5, 1, w.shape)).astype(np.float32)
     w.reshape(-1)[at] = np.resize(rare, 60)
     return w
 
