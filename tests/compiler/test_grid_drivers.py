@@ -13,59 +13,78 @@ import pytest
 import c2c
 from c2c.codegen.dialects import LANGUAGES
 from c2c.codegen.target import Target
+from c2c.compiler.bundle import write_bundle
 from c2c.compiler.driver import compile_file
 from c2c.compiler.options import CompileOptions
 from c2c.ir.errors import RunError, ToolError
 
 from ..emulation import build, needs_compiler
+from ..passes.test_host_steps import mixed_network
 from ..runtime_stub.test_gpu import metal_program
 from ..runtime_stub.test_runtime import HERE as RUNTIME
 from ..runtime_stub.test_runtime import run
 
 X = np.random.default_rng(3).standard_normal((1, 3, 16, 16)).astype(np.float32)
+LARGER = np.random.default_rng(1).standard_normal((1, 3, 48, 48)).astype(np.float32)
 
 
-def bundle(model: onnx.ModelProto, target: str, folder: Path) -> dict[str, str]:
+@pytest.fixture(params=["small_cnn", "mixed"])
+def subject(request: pytest.FixtureRequest) -> tuple[onnx.ModelProto, dict[str, int], np.ndarray]:
+    """A model, its open dimensions and its input; `mixed` has steps that the host runs."""
+    if request.param == "mixed":
+        return mixed_network(), {}, LARGER
+    return request.getfixturevalue("small_cnn"), {"N": 1}, X
+
+
+Subject = tuple[onnx.ModelProto, dict[str, int], np.ndarray]
+
+
+def bundle(subject: Subject, target: str, folder: Path) -> dict[str, str]:
     """Write a bundle and a library of its kernels; the environment in which drivers run them."""
-    c2c.compile(model, target, dims={"N": 1}, name="net").save(folder)
-    device = Target.parse(target).device
-    assert device is not None
-    text = (folder / f"net.{LANGUAGES[device.dialect].ending}").read_text()
-    options = CompileOptions(Target.parse(target), name="net", dims={"N": 1})
-    program = compile_file(model.SerializeToString(), options).program
-    library = build(text, device.dialect, list(program.kernels_of(host=False)), folder)
-    X.tofile(folder / "x.raw")
+    model, dims, x = subject
+    options = CompileOptions(Target.parse(target), name="net", dims=dims)
+    assert options.target.device is not None
+    compiled = compile_file(model.SerializeToString(), options)
+    write_bundle(compiled.program, options, folder)
+    dialect = options.target.device.dialect
+    text = (folder / f"net.{LANGUAGES[dialect].ending}").read_text()
+    library = build(text, dialect, list(compiled.program.kernels_of(host=False)), folder)
+    assert any(s.host for s in compiled.program.steps) == (not dims)
+    x.tofile(folder / "x.raw")
     return {"FAKE_KERNELS": str(library), "LD_LIBRARY_PATH": str(folder), "LSAN_OPTIONS": "detect_leaks=0"}
 
 
-def check(model: onnx.ModelProto, example: Path, environment: dict[str, str]) -> None:
+def check(subject: Subject, example: Path, environment: dict[str, str]) -> None:
+    model, dims, x = subject
+    want = c2c.compile(model, dims=dims).run({"x": x})
     settings = [f"{k}={v}" for k, v in environment.items()]
-    command = ["env", *settings, str(example), "x.raw", "y.raw"]
+    files = [f"{name}.out" for name in want]
+    command = ["env", *settings, str(example), "x.raw", *files]
     done = subprocess.run(command, cwd=example.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "on Fake device" in done.stderr, done.stderr
-    (expected,) = c2c.compile(model, dims={"N": 1}).run({"x": X}).values()
-    found = np.fromfile(example.parent / "y.raw", np.float32).reshape(1, 10)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    for file, expected in zip(files, want.values(), strict=True):
+        found = np.fromfile(example.parent / file, expected.dtype).reshape(expected.shape)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 @needs_compiler
 @pytest.mark.needs("gcc")
-def test_the_example_runs_as_metal(small_cnn: onnx.ModelProto, tmp_path: Path) -> None:
-    environment = bundle(small_cnn, "metal-ios", tmp_path)
-    check(small_cnn, metal_program(tmp_path, [tmp_path / "net.c", tmp_path / "example.c"]), environment)
+def test_the_example_runs_as_metal(subject: Subject, tmp_path: Path) -> None:
+    environment = bundle(subject, "metal-ios", tmp_path)
+    check(subject, metal_program(tmp_path, [tmp_path / "net.c", tmp_path / "example.c"]), environment)
 
 
 @needs_compiler
 @pytest.mark.needs("gcc")
-def test_the_example_runs_as_cuda(small_cnn: onnx.ModelProto, tmp_path: Path) -> None:
-    environment = bundle(small_cnn, "cuda", tmp_path)
+def test_the_example_runs_as_cuda(subject: Subject, tmp_path: Path) -> None:
+    environment = bundle(subject, "cuda", tmp_path)
     strict = ["gcc", "-std=c99", "-D_DEFAULT_SOURCE", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
     fake = ["-std=c99", "-shared", "-fPIC", RUNTIME / "fake_cuda.c", "-ldl", "-o"]
     for name in ("libcuda.so.1", "libnvrtc.so"):
         run("gcc", *fake, tmp_path / name)
     sources = [tmp_path / s for s in ("example.c", "net.c", *LANGUAGES["cuda"].sources)]
     run(*strict, *sources, "-lm", "-ldl", "-o", tmp_path / "example")
-    check(small_cnn, tmp_path / "example", environment)
+    check(subject, tmp_path / "example", environment)
 
 
 @pytest.mark.parametrize("dialect", ["metal", "cuda"])

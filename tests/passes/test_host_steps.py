@@ -73,6 +73,10 @@ def test_no_choice_takes_less(seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def mixed() -> onnx.ModelProto:
+    return mixed_network()
+
+
+def mixed_network() -> onnx.ModelProto:
     """A convolution, then the largest of its results and their running sum."""
     seeded = np.random.default_rng(7)
     weights = {
