@@ -85,7 +85,7 @@ BODIES = GROUPS | {"c2c.Attention", "c2c.MatMul"}
 STAGES = ("Conv", "MaxPool", "AveragePool", "LpPool")
 """Operators that a stage of c2c.ConvChain begins with."""
 
-READ_THROUGH = ("Pad", "Resize")
+READ_THROUGH = ("Pad", "Resize", "Concat", "c2c.Reorder")
 """Operators before the first stage of c2c.ConvChain, which it reads through."""
 
 

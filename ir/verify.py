@@ -157,17 +157,14 @@ def _check_group(node: Node) -> None:
     Before an anchor there may be operators that only move data, each read by the next node alone. An elementwise node
     may read earlier results as well, and operands from outside by a DequantizeLinear before it. The last result is the
     only output; types agree with those outside. In a
-    `c2c.ConvChain` the first node is a Conv or a pooling, perhaps behind Pads and Resizes, and a later one may begin
-    another stage: it reads the result before it as its data, and nodes after it read no result before that one.
+    `c2c.ConvChain` the first node is a Conv or a pooling, perhaps behind operators that it reads through, and a later
+    one may begin another stage: it reads the result before it as its data, and nodes after it read no result before
+    that one.
     """
     body = _checked_body(node)
-    first = next((n for n in body.nodes if n.op not in READ_THROUGH), body.nodes[0])
-    if node.op == CHAIN and first.op not in STAGES:
-        raise VerifyError(f"a chain begins with {first.op}, not with a window", where=node.where)
-    if node.op == CHAIN and (type(strip := node.attrs.get("strip")) is not int or strip < 1):
-        raise VerifyError(f"a chain in strips of {strip!r} rows", where=node.where)
+    nodes = body.nodes if node.op != CHAIN else _check_chain(node, body)
     before: Node | None = None
-    for inner_node in body.nodes:
+    for inner_node in nodes:
         if inner_node.op in GROUPS:
             raise VerifyError("a fused group inside a fused group", where=node.where)
         _check_node(inner_node)
@@ -180,6 +177,22 @@ def _check_group(node: Node) -> None:
         before = inner_node
     if body.outputs != [body.nodes[-1].output]:
         raise VerifyError("a fused group's output is not its last node's", where=node.where)
+
+
+def _check_chain(node: Node, body: Graph) -> list[Node]:
+    """The nodes of a chain from its first stage on; what this reads through is read once, by what follows."""
+    begin = next((i for i, n in enumerate(body.nodes) if n.op not in READ_THROUGH), 0)
+    first = body.nodes[begin]
+    if first.op not in STAGES:
+        raise VerifyError(f"a chain begins with {first.op}, not with a window", where=node.where)
+    if type(strip := node.attrs.get("strip")) is not int or strip < 1:
+        raise VerifyError(f"a chain in strips of {strip!r} rows", where=node.where)
+    for i, moved in enumerate(body.nodes[:begin]):
+        _check_node(moved)
+        readers = [n for n in body.nodes for v in n.inputs if v is moved.output]
+        if len(readers) != 1 or readers[0] not in body.nodes[i + 1 : begin + 1]:
+            raise VerifyError(f"{moved.op} is not read by the first stage alone", where=node.where)
+    return body.nodes[begin:]
 
 
 def _checked_body(node: Node) -> Graph:

@@ -2,8 +2,9 @@
 
 Before: y = conv(x), z = conv(y), each with its elementwise tail, y read by z only. After: z = c2c.ConvChain(x) {both}.
 Inverted bottlenecks (expand, depthwise, project), pairs of depthwise and pointwise layers, first layers and the pooling
-behind them; what is chained is chosen by expected time and by the bytes that leave the arena. Pads and enlargements
-that the first layer alone reads join its chain, and make one of a single layer. Preserves: tensors that others read.
+behind them; what is chained is chosen by expected time and by the bytes that leave the arena. Pads, enlargements,
+concatenations of them and changes of layout that the first layer alone reads join its chain, and make one of a single
+layer. Preserves: tensors that others read.
 Needs: layouts chosen, groups fused.
 """
 
@@ -17,8 +18,9 @@ from ..ir.ops import READ_THROUGH
 from .base import GraphRewriter, Pass, PassContext, register_pass
 from .lower.conv_chain import read_stage, remap_stage
 from .lower.conv_chain_cost import Layer, cut, schedules
+from .lower.remap import is_step
 from .lower.schedule import choose
-from .pattern import required
+from .views import concat_offsets
 
 
 @register_pass
@@ -67,8 +69,9 @@ def _runs(rewriter: GraphRewriter, context: PassContext) -> list[list[Link]]:
     lanes = context.target.lanes()
     for node in rewriter.graph.nodes:
         is_open = len(node.outputs) == 1 and rewriter.has_one_reader(node.output)
-        if node.op in READ_THROUGH and is_open:
-            moved[node.output] = (*moved.get(required(node), ()), node)
+        if node.op in READ_THROUGH and is_open and is_step(node, context.target):
+            before = (n for v in node.inputs if v is not None for n in moved.get(v, ()))
+            moved[node.output] = (*dict.fromkeys(before), node)
         stage = read_stage(node, context.target, context.threads)
         if stage is None:
             continue
@@ -83,8 +86,13 @@ def _runs(rewriter: GraphRewriter, context: PassContext) -> list[list[Link]]:
 
 
 def _read_through(nodes: Sequence[Node], context: PassContext) -> list[Link]:
-    """As many of the last `nodes` in a row as one layer can read through, as a run of one link, or an empty one."""
+    """As many of the last `nodes` as one layer can read through, as a run of one link, or an empty one.
+
+    A concatenation whose inputs are written to their place in its result is no reason to read through anything.
+    """
     for first in range(len(nodes)):
+        if nodes[first].op == "Concat" and concat_offsets(nodes[first]) is not None:
+            continue
         stage = remap_stage(nodes[first:], context.target, context.threads)
         if stage is not None:
             return [Link(tuple(nodes[first:]), stage.layer)]

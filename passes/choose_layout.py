@@ -16,7 +16,7 @@ from ..ir.ops import Kind
 from ..ir.ops import op as row
 from ..ir.types import PLAIN, DType, Layout, TensorType
 from .base import GraphRewriter, Pass, PassContext, register_pass
-from .layout_roles import CALL, Demand, Role, demand
+from .layout_roles import CALL, READ_THROUGH_SHARE, Demand, Role, demand, is_read_through
 from .minimum_cut import Network
 
 _BLOCKED, _PLAIN = 0, 1
@@ -84,13 +84,16 @@ def _cut(graph: Graph, demands: dict[Node, Demand], block: int) -> dict[Node, tu
         network.add(_BLOCKED, writes, want.plain + want.plain_out)
         network.add(_BLOCKED, reads, want.plain_in)
         network.add(reads, _PLAIN, want.blocked_in)
-    for value, readers in _readers(graph, demands).items():
+    all_readers = _readers(graph, demands)
+    for value, readers in all_readers.items():
         if value.type.rank < 3 or not value.type.is_static:
             continue
         producer = value.producer
         written = sides[producer][1] if producer in sides else _PLAIN
         wanted = [_PLAIN if n is None or n not in sides else sides[n][0] for n in readers]
         cost = _reorder_cost(value.type, block)
+        if len(readers) == 1 and is_read_through(readers[0], all_readers):
+            cost //= READ_THROUGH_SHARE
         if any(n is not None and row(n.op).kind is Kind.ELEMENTWISE for n in readers):
             cost += 2 * value.type.nbytes + CALL  # it could not join the group of its producer
         _conversion(network, written, list(dict.fromkeys(wanted)), cost)

@@ -6,11 +6,12 @@ Costs are in bytes of memory traffic, as whole numbers: a cut has to be exact.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd, prod
 
 from ..ir.graph import Node, Value
-from ..ir.ops import Kind
+from ..ir.ops import STAGES, Kind
 from ..ir.ops import op as row
 from ..ir.types import DType, TensorType
 from .lower.sparse import likely_pays
@@ -39,6 +40,9 @@ each."""
 
 NEVER = 1 << 40
 """The cost of a layout that has no kernel."""
+
+READ_THROUGH_SHARE = 4
+"""How much cheaper a conversion is that a window reads through, row by row (`lower/remap.py`)."""
 
 MAX_PHASES = 16
 """Phases of a transposed convolution of blocked tensors at most: each is code of its own."""
@@ -81,6 +85,16 @@ def demand(node: Node, block: int, dtype: DType = DType.F32) -> Demand:
         return _convolution(node, block)
     form = _FORMS.get(node.op)
     return form(node, block) if form is not None else _PLAIN
+
+
+def is_read_through(node: Node | None, readers: Mapping[Value, Sequence[Node | None]]) -> bool:
+    """Whether a window alone reads what `node`, a pad or an enlargement, and others like it move."""
+    moved = False
+    while node is not None and node.op in ("Pad", "Resize"):
+        (node, *others), moved = readers.get(node.output, (None,)), True
+        if others:
+            return False
+    return moved and node is not None and node.op in STAGES and node.output.type.rank == 4
 
 
 def _is_candidate(type_: TensorType, dtype: DType) -> bool:

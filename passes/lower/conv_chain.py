@@ -148,7 +148,7 @@ def _rows_ahead(
     if plan.strip >= plan.rows or not prefetches(k.ctx.target):
         return None
     made = plan.strip * prod(s.layer.window.h.stride for s in stages[2:])
-    return RowsAhead(k, first, made * stages[1].layer.window.h.stride, made * reader.pauses)
+    return RowsAhead(k, first.largest, made * stages[1].layer.window.h.stride, made * reader.pauses)
 
 
 def _add_rings(k: ChainKernel, ctx: Lowering, stages: Sequence[Stage], plan: ChainPlan) -> None:
@@ -201,7 +201,7 @@ def read_stage(node: Node, target: Target, threads: int) -> Stage | None:
 def remap_stage(nodes: Sequence[Node], target: Target, threads: int) -> Stage | None:
     """`nodes` in a row as what the first stage of a chain reads through; None where they cannot be."""
     remap = read_remap(nodes, target)
-    if remap is None or remap.x.type.layout.block not in (0, target.lanes()):
+    if remap is None or {p.x.type.layout.block for p in remap.parts} | {remap.y.layout.block} > {0, target.lanes()}:
         return None
     return Stage(Lowering(nodes[-1], target, threads), remap)
 

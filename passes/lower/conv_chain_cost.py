@@ -75,8 +75,9 @@ class Layer(Protocol):
 
 def apart(target: Target, layers: Sequence[Layer], memory: bool) -> float:
     """Cycles of the tensors between the layers when each layer is a kernel."""
-    copied = sum(CALL + 2 * COPIED_FAR * c.y.nbytes for c in layers if isinstance(c, Remap))
-    return copied + sum(between(target, c.y.nbytes, memory) for c in layers[:-1])
+    copied = sum(CALL + 2 * COPIED_FAR * c.copied for c in layers if isinstance(c, Remap))
+    made = (c.copied if isinstance(c, Remap) else c.y.nbytes for c in layers[:-1])
+    return copied + sum(between(target, n, memory) for n in made)
 
 
 def between(target: Target, nbytes: int, memory: bool) -> float:

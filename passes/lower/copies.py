@@ -91,31 +91,45 @@ def _emit(
     k: KernelBuilder, y: Buffer, r: Region, fill: Callable[[KernelBuilder], Expr] | None, *, parallel: bool
 ) -> bool:
     """One region's loops; False where LLVM's vectoriser is welcome."""
+    if r.source is not None:
+        return copy_region(k, y, raw(k, r.source), r, parallel=parallel)
+    assert fill is not None
+    *outer, inner = merged(r.dims) or [Dim(1, 1, 1)]
+
+    def row(index: Sequence[Expr]) -> None:
+        store_row(k, y, offset_along(r.dst, index, [d.dst for d in outer]), inner.size, inner.dst, fill(k))
+
+    nest(k, [d.size for d in outer], row, parallel=parallel)
+    return inner.dst == 1
+
+
+def copy_region(
+    k: KernelBuilder, y: Buffer, x: Buffer, r: Region, *, parallel: bool = False, near: bool = False
+) -> bool:
+    """The loops of a region between two buffers, as a part of a kernel; False where LLVM's vectoriser is welcome.
+
+    near: `y` lies in the nearest cache.
+    """
     dims = merged(r.dims) or [Dim(1, 1, 1)]
-    x = None if r.source is None else raw(k, r.source)
-    if x is not None and (block := register_block(k.ctx, y.dtype, dims)) is not None:
-        transpose(k, (y, x), r, dims, block, parallel=parallel)
+    if (block := register_block(k.ctx, y.dtype, dims)) is not None:
+        transpose(k, (y, x), r, dims, block, parallel=parallel, near=near)
         return True
     permutes = y.dtype is DType.U8 and k.ctx.target.permutes_bytes
-    if x is not None and permutes and (axis := _interleaved(dims)) is not None:
+    if permutes and (axis := _interleaved(dims)) is not None:
         _part(k, (y, x), r, dims, axis, parallel=parallel)
         return True
-    if x is not None and _is_repeat(dims):
+    if _is_repeat(dims):
         _repeat(k, (y, x), r, dims, parallel=parallel)
         return True
     *outer, inner = dims
 
     def row(index: Sequence[Expr]) -> None:
         at = offset_along(r.dst, index, [d.dst for d in outer])
-        if x is not None:
-            begin = offset_along(r.src, index, [d.src for d in outer])
-            copy_row(k, (y, at, inner.dst), (x, begin, inner.src), inner.size)
-        else:
-            assert fill is not None
-            store_row(k, y, at, inner.size, inner.dst, fill(k))
+        begin = offset_along(r.src, index, [d.src for d in outer])
+        copy_row(k, (y, at, inner.dst), (x, begin, inner.src), inner.size)
 
     nest(k, [d.size for d in outer], row, parallel=parallel)
-    return inner.dst == 1 and (x is None or inner.src in (-1, 0, 1))
+    return inner.dst == 1 and inner.src in (-1, 0, 1)
 
 
 # ---- rows ----

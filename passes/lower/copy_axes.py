@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 from ...ir.graph import Value
-from ...ir.loops import Expr, const
+from ...ir.loops import Expr, as_expr
 from .context import INDEX, KernelBuilder
 
 
@@ -22,11 +22,14 @@ class Dim:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A box of elements: first offsets and axes, in any order. source None: filled instead of copied."""
+    """A box of elements: first offsets, known when it is compiled or when it runs, and axes, in any order.
+
+    source None: filled instead of copied, or the kernel's own buffer.
+    """
 
     dims: tuple[Dim, ...]
-    dst: int = 0
-    src: int = 0
+    dst: int | Expr = 0
+    src: int | Expr = 0
     source: Value | None = None
 
     @property
@@ -86,8 +89,8 @@ def unfolded(k: KernelBuilder, index: Expr, sizes: Sequence[int]) -> list[Expr]:
     return out
 
 
-def offset_along(start: int, index: Sequence[Expr], steps: Sequence[int]) -> Expr:
-    at: Expr = const(start)
+def offset_along(start: int | Expr, index: Sequence[Expr], steps: Sequence[int]) -> Expr:
+    at = as_expr(start, INDEX)
     for i, step in zip(index, steps, strict=True):
         at = at + i * step
     return at

@@ -1,13 +1,14 @@
-"""Remapped images: each row and each column is one of the source's, or filled. Pads and enlargements of whole pixels.
+"""Remapped images: each row and each column of some channels is one of a source's, or filled.
 
-What a window reads behind such operators is computed row by row, into memory that stays near (`remap_rows`); the tensor
-that they make is never there as a whole.
+Pads, enlargements of whole pixels, concatenations of channels and changes of layout. What a window reads behind such
+operators is computed row by row, into memory that stays near (`remap_rows`); the tensor that they make is never there
+as a whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,14 +29,46 @@ OUTSIDE = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Remap:
-    """y[n, c, i, j] = x[n, c, rows[i], columns[j]], or `fill` where one of them is OUTSIDE; y: type of the result."""
+class Part:
+    """y[n, first + c, i, j] = x[n, c, rows[i], columns[j]], or `fill` where one of them is OUTSIDE."""
 
     x: Value
-    y: TensorType
     rows: tuple[int, ...]
     columns: tuple[int, ...]
     fill: float = 0.0
+    first: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the source as it is."""
+        height, width = self.x.type.dims[2:]
+        return self.rows == (*range(height),) and self.columns == (*range(width),)
+
+
+@dataclass(frozen=True, slots=True)
+class Remap:
+    """The image y, the channels of its parts in order; y: type of the result."""
+
+    parts: tuple[Part, ...]
+    y: TensorType
+
+    @property
+    def x(self) -> Value:
+        """The largest source."""
+        return max((p.x for p in self.parts), key=lambda v: v.type.nbytes)
+
+    @property
+    def copied(self) -> int:
+        """Bytes that operators of their own would write: all but sources that could be made where they are read."""
+        apart = self._are_apart
+        moved = (p for p in self.parts if apart or not p.is_whole or p.x.type.layout != self.y.layout)
+        return sum(self.y.nbytes * p.x.type.dims[1] // self.y.dims[1] for p in moved)
+
+    @property
+    def _are_apart(self) -> bool:
+        """Whether parts are not the bytes of the image one after another."""
+        block = self.y.layout.block or 1
+        return len(self.parts) > 1 and (self.batch > 1 or any(p.first % block for p in self.parts))
 
     @property
     def window(self) -> Window:
@@ -60,7 +93,8 @@ class Remap:
 
     def __str__(self) -> str:
         """Shape of the result and channels; it decides how the layer is chained."""
-        return f"remap {self.batch}x{self.window.image} {self.y.dims[1]}"
+        channels = "+".join(str(p.x.type.dims[1]) for p in self.parts)
+        return f"remap {self.batch}x{self.window.image} {channels}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,32 +106,91 @@ class _Step:
     fill: float | None = None
 
 
-def read_remap(nodes: Sequence[Node], target: Target) -> Remap | None:
-    """`nodes` in a row as one remapping of the first one's input; None where they do something else.
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A part in the making."""
 
-    They are Pads along rows and columns by known amounts, at most one of them with a known constant, and Resizes to
-    nearest pixels, of images [N, C, H, W] of float32 in one layout.
-    """
-    x, y = required(nodes[0]), nodes[-1].output.type
-    if x.type.rank != 4 or x.type.dtype is not DType.F32 or x.type.layout != y.layout:
-        return None
-    if any(not v.is_static or v.size == 0 for v in (x.type, *(n.output.type for n in nodes))):
-        return None
-    rows, columns = (np.arange(n) for n in x.type.dims[2:])
-    fills: list[float] = []
-    for node in nodes:
-        step = _pad(node) if node.op == "Pad" else _resize(node, target) if node.op == "Resize" else None
-        if step is None:
+    x: Value
+    rows: np.ndarray
+    columns: np.ndarray
+    fill: float | None = None
+    first: int = 0
+
+    def behind(self, step: _Step) -> _Source | None:
+        """The same seen through one more operator; None where two constants would be filled in."""
+        if step.fill is not None and self.fill is not None:
             return None
-        rows, columns = _composed(rows, step.rows), _composed(columns, step.columns)
-        fills += [] if step.fill is None else [step.fill]
-    if len(fills) > 1:
+        rows, columns = _composed(self.rows, step.rows), _composed(self.columns, step.columns)
+        return replace(self, rows=rows, columns=columns, fill=self.fill if step.fill is None else step.fill)
+
+    def done(self) -> Part:
+        return Part(self.x, tuple(self.rows.tolist()), tuple(self.columns.tolist()), self.fill or 0.0, self.first)
+
+
+def read_remap(nodes: Sequence[Node], target: Target) -> Remap | None:
+    """`nodes`, which end in the last one's result, as one remapping of what they read; None where they do something
+    else.
+
+    They are Pads along rows and columns by known amounts, at most one of them around a source with a known constant,
+    Resizes to nearest pixels, concatenations of channels and reorders, of images [N, C, H, W] of float32.
+    """
+    y = nodes[-1].output.type
+    if any(not _is_image(v.type) for n in nodes for v in (*_images(n), n.output)):
         return None
-    return Remap(x, y, tuple(rows.tolist()), tuple(columns.tolist()), fills[0] if fills else 0.0)
+    sources = _sources(nodes[-1].output, {n.output: n for n in nodes}, target)
+    return None if sources is None else Remap(tuple(s.done() for s in sources), y)
+
+
+def is_step(node: Node, target: Target) -> bool:
+    """Whether a node by itself is a remapping."""
+    return len(node.outputs) == 1 and read_remap([node], target) is not None
+
+
+def _is_image(type_: TensorType) -> bool:
+    return type_.rank == 4 and type_.dtype is DType.F32 and type_.is_static and type_.size > 0
+
+
+def _images(node: Node) -> list[Value]:
+    """What a remapping moves."""
+    return [v for v in node.inputs if v is not None] if node.op == "Concat" else [required(node)]
+
+
+def _sources(value: Value, made: Mapping[Value, Node], target: Target) -> list[_Source] | None:
+    """The parts of a value, down to what `made` does not make."""
+    node = made.get(value)
+    if node is None:
+        rows, columns = (np.arange(n) for n in value.type.dims[2:])
+        return [_Source(value, rows, columns)]
+    if node.op == "Concat":
+        return _joined(node, made, target) if node.attrs["axis"] % 4 == 1 else None
+    found, step = _sources(required(node), made, target), _step(node, target)
+    if found is None or step is None:
+        return None
+    seen = [s.behind(step) for s in found]
+    return None if None in seen else [s for s in seen if s is not None]
+
+
+def _joined(concat: Node, made: Mapping[Value, Node], target: Target) -> list[_Source] | None:
+    parts: list[_Source] = []
+    first = 0
+    for value in _images(concat):
+        found = None if value.is_constant else _sources(value, made, target)
+        if found is None:
+            return None
+        parts += [replace(s, first=s.first + first) for s in found]
+        first += value.type.dims[1]
+    return parts
 
 
 def _composed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return np.where(after == OUTSIDE, OUTSIDE, before[after])
+
+
+def _step(node: Node, target: Target) -> _Step | None:
+    if node.op == "c2c.Reorder":
+        rows, columns = (np.arange(n) for n in node.output.type.dims[2:])
+        return _Step(rows, columns)
+    return _pad(node) if node.op == "Pad" else _resize(node, target) if node.op == "Resize" else None
 
 
 def _pad(node: Node) -> _Step | None:

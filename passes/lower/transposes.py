@@ -69,9 +69,10 @@ def transpose(
     block: Block,
     *,
     parallel: bool,
+    near: bool = False,
 ) -> None:
-    """All of a region; blocks at its edges overlap their neighbours."""
-    plan = _Transpose(k, *buffers, r, dims, block)
+    """All of a region; blocks at its edges overlap their neighbours. near: the destination is in the nearest cache."""
+    plan = _Transpose(k, *buffers, r, dims, block, near)
     # Overlapping blocks write the same elements: they must stay with one thread.
     nest(k, plan.sizes, plan.strip, parallel=parallel and (len(dims) > 2 or not plan.is_ragged))
 
@@ -79,7 +80,9 @@ def transpose(
 class _Transpose:
     """A region as strips of blocks that use up the lines of the source that they touch and write whole ones."""
 
-    def __init__(self, k: KernelBuilder, y: Buffer, x: Buffer, r: Region, dims: Sequence[Dim], block: Block) -> None:
+    def __init__(
+        self, k: KernelBuilder, y: Buffer, x: Buffer, r: Region, dims: Sequence[Dim], block: Block, near: bool
+    ) -> None:
         self.k, self.y, self.x, self.r, self.block = k, y, x, r, block
         self.rows, self.columns = dims[block.axis], dims[-1]
         outer = [d for i, d in enumerate(dims[:-1]) if i != block.axis]
@@ -92,7 +95,7 @@ class _Transpose:
         counts = (-(-self.rows.size // self.strip_size), -(-self.columns.size // self.wide))
         self.sizes = [*(d.size for d in outer), *counts]
         self.is_ragged = bool(self.rows.size % self.strip_size or self.columns.size % self.wide)
-        self.asks = prefetches(k.ctx.target) and self.columns.size >= 2 * LINES_AHEAD * self.wide
+        self.asks = not near and prefetches(k.ctx.target) and self.columns.size >= 2 * LINES_AHEAD * self.wide
 
     def strip(self, index: Sequence[Expr]) -> None:
         """The blocks along the source's axis at one place of the destination's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,12 +16,13 @@ from c2c.compiler.verify import run_as_program, run_compiled
 from c2c.ir import reference
 from c2c.ir.errors import VerifyError
 from c2c.ir.graph import Graph, Node, Value
+from c2c.ir.ops import READ_THROUGH
 from c2c.ir.verify import verify
 from c2c.passes.base import PassContext, run_pipeline
 from c2c.passes.chain_convolutions import ChainConvolutions
 from c2c.passes.lower.conv_chain_cost import Layer, cut, schedules
 from c2c.passes.lower.remap import OUTSIDE, Remap, read_remap
-from c2c.passes.lower.remap_rows import Piece, row_pieces
+from c2c.passes.lower.remap_pieces import Piece, row_pieces
 from c2c.tests.passes.build import Array, Net, feeds_for, i64, op_names
 from c2c.tests.passes.lower.harness import run_graph
 
@@ -115,7 +117,7 @@ def network(move: Build, layers: Sequence[str], seed: int = 0) -> Graph:
 
 def remapped(graph: Graph) -> list[Node]:
     chains = [n for n in graph.nodes if n.op == "c2c.ConvChain"]
-    return [n for n in chains if n.attrs["body"].nodes[0].op in ("Pad", "Resize")]
+    return [n for n in chains if n.attrs["body"].nodes[0].op in READ_THROUGH]
 
 
 def feeds_of(graph: Graph) -> dict[str, Array]:
@@ -163,24 +165,122 @@ def test_layers(name: str, rows: int, threads: int) -> None:
     check([found[:1]], [expected[:1]])
 
 
+def blocked(net: Net, channels: int, height: int, width: int, images: int = 2) -> Value:
+    """Images made by a convolution, which likes blocks of channels."""
+    return net.op("Relu", net.conv(net.input(images, LANES, height, width), channels))
+
+
+def plain(net: Net, channels: int, height: int, width: int) -> Value:
+    return net.input(2, channels, height, width)
+
+
+Source: TypeAlias = Callable[[Net, int, int, int], Value]
+
+JOINED: dict[str, tuple[list[tuple[Source, int, Build | None]], str]] = {
+    "blocked before planar": ([(blocked, 2 * LANES, pad(1, 2, 1, 2, mode="reflect"))], "planar"),
+    "ragged before planar": ([(blocked, LANES + 5, pad(1, 2, 1, 2, value=0.5))], "planar"),
+    "enlarged before planar": ([(blocked, LANES + 3, resize(2, 2))], "planar"),
+    "plain before pooling": ([(plain, 2 * LANES, pad(1, 2, 1, 2, mode="edge")), (blocked, LANES, None)], "pooled"),
+    "aligned": ([(blocked, LANES, resize(2, 2)), (blocked, LANES, None)], "dense"),
+    "ragged": ([(blocked, LANES // 2, resize(2, 2)), (blocked, LANES, None), (blocked, 3, None)], "dense"),
+    "odd": ([(blocked, LANES + 3, None), (blocked, LANES + 5, resize(2, 2)), (blocked, 1, None)], "depthwise"),
+    "odd and filled": (
+        [(blocked, LANES - 1, pad(0, 1, 2, 3, value=2.5)), (plain, LANES + 2, pad(1, 2, 1, 2, mode="wrap"))],
+        "strided",
+    ),
+    "twice": ([(blocked, LANES, resize(2, 1)), (plain, 3, resize(2, 1)), (plain, LANES + 1, resize(2, 1))], "strided"),
+}
+"""Sources, their channels and how each is moved, concatenated before a layer."""
+
+JOINED_LAYERS: dict[str, Build] = {
+    "planar": layer(2, 3),
+    "pooled": lambda net, x: net.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2]),
+    "dense": layer(LANES, 3),
+    "depthwise": lambda net, x: net.op("Relu", net.conv(x, x.type.dims[1], 3, pads=[0] * 4, group=x.type.dims[1])),
+    "strided": layer(LANES + 1, 3, strides=[2, 2], pads=[1, 0, 1, 0]),
+}
+
+
+def joined(name: str, around: Build | None = None, seed: int = 3) -> Graph:
+    """Images of 12 rows and 38 columns, those that are enlarged or padded made of smaller ones, before a layer."""
+    parts, reader = JOINED[name]
+    net = Net(seed)
+    moved = []
+    for source, channels, move in parts:
+        scale = (2, 1) if name == "twice" else (2, 2) if move is not None and "Resize" in _ops_of(move) else (1, 1)
+        padded = move is not None and "Pad" in _ops_of(move)
+        height, width = (12 // scale[0], 38 // scale[1]) if not padded else (10, 34)
+        x = source(net, channels, height, width)
+        moved.append(x if move is None else move(net, x))
+    y = net.op("Concat", *moved, axis=1) if len(moved) > 1 else moved[0]
+    return net.done(JOINED_LAYERS[reader](net, y if around is None else around(net, y)))
+
+
+def _ops_of(move: Build) -> set[str]:
+    net = Net()
+    move(net, net.input(1, 1, 8, 8))
+    return {n.op for n in net.graph.nodes}
+
+
+@pytest.mark.parametrize("around", [None, pad(2, 1, 0, 1, mode="reflect")])
+@pytest.mark.parametrize("name", JOINED)
+def test_layouts_and_concatenations(name: str, around: Build | None) -> None:
+    """Sources in either layout, and channels that begin inside a block."""
+    graph = joined(name, around)
+    feeds = feeds_for(graph, 1)
+    expected = reference.evaluate(graph, feeds).values()
+    run_pipeline(graph, ["choose-layout", "fuse", InStrips(2)], PassContext(native(), 2))
+    verify(graph)
+    left = {n.op for n in graph.nodes if all(v in graph.outputs or v.type.rank == 4 for v in n.outputs)}
+    assert remapped(graph) and not {"Pad", "Resize", "Concat"} & left
+    check(run_graph(graph, list(feeds.values()), threads=2), expected)
+
+
+def test_a_concatenation_in_place_is_read_as_it_is() -> None:
+    """Nothing is gained by copying what its makers write to its place."""
+    net = Net()
+    y = net.op("Concat", *(blocked(net, LANES, 12, 38, 1) for _ in range(2)), axis=1)
+    graph = net.done(JOINED_LAYERS["depthwise"](net, y))
+    run_pipeline(graph, ["choose-layout", "fuse", InStrips(2)], PassContext(native()))
+    assert "Concat" in op_names(graph)
+
+
+def test_a_large_source_beside_a_small_enlarged_one_is_copied_only_where_it_is_anyway() -> None:
+    def chosen(channels: int) -> str:
+        net = Net()
+        small, large = blocked(net, channels, 32, 32, 1), blocked(net, 128, 64, 64, 1)
+        graph = net.done(layer(16, 3, strides=[2, 2])(net, net.op("Concat", resize(2, 2)(net, small), large, axis=1)))
+        context = replace(PassContext(Target.parse("x86-64-v3")), choices=[])
+        run_pipeline(graph, ["choose-layout", "fuse", "chain-convolutions"], context)
+        (name,) = (c.name for c in context.choices if f"remap 1x64x64 {channels}+128" in str(c.key))
+        return name
+
+    assert chosen(8) == "apart" and chosen(5) != "apart"
+
+
 def test_other_vectors() -> None:
-    _check_target("x86-64-v3", "enlarged and mirrored")
+    _check_target("x86-64-v3", network(MOVES["enlarged and mirrored"], [*FORMS, *DIRECT], 7))
 
 
 @pytest.mark.needs("qemu-aarch64", "aarch64-linux-gnu-gcc")
 @pytest.mark.parametrize("move", ["enlarged and mirrored", "fraction"])
 def test_arm(move: str) -> None:
-    _check_target("arm64-neon", move)
+    _check_target("arm64-neon", network(MOVES[move], [*FORMS, *DIRECT], 7))
 
 
-def _check_target(name: str, move: str) -> None:
+@pytest.mark.parametrize("name", ["x86-64-v3", pytest.param("arm64-neon", marks=pytest.mark.needs("qemu-aarch64"))])
+def test_layouts_and_concatenations_of_other_vectors(name: str) -> None:
+    for parts in ("blocked before planar", "ragged", "odd and filled"):
+        _check_target(name, joined(parts, pad(1, 1, 1, 1, mode="reflect")))
+
+
+def _check_target(name: str, graph: Graph) -> None:
     """Compiled whole, in strips that the compiler chooses."""
     target = Target.parse(name)
-    graph = network(MOVES[move], [*FORMS, *DIRECT], 7)
     feeds = feeds_for(graph, 1)
     expected = reference.evaluate(graph, feeds)
     compiled = compile_graph(graph, CompileOptions(target, name="model", winograd_error=0.0))
-    assert not any("pad" in k or "resize" in k for k in compiled.program.kernels)
+    assert not any("pad" in k or "resize" in k or "concat" in k for k in compiled.program.kernels)
     found = run_compiled(compiled, feeds) if target.runs_here else run_as_program(compiled, feeds)
     check(found.values(), expected.values())
 
@@ -207,7 +307,7 @@ def test_other_enlargements_are_made(attrs: dict[str, Any]) -> None:
 def test_amounts_below_zero_crop() -> None:
     net = Net()
     crop = read_remap(net.done(pad(-2, 1, 3, -1, mode="edge")(net, net.input(1, 3, 5, 4))).nodes[-1:], native())
-    assert crop is not None and crop.rows == (2, 3, 4, 4, 4, 4) and crop.columns == (0, 0, 1, 2)
+    assert crop is not None and crop.parts[0].rows == (2, 3, 4, 4, 4, 4) and crop.parts[0].columns == (0, 0, 1, 2)
 
 
 def test_two_constants_are_not_one() -> None:
@@ -216,7 +316,7 @@ def test_two_constants_are_not_one() -> None:
     nodes = [n for n in net.done(y).nodes if n.op == "Pad"]
     assert read_remap(nodes, native()) is None
     second = read_remap(nodes[1:], native())
-    assert second is not None and second.fill == 2.0 and second.rows == (OUTSIDE, *range(11), OUTSIDE)
+    assert second is not None and second.parts[0].fill == 2.0 and second.parts[0].rows == (OUTSIDE, *range(11), OUTSIDE)
 
 
 def test_rows_in_pieces() -> None:
@@ -253,5 +353,5 @@ def test_a_chain_of_moves_alone_is_refused() -> None:
     body.nodes[1:] = []
     body.outputs[0] = body.nodes[0].output
     chain.outputs[0].type = body.outputs[0].type
-    with pytest.raises(VerifyError, match="begins with Pad, not with a window"):
+    with pytest.raises(VerifyError, match="begins with c2c.Reorder, not with a window"):
         verify(graph)
