@@ -88,13 +88,17 @@ def _runs(rewriter: GraphRewriter, context: PassContext) -> list[list[Link]]:
 def _read_through(nodes: Sequence[Node], context: PassContext) -> list[Link]:
     """As many of the last `nodes` as one layer can read through, as a run of one link, or an empty one.
 
-    A concatenation whose inputs are written to their place in its result is no reason to read through anything.
+    A concatenation whose inputs are written to their place in its result is no reason to read through anything, nor
+    is a change of layout of what stays in the second cache.
     """
     for first in range(len(nodes)):
         if nodes[first].op == "Concat" and concat_offsets(nodes[first]) is not None:
             continue
         stage = remap_stage(nodes[first:], context.target, context.threads)
-        if stage is not None:
+        if stage is None:
+            continue
+        near = stage.layer.y.nbytes <= context.target.l2_bytes // 4
+        if not near or any(n.op != "c2c.Reorder" for n in nodes[first:]):
             return [Link(tuple(nodes[first:]), stage.layer)]
     return []
 

@@ -15,7 +15,10 @@ from .elementwise_convert import convert
 from .reduce import Total, accumulator, magnitude, square
 from .reduction import Item
 from .strided import StridedKernel, strided_loops, widest
-from .strips import Element, Strips, lanes_of, strips
+from .strips import Element, Parts, Strips, lanes_of, strips
+
+PART_BYTES = 16 << 10
+"""Bytes of a part of a strip that stays in the nearest cache for two passes."""
 
 
 @lowers("LayerNormalization")
@@ -34,7 +37,7 @@ def lower_layer_normalization(ctx: Lowering) -> None:
             over.store_statistic(value, sites, states)
         over.write(sites, lambda e: _affine(over, e, _centred(over, e, means, roots), scale, bias))
 
-    over.each(work, "layernormalization")
+    over.each(work, "layernormalization", overwrites=True)
 
 
 @lowers("RMSNormalization")
@@ -53,7 +56,7 @@ def lower_rms_normalization(ctx: Lowering) -> None:
         roots = [k.let(1.0 / unary("sqrt", s[0] / float(over.length) + epsilon)) for s in sums]
         over.write(sites, lambda e: e.x * lanes_of(k, roots[e.vector], e) * over.read(scale, e))
 
-    over.each(work, "rmsnormalization", together=1)
+    over.each(work, "rmsnormalization", together=1, overwrites=True)
 
 
 @lowers("InstanceNormalization")
@@ -67,10 +70,17 @@ def lower_instance_normalization(ctx: Lowering) -> None:
         return
 
     def work(sites: list[Site]) -> None:
+        k = over.k
         means, roots = _statistics(over, sites, ctx.node.attrs.get("epsilon", 1e-5))
-        over.write(sites, lambda e: _affine(over, e, _centred(over, e, means, roots), scale, bias, per_channel))
+        factors, shifts = ([over.parameter(v, s, per_channel) for s in sites] for v in (scale, bias))
 
-    over.each(work, "instancenormalization")
+        def result(e: Element) -> Expr:
+            y = _centred(over, e, means, roots) * lanes_of(k, factors[e.vector], e)
+            return y + lanes_of(k, shifts[e.vector], e)
+
+        over.write(sites, result)
+
+    over.each(work, "instancenormalization", overwrites=True)
 
 
 @lowers("MeanVarianceNormalization")
@@ -89,7 +99,7 @@ def lower_mean_variance(ctx: Lowering) -> None:
         roots = [k.let(1.0 / (unary("sqrt", v) + 1e-9)) for v in variances]
         over.write(sites, lambda e: _centred(over, e, means, roots))
 
-    over.each(work, "meanvariancenormalization")
+    over.each(work, "meanvariancenormalization", overwrites=True)
 
 
 @lowers("LpNormalization")
@@ -110,7 +120,7 @@ def lower_lp_normalization(ctx: Lowering) -> None:
         safe = [k.let(select(n > 0.0, n, 1.0)) for n in norms]
         over.write(sites, lambda e: e.x / lanes_of(k, safe[e.vector], e))
 
-    over.each(work, "lpnormalization", together=1)
+    over.each(work, "lpnormalization", together=1, overwrites=True)
 
 
 def _strips(ctx: Lowering, x: Value, axes: Sequence[int], parameters: list[TensorType]) -> Strips | None:
@@ -119,7 +129,34 @@ def _strips(ctx: Lowering, x: Value, axes: Sequence[int], parameters: list[Tenso
 
 
 def _moments(over: Strips, sites: list[Site]) -> tuple[list[Expr], list[Expr]]:
-    """Means and variances, in two passes: the second has no cancellation."""
+    """Means and variances."""
+    parts = over.parts(PART_BYTES)
+    means, sums = _deviations(over, sites) if parts is None else _joined_deviations(over, sites, parts)
+    return means, [over.k.let(s / float(over.length), "variance") for s in sums]
+
+
+def _joined_deviations(over: Strips, sites: list[Site], parts: Parts) -> tuple[list[Expr], list[Expr]]:
+    """Those of parts, each read from afar once, joined as Chan, Golub and LeVeque have it (1979)."""
+    k, type_ = over.k, over.operand
+    lanes = 1 if over.plan.along else sites[0].lanes
+    means, sums = (k.registers(hint, type_, len(sites), lanes) for hint in ("means", "sums"))
+    for i in range(len(sites)):
+        k.store(means, i, const(0.0, type_, lanes))
+        k.store(sums, i, const(0.0, type_, lanes))
+    for number in k.loop("part", parts.count):
+        before = k.let(cast(number, type_), "before")
+        share = k.let(1.0 / (before + 1.0), "share")
+        mass = k.let(before * share * float(over.length // parts.count), "mass")
+        for i, (mean, total) in enumerate(zip(*_deviations(over.part(parts, number), sites), strict=True)):
+            apart = k.let(mean - k.load(means, i), "apart")
+            k.store(means, i, k.load(means, i) + apart * broadcast(share, lanes))
+            k.store(sums, i, k.load(sums, i) + total + apart * apart * broadcast(mass, lanes))
+    found = [[k.let(k.load(r, i)) for i in range(len(sites))] for r in (means, sums)]
+    return found[0], found[1]
+
+
+def _deviations(over: Strips, sites: list[Site]) -> tuple[list[Expr], list[Expr]]:
+    """Means, and sums of squares about them, in two passes: the second has no cancellation."""
     k, count = over.k, float(over.length)
     means = [k.let(s[0] / count, "mean") for s in over.reduce(Total("add", over.operand, 0.0), sites)]
 
@@ -127,8 +164,7 @@ def _moments(over: Strips, sites: list[Site]) -> tuple[list[Expr], list[Expr]]:
         d = k.let(item.x - broadcast(means[item.vector], item.x.lanes))
         return d * d
 
-    sums = over.reduce(Total("add", over.operand, 0.0, deviation), sites)
-    return means, [k.let(s[0] / count, "variance") for s in sums]
+    return means, [s[0] for s in over.reduce(Total("add", over.operand, 0.0, deviation), sites)]
 
 
 def _statistics(over: Strips, sites: list[Site], epsilon: float) -> tuple[list[Expr], list[Expr]]:
@@ -141,11 +177,9 @@ def _centred(over: Strips, e: Element, means: list[Expr], roots: list[Expr]) -> 
     return (e.x - lanes_of(over.k, means[e.vector], e)) * lanes_of(over.k, roots[e.vector], e)
 
 
-def _affine(
-    over: Strips, e: Element, x: Expr, scale: Value, bias: Value | None, type_: TensorType | None = None
-) -> Expr:
-    y = x * over.read(scale, e, type_)
-    return y if bias is None else y + over.read(bias, e, type_)
+def _affine(over: Strips, e: Element, x: Expr, scale: Value, bias: Value | None) -> Expr:
+    y = x * over.read(scale, e)
+    return y if bias is None else y + over.read(bias, e)
 
 
 @lowers("LRN")

@@ -8,7 +8,7 @@ is the same for every number of threads.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Protocol, TypeAlias
 
@@ -82,6 +82,8 @@ class Reduction:
     """Neighbouring vectors of results may overlap."""
     team: Team | None = None
     """Threads that make one result together, on a graphics processor."""
+    start: Expr = field(default_factory=lambda: const(0))
+    """Elements of the input before the first one that is reduced."""
 
     @property
     def lanes(self) -> int:
@@ -190,7 +192,7 @@ def _each_row(
 def accumulate(plan: Reduction, reducer: Reducer, sites: list[Site]) -> list[State]:
     """The states of some sites after one pass over the reduced axes."""
     k = plan.k
-    bases = [k.let(k.offset_of(site, plan.kept), "base") for site in sites]
+    bases = [k.let(k.offset_of(site, plan.kept) + plan.start, "base") for site in sites]
     lanes = plan.lanes if plan.along else sites[0].lanes
     inner = plan.reduced[-1] if plan.reduced else Axis(1, 0)
     unit = lanes if plan.along else 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TypeAlias
 
 from ...ir.graph import Value
@@ -26,6 +27,9 @@ TOGETHER = 4
 SHORT_BYTES = 2048
 """Bytes of a strip up to which that pays."""
 
+LEAST_PART = 8
+"""How much smaller than wanted parts of a strip may be."""
+
 
 @dataclass(frozen=True, slots=True)
 class Element:
@@ -42,6 +46,15 @@ class Element:
 
 Write: TypeAlias = Callable[[Element], Expr]
 """A vector of results in the computation's type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """`count` parts of `size` indices along a strip's outermost axis, whose indices are `stride` elements apart."""
+
+    count: int
+    size: int
+    stride: int
 
 
 @dataclass(eq=False, slots=True)
@@ -64,15 +77,53 @@ class Strips:
             total *= axis.size
         return total
 
-    def each(self, work: Callable[[list[Site]], None], family: str, cost: int = 4, together: int = TOGETHER) -> None:
+    def each(
+        self,
+        work: Callable[[list[Site]], None],
+        family: str,
+        cost: int = 4,
+        together: int = TOGETHER,
+        overwrites: bool = False,
+    ) -> None:
         """Write the kernel: `work` gets the sites of strips that are done together, at the strips' beginnings.
 
         `together`: short strips along lanes at a time; long ones keep the core busy, and stay nearer one by one.
+        overwrites: whether the result may take an operand's memory, as far as `work` is concerned.
         """
         sizes = [1 if i in self.groups else n for i, n in enumerate(self.k.sizes)]
         together = self.k.ctx.copies(together) if self._is_short() else 1
         each_site(self.plan, sizes, self.plan.value.type.size * cost, work, together)
-        self.k.done(family)
+        self.k.done(family, over=self._overwritable() if overwrites else ())
+
+    def _overwritable(self) -> tuple[Value, ...]:
+        """Operands that lie as the result does, unless the last vectors of rows are computed twice."""
+        y, lanes = self.plan.ctx.output, self.plan.lanes
+        if self.k.sizes[-1] % lanes or self.plan.team is not None:
+            return ()
+        return tuple(v for v in self.k.bound if v is not y and not v.is_constant and v.type == y.type)
+
+    def parts(self, nbytes: int) -> Parts | None:
+        """Equal parts of at most `nbytes` of strips that are too large for the second cache; None where they are not,
+        or where there are no such parts."""
+        if not self.plan.reduced or self.plan.team is not None:
+            return None
+        outer, *inner = self.plan.reduced
+        width = self.plan.value.type.dtype.nbytes * (1 if self.plan.along else self.plan.lanes)
+        width *= prod(a.size for a in inner)
+        if outer.size * width <= self.plan.ctx.target.l2_bytes // 2:
+            return None
+        size = max(n for n in range(1, outer.size + 1) if outer.size % n == 0 and (n == 1 or n * width <= nbytes))
+        return Parts(outer.size // size, size, outer.stride) if size * width >= nbytes // LEAST_PART else None
+
+    def part(self, parts: Parts, number: Expr) -> Strips:
+        """One of the parts, to reduce only."""
+        outer = Axis(parts.size, parts.stride)
+        start = number * (parts.size * parts.stride)
+        return replace(self, plan=replace(self.plan, reduced=(outer, *self.plan.reduced[1:]), start=start))
+
+    def parameter(self, value: Value, site: Site, type_: TensorType) -> Expr:
+        """A parameter that is the same in a whole strip, widened."""
+        return self.k.let(cast(self.k.read(value, site, type_), self.operand), "parameter")
 
     def _is_short(self) -> bool:
         return self.length * self.plan.value.type.dtype.nbytes <= SHORT_BYTES

@@ -8,6 +8,7 @@ import pytest
 from c2c.codegen.target import native
 from c2c.ir import reference
 from c2c.ir.graph import Graph, Value
+from c2c.passes.base import PassContext, run_pipeline
 from c2c.passes.lower import lower_graph
 from c2c.passes.overwrite import overwrite
 from c2c.passes.plan_memory import plan
@@ -45,6 +46,20 @@ def test_an_operand_that_dies(width: int, overwrites: bool, threads: int) -> Non
     assert bool(over) == overwrites
     if overwrites:
         assert arena < 3 * 41 * width * 4
+    same(graph, threads)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("width", "overwrites"), [(64, True), (61, False)])
+def test_a_normalisation_overwrites_what_it_reads(width: int, overwrites: bool, threads: int) -> None:
+    net = Net()
+    y = net.op("Softmax", net.input(6, 3, width), axis=-1)
+    for _ in range(2):
+        y = net.op("Relu", net.op("LayerNormalization", y, net.positive(width), axis=-1))
+    graph = net.done(net.op("ReduceMax", net.op("InstanceNormalization", y, *[net.positive(3)] * 2), i64(2)))
+    run_pipeline(graph, ["fuse"], PassContext(native(), threads))
+    over, _ = places(graph)
+    assert len(over) == (3 if overwrites else 0)
     same(graph, threads)
 
 

@@ -80,6 +80,21 @@ def test_mean_far_from_zero() -> None:
     np.testing.assert_allclose(run_op("LayerNormalization", [x, ones])[0], expected, atol=2e-4)
 
 
+@pytest.mark.parametrize("shape", [(2, 5, 270, 260), (1, 9, 75011), (1, 2, 3, 130, 210)])
+def test_strips_that_leave_the_second_cache(shape: tuple[int, ...]) -> None:
+    """Taken in parts, of which there are none of a prime length; parts differ in their means."""
+    x = numbers(shape) + np.linspace(-3, 3, shape[2], dtype=np.float32).reshape(-1, *[1] * (len(shape) - 3)) + 10
+    scale, bias = numbers(shape[1:2], seed=1), numbers(shape[1:2], seed=2)
+    axes, wide, per_channel = tuple(range(2, len(shape))), x.astype(np.float64), (-1, *[1] * (len(shape) - 2))
+    centred = (wide - wide.mean(axes, keepdims=True)) / np.sqrt(wide.var(axes, keepdims=True) + 1e-5)
+    expected = centred * scale.reshape(per_channel) + bias.reshape(per_channel)
+    case = Case("InstanceNormalization", [x, scale, bias])
+    (plain,) = run_ops([case], target="x86-64-v3", threads=2)
+    blocked = run_graph(in_blocks(case, 8), case.arrays, target="x86-64-v3", threads=2)
+    for (got,) in (plain, blocked):
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
 def test_fused_tail() -> None:
     x, scale = numbers((2, 6, 4, 30)), numbers((30,))
     channels = numbers((6,))
