@@ -154,17 +154,18 @@ def _check_layout(node: Node) -> None:
 def _check_group(node: Node) -> None:
     """Rule 6: the body's first node is any operator, each later one is elementwise on the result of the one before.
 
-    Before an anchor there may be operators that only move data, each read by the next node alone. An elementwise node
-    may read earlier results as well, and operands from outside by a DequantizeLinear before it. The last result is the
-    only output; types agree with those outside. In a
+    Before an anchor there may be operators that only move data, each read once, by the next ones or the anchor. An
+    elementwise node may read earlier results as well, and operands from outside by a DequantizeLinear before it. The
+    last result is the only output; types agree with those outside. In a
     `c2c.ConvChain` the first node is a Conv or a pooling, perhaps behind operators that it reads through, and a later
     one may begin another stage: it reads the result before it as its data, and nodes after it read no result before
     that one.
     """
     body = _checked_body(node)
-    nodes = body.nodes if node.op != CHAIN else _check_chain(node, body)
+    if node.op == CHAIN and (type(strip := node.attrs.get("strip")) is not int or strip < 1):
+        raise VerifyError(f"a chain in strips of {strip!r} rows", where=node.where)
     before: Node | None = None
-    for inner_node in nodes:
+    for inner_node in _behind_moves(node, body):
         if inner_node.op in GROUPS:
             raise VerifyError("a fused group inside a fused group", where=node.where)
         _check_node(inner_node)
@@ -179,19 +180,19 @@ def _check_group(node: Node) -> None:
         raise VerifyError("a fused group's output is not its last node's", where=node.where)
 
 
-def _check_chain(node: Node, body: Graph) -> list[Node]:
-    """The nodes of a chain from its first stage on; what this reads through is read once, by what follows."""
+def _behind_moves(node: Node, body: Graph) -> list[Node]:
+    """The nodes from the anchor or the first stage on; what it reads through is read once, by what follows up to it."""
     begin = next((i for i, n in enumerate(body.nodes) if n.op not in READ_THROUGH), 0)
     first = body.nodes[begin]
-    if first.op not in STAGES:
+    if node.op == CHAIN and first.op not in STAGES:
         raise VerifyError(f"a chain begins with {first.op}, not with a window", where=node.where)
-    if type(strip := node.attrs.get("strip")) is not int or strip < 1:
-        raise VerifyError(f"a chain in strips of {strip!r} rows", where=node.where)
+    if op(first.op).kind is not Kind.ANCHOR and node.op != CHAIN:
+        return body.nodes
     for i, moved in enumerate(body.nodes[:begin]):
         _check_node(moved)
         readers = [n for n in body.nodes for v in n.inputs if v is moved.output]
         if len(readers) != 1 or readers[0] not in body.nodes[i + 1 : begin + 1]:
-            raise VerifyError(f"{moved.op} is not read by the first stage alone", where=node.where)
+            raise VerifyError(f"{moved.op} is not read by {first.op} alone", where=node.where)
     return body.nodes[begin:]
 
 
@@ -233,10 +234,6 @@ def _is_operand(node: Node, body: Graph) -> bool:
 def _check_tail(before: Node, after: Node, body: Graph, node: Node) -> None:
     if before is body.nodes[0] and before.op == "DequantizeLinear" and after.op in ("MatMul", "Gemm"):
         if sum(before.output in n.inputs for n in body.nodes) != 1 or after.input(1) is not before.output:
-            raise VerifyError(f"{before.op} is not read by {after.op} alone", where=node.where)
-        return
-    if op(before.op).kind is Kind.INJECTIVE and op(after.op).kind in (Kind.INJECTIVE, Kind.ANCHOR):
-        if sum(before.output in n.inputs for n in body.nodes) != 1 or after.input(0) is not before.output:
             raise VerifyError(f"{before.op} is not read by {after.op} alone", where=node.where)
         return
     if op(after.op).kind is not Kind.ELEMENTWISE:

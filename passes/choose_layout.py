@@ -92,7 +92,7 @@ def _cut(graph: Graph, demands: dict[Node, Demand], block: int) -> dict[Node, tu
         written = sides[producer][1] if producer in sides else _PLAIN
         wanted = [_PLAIN if n is None or n not in sides else sides[n][0] for n in readers]
         cost = _reorder_cost(value.type, block)
-        if len(readers) == 1 and is_read_through(readers[0], all_readers):
+        if len(readers) == 1 and is_read_through(readers[0], all_readers, demands):
             cost //= READ_THROUGH_SHARE
         if any(n is not None and row(n.op).kind is Kind.ELEMENTWISE for n in readers):
             cost += 2 * value.type.nbytes + CALL  # it could not join the group of its producer

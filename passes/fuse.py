@@ -4,8 +4,9 @@ Before: y = conv(x, w), z = y + r, t = relu(z). After: t = c2c.Fused(x, w, r) {c
 The lattice of `ir.ops.Kind` decides, no list of pairs: a member reads the result before it, has the shape and layout of
 the head's result, and what happens inside is read inside only. Other operands may be any values made before, and where
 DequantizeLinear makes them for one member only, it joins the group before that.
-A convolution also takes the pad by reflection, edges or wrapping before it, which it reads through, a Winograd one the
-enlargement by whole factors as well; a product of few rows takes the expansion of its weights from blocks of levels.
+A convolution also takes the pad by reflection, edges or wrapping before it, which it reads through, a Winograd one
+enlargements by whole factors and a concatenation as well; a product of few rows takes the expansion of its weights from
+blocks of levels.
 Preserves: values read outside the group, outputs of the graph. Needs: layouts chosen.
 """
 
@@ -24,7 +25,8 @@ from .block_weights import block_weights
 from .lower.context import Lowering
 from .lower.conv import reads_around
 from .pattern import int_list, made_by, required, scalar
-from .reading import OPERATORS, reading_of
+from .reading import OPERATORS, readings_of
+from .views import concat_offsets
 
 MAX_OPERANDS = 12
 """Tensors that one group may read: each is a pointer in a register. Constant numbers are none."""
@@ -83,22 +85,36 @@ def grow(rw: GraphRewriter, head: Node, taken: set[Node], rank: dict[Node, int])
 def read_through(rw: GraphRewriter, head: Node, target: Target) -> list[Node]:
     """What an anchor reads through: Resize and Pad before a Winograd convolution of a blocked image, a Pad before a
     direct one, the expansion of weights in blocks of levels before a product of few rows."""
-    nodes: list[Node] = []
     if (made := block_weights(head)) is not None and rw.has_one_reader(made.output):
         return [made]
     if head.op == "Conv" and (pad := made_by(required(head), "Pad")) is not None and rw.has_one_reader(pad.output):
         return [pad] if reads_around(Lowering(head, target, 1, head=(pad,))) else []
-    if head.op != "c2c.WinogradConv" or not required(head).type.layout.block:
-        return nodes
+    return _moved(rw, head) if head.op == "c2c.WinogradConv" and required(head).type.layout.block else []
+
+
+def _moved(rw: GraphRewriter, head: Node) -> list[Node]:
+    """What a Winograd convolution of a blocked image reads through.
+
+    A concatenation is left where its inputs are written to their place in its result.
+    """
+
+    def joined(maker: Node, nodes: list[Node]) -> list[Node] | None:
+        """`nodes` behind one more, where that can be read through."""
+        if maker.op not in OPERATORS or not rw.has_one_reader(maker.output):
+            return None
+        readings = readings_of([maker, *nodes], int_list(head.attrs["pads"]))
+        fits = readings is not None and all(head.attrs["m"] % r.rows.factor == 0 for r in readings)
+        return [maker, *nodes] if fits else None
+
+    nodes: list[Node] = []
     value = required(head)
-    while (maker := value.producer) is not None and maker.op in OPERATORS and len(nodes) < len(OPERATORS):
-        if rw.is_output(value) or not rw.has_one_reader(value):
-            break
-        reading = reading_of([maker, *nodes], int_list(head.attrs["pads"]))
-        if reading is None or head.attrs["m"] % reading.rows.factor:
-            break
-        nodes.insert(0, maker)
-        value = reading.source
+    while (maker := value.producer) is not None and (longer := joined(maker, nodes)) is not None:
+        if maker.op == "Concat":
+            for part in dict.fromkeys(maker.inputs):
+                if part is not None and part.producer is not None and maker.inputs.count(part) == 1:
+                    longer = joined(part.producer, longer) or longer
+            return longer if len(longer) > len(nodes) + 1 or concat_offsets(maker) is None else nodes
+        nodes, value = longer, required(maker)
     return nodes
 
 

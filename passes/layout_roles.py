@@ -87,14 +87,19 @@ def demand(node: Node, block: int, dtype: DType = DType.F32) -> Demand:
     return form(node, block) if form is not None else _PLAIN
 
 
-def is_read_through(node: Node | None, readers: Mapping[Value, Sequence[Node | None]]) -> bool:
-    """Whether a window alone reads what `node`, a pad or an enlargement, and others like it move."""
+def is_read_through(
+    node: Node | None, readers: Mapping[Value, Sequence[Node | None]], demands: Mapping[Node, Demand]
+) -> bool:
+    """Whether a window alone, one that reads no other layout than it writes, reads what `node`, a pad or an
+    enlargement, and others like it move."""
     moved = False
     while node is not None and node.op in ("Pad", "Resize"):
         (node, *others), moved = readers.get(node.output, (None,)), True
         if others:
             return False
-    return moved and node is not None and node.op in STAGES and node.output.type.rank == 4
+    if not moved or node is None or node.op not in STAGES or node.output.type.rank != 4:
+        return False
+    return demands[node].role is Role.SAME
 
 
 def _is_candidate(type_: TensorType, dtype: DType) -> bool:

@@ -18,7 +18,7 @@ from .lower.tile import MAX_BORDER_TILES
 from .pattern import int_list, required
 from .rules_windows import spatial_pads
 
-OPERATORS = ("Pad", "Resize")
+OPERATORS = ("Pad", "Resize", "Concat")
 
 MODES = ("reflect", "edge", "wrap", "constant")
 """Modes of Pad."""
@@ -56,13 +56,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The image that is read in place of the convolution's input, its rows and columns, and what is around where their
-    mode is constant."""
+    """The image that is read in place of the convolution's input from channel `first` on, its rows and columns, and
+    what is around where their mode is constant."""
 
     source: Value
     rows: Line
     columns: Line
     fill: float = 0.0
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +93,39 @@ def around_of(pad: Node, conv: Node) -> Around | None:
     return Around(tuple(rows.tolist()), tuple(columns.tolist()))
 
 
-def reading_of(nodes: Sequence[Node], pads: Sequence[int]) -> Reading | None:
-    """What a 2-D convolution with `pads` (begins, ends) reads behind `nodes`: a Resize, a Pad, or both in this order.
+def readings_of(nodes: Sequence[Node], pads: Sequence[int]) -> tuple[Reading, ...] | None:
+    """What a 2-D convolution with `pads` (begins, ends) reads behind `nodes`, which end in the one that it reads, by
+    channels: each source behind a Resize, a Pad, or both in this order, with one concatenation of channels among them.
 
     None where they are something else than a repetition of whole pixels and a padding of the image by itself.
     """
+    made = {n.output: n for n in nodes}
+    behind: list[Node] = []
+    value = nodes[-1].output
+    while value in made and made[value].op != "Concat":
+        behind.insert(0, made[value])
+        value = required(made[value])
+    if value not in made:
+        reading = _reading(value, behind, pads)
+        return None if reading is None else (reading,)
+    found: list[Reading] = []
+    first = 0
+    for part in made[value].inputs:
+        assert part is not None
+        inner = [made[part]] if part in made else []
+        reading = _reading(required(inner[0]) if inner else part, [*inner, *behind], pads)
+        if reading is None or made[value].attrs["axis"] % part.type.rank != 1:
+            return None
+        found.append(replace(reading, first=first))
+        first += part.type.dims[1]
+    return tuple(found)
+
+
+def _reading(source: Value, nodes: Sequence[Node], pads: Sequence[int]) -> Reading | None:
+    """What is read of `source` behind nodes in a row."""
     by_op = {n.op: n for n in nodes}
-    if not nodes or [n.op for n in nodes] not in (["Resize"], ["Pad"], ["Resize", "Pad"]):
+    if [n.op for n in nodes] not in ([], ["Resize"], ["Pad"], ["Resize", "Pad"]):
         return None
-    source = required(nodes[0])
     if source.type.rank != 4 or not source.type.is_static:
         return None
     factor = whole_factor(by_op["Resize"]) if "Resize" in by_op else 1

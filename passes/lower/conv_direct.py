@@ -203,10 +203,12 @@ class DirectWriter:
         acc = k.registers("acc", self.conv.sums, s.pixels * out.vectors, plan.lanes)
         place = self._fetch_results(out, place, s, w)
         self._begin(out, place, s, w, acc)
-        groups = s.taps or (Taps(0, axis.kernel, 0, s.pixels),)
-        if s.taps and self.conv.around is not None:
-            groups, place = (Taps(0, axis.kernel, 0, s.pixels),), replace(place, beyond=s.start)
-        for number, channels in enumerate(plan.inputs):
+        groups = s.taps
+        if groups is None or self.conv.around is not None:
+            groups = (Taps(0, axis.kernel, 0, s.pixels),)
+        if s.taps is not None and self.conv.around is not None:
+            place = replace(place, beyond=s.start)
+        for number, channels in enumerate(plan.inputs if groups else ()):
             for _ in guarded(k, place.chunk >= plan.chunks - 1, number > 0 and plan.chunks > 1):
                 self._channels(out, place, channels, groups, w, acc, s.dynamic)
         self._end(out, place, s, w, acc)
@@ -236,7 +238,7 @@ class DirectWriter:
             for p in range(s.pixels):
                 for v, first in enumerate(firsts):
                     k.store(acc, p * out.vectors + v, first)
-            if self.missing is not None and (s.taps or s.dynamic):
+            if self.missing is not None and (s.taps is not None or s.dynamic):
                 self.missing.add_columns(k, acc, s, place.bias, (place.h, w))
         for _ in k.otherwise() if plan.chunks > 1 else ():
             for i, at in self._results(out, place, s, w):

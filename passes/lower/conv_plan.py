@@ -220,7 +220,7 @@ def _divided(ctx: Lowering, plan: Plan) -> Plan:
     rows = w.d.out * w.h.out
     others = conv.batch * conv.groups * plan.blocks_out
     wanted = -(-4 * ctx.threads // others) if ctx.threads > 1 else 1
-    if rows == 1 and len(plan.segments) <= 2 and not any(s.taps or s.dynamic for s in plan.segments):
+    if rows == 1 and len(plan.segments) <= 2 and not any(s.taps is not None or s.dynamic for s in plan.segments):
         tiles = plan.tiles_of_row
         tile_bytes = plan.tile.pixels * w.w.stride * conv.channels_in * size
         step = max(1, min(tiles, room // tile_bytes, -(-tiles // wanted)))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 from ...ir.graph import Value
 from ...ir.loops import Expr, maximum, minimum, select
-from ..reading import Line, Reading, reading_of
+from ..reading import Line, Reading, readings_of
 from .context import KernelBuilder, Lowering
+from .tasks import pieces
 from .window import Window
 
 
@@ -14,11 +18,41 @@ def read_directly(x: Value, view: Window) -> Reading:
     return Reading(x, Line(view.h.size, view.h.pad), Line(view.w.size, view.w.pad))
 
 
-def read_through(ctx: Lowering) -> Reading:
-    """What the convolution reads behind the nodes at the head of its group."""
-    reading = reading_of(ctx.head, ctx.node.attrs["pads"])
-    assert reading is not None, f"{ctx.node.op} cannot read through {[n.op for n in ctx.head]}"
-    return reading
+def read_through(ctx: Lowering) -> tuple[Reading, ...]:
+    """What the convolution reads behind the nodes at the head of its group, by channels."""
+    readings = readings_of(ctx.head, ctx.node.attrs["pads"])
+    assert readings is not None, f"{ctx.node.op} cannot read through {[n.op for n in ctx.head]}"
+    return readings
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Blocks [block, block + count) of a source, each of which goes to a block of the image's channels and the next.
+
+    pieces: (first lane, lanes, how many blocks after the first, lane there).
+    """
+
+    reading: Reading
+    block: int
+    count: int
+    pieces: tuple[tuple[int, int, int, int], ...]
+
+
+def sections(reading: Reading, channels: int, lanes: int) -> Iterator[Section]:
+    """The source's blocks, the whole ones and one with the rest of its channels, of an image of `channels`.
+
+    What the last block of the image holds beyond its channels is no one's; so are other lanes not.
+    """
+    mine, shift = reading.source.type.dims[1], reading.first % lanes
+    whole, rest = divmod(mine, lanes)
+    if rest and not shift and reading.first + mine == channels:
+        whole, rest = whole + 1, 0
+    for block, count, valid in ((0, whole, lanes), (whole, min(rest, 1), rest)):
+        room = min(lanes - shift, valid)
+        found = [(at, width, 0, shift + at) for at, width in pieces(room)]
+        found += [(room + at, width, 1, at) for at, width in pieces(valid - room)]
+        if count:
+            yield Section(reading, block, count, tuple(found))
 
 
 def pixel(k: KernelBuilder, line: Line, u: Expr) -> Expr:

@@ -16,13 +16,14 @@ from dataclasses import replace
 import numpy as np
 
 from ...ir.graph import Value
-from ...ir.loops import Buffer, Expr, binary, broadcast, cast, const, maximum, minimum, select
+from ...ir.loops import Buffer, Expr, binary, broadcast, cast, const, maximum, minimum, select, shuffle
 from ...ir.types import DType
+from ..reading import Reading
 from ..winograd_math import input_matrix, output_matrix
 from .context import Lowering, lowers, strides
 from .conv import lower_conv, read_convolution
 from .conv_kernel import ConvKernel, Convolution, finish, pad_operands, padded_bias, start, unravel
-from .conv_reading import inside, pixel, read_directly, read_through
+from .conv_reading import inside, pixel, read_directly, read_through, sections
 from .micro import AT_ONCE, in_turns, multiply, packed, rows_of, splats_lanes
 from .tasks import guarded, tasks
 from .tile import Tile
@@ -75,6 +76,11 @@ class Phases:
         """Type of V."""
         return self.plan.conv.dtype
 
+    @property
+    def reading(self) -> Reading:
+        """What is read of the channels that are transformed."""
+        return self.section.reading
+
     def _pixel(self, at: Expr) -> Expr:
         """A vector of channels of the input."""
         return self.k.load(self.k.tensor(self.reading.source, "x"), at, self.plan.lanes)
@@ -82,7 +88,9 @@ class Phases:
     def __init__(self, ctx: Lowering, plan: Plan, weights: Value, bias: Value | None, v: Value, m: Value) -> None:
         self.ctx, self.plan, self.k = ctx, plan, ConvKernel(ctx)
         self.weights, self.bias, self.v_value, self.m_value = weights, bias, v, m
-        self.reading = read_directly(plan.conv.x, plan.conv.window) if not ctx.head else read_through(ctx)
+        readings = read_through(ctx) if ctx.head else (read_directly(plan.conv.x, plan.conv.window),)
+        self.sections = [s for r in readings for s in sections(r, plan.conv.channels_in, plan.lanes)]
+        self.section = self.sections[0]
         self.matrices = input_matrix(plan.m), output_matrix(plan.m)
         self.v_base: Expr = const(0)
         self.m_base: Expr = const(0)
@@ -100,8 +108,8 @@ class Phases:
         plan, k = self.plan, self.k
         macs = plan.n**2 * plan.tiles * plan.conv.channels_in * plan.conv.channels_out
         if phase == 0:
-            for t in tasks(k, macs, plan.blocks_in):
-                self._inputs(t, const(0), const(plan.tiles))
+            for t in tasks(k, macs, sum(s.count for s in self.sections)):
+                self._any_inputs(t, const(0), const(plan.tiles))
         elif phase == 1:
             groups = sum(count for _, count, _ in plan.groups)
             for t in tasks(k, macs, plan.n**2 * groups):
@@ -122,8 +130,10 @@ class Phases:
                 self.m_base = k.let(k.worker * (plan.n**2 * plan.stride_m), "m0")
             first = k.let(t * plan.block, "first")
             last = k.let(minimum(first + plan.block, plan.tiles), "last")
-            for c in k.loop("c", plan.blocks_in):
-                self._inputs(c, first, last)
+            for section in self.sections:
+                self.section = section
+                for c in k.loop("c", section.block + section.count, section.block):
+                    self._inputs(c, first, last)
             for p in k.loop("p", plan.n**2):
                 for group in k.loop("g", sum(count for _, count, _ in plan.groups)):
                     self._products(p, group)
@@ -133,8 +143,20 @@ class Phases:
 
     # --- input transform
 
+    def _any_inputs(self, number: Expr, first: Expr, last: Expr) -> None:
+        """One block of channels, counted through all sections."""
+        before = 0
+        for section in self.sections:
+            self.section = section
+            here = (number >= before) & (number < before + section.count)
+            for _ in guarded(self.k, here, len(self.sections) > 1):
+                self._inputs(self.k.let(number + (section.block - before), "c"), first, last)
+            before += section.count
+
     def _inputs(self, c: Expr, first: Expr, last: Expr) -> None:
+        """Block `c` of the section's source."""
         k, plan, lanes = self.k, self.plan, self.plan.lanes
+        block = c + self.reading.first // lanes
         _, rows, columns = plan.grid
         h, w = self.reading.rows, self.reading.columns
         whole = h.holds(plan.grid[1] * plan.m + 2) and w.holds(plan.grid[2] * plan.m + 2)
@@ -145,7 +167,7 @@ class Phases:
             top, left = k.let(row * plan.m - h.before, "top"), k.let(column * plan.m - w.before, "left")
             steps = strides(self.reading.source.type)
             source = k.let(image * steps[0] + c * steps[1], "x")
-            target = k.let(self.v_base + (c * plan.block + (t - first)) * lanes, "to")
+            target = k.let(self.v_base + (block * plan.block + (t - first)) * lanes, "to")
             at = k.let(source + row * (plan.m // h.factor * width) + column * (plan.m // w.factor * lanes), "x")
             inside = (top >= 0) & (left >= 0) & (top <= h.size - plan.n) & (left <= w.size - plan.n)
             inside = k.let(inside, "inside")
@@ -166,7 +188,7 @@ class Phases:
         targets = self._places(target, plan.stride_v)
         for i in range(n):
             for j, value in enumerate(apply(k, matrix, [columns[place][i] for place in places[1]])):
-                k.store(self.v, targets[i][j], value)
+                self._keep(targets[i][j], value)
 
     def _transform_border(self, source: Expr, line: Expr, top: Expr, left: Expr, target: Expr) -> None:
         """The same beyond the image, from `line` on: columns one by one, then rows."""
@@ -180,7 +202,18 @@ class Phases:
             values = [k.let(k.load(half, i * lanes + j * (n * lanes), lanes), "d") for j in range(n)]
             to = k.let(target + i * (n * plan.stride_v), "to")
             for column, value in enumerate(apply(k, matrix, values)):
-                k.store(self.v, to + column * plan.stride_v, value)
+                self._keep(to + column * plan.stride_v, value)
+
+    def _keep(self, to: Expr, value: Expr) -> None:
+        """A vector of channels in V, where those of the section's source may begin inside a block."""
+        k, lanes = self.k, value.lanes
+        if self.section.pieces == ((0, lanes, 0, 0),):
+            k.store(self.v, to, value)
+            return
+        value = k.let(value, "t")
+        for first, width, block, lane in self.section.pieces:
+            part = shuffle(value, None, tuple(range(first, first + width)))
+            k.store(self.v, to + (block * self.plan.block * lanes + lane), part)
 
     def _columns_inside(self, lines: Expr, top: Expr, left: Expr, half: Buffer) -> None:
         """Columns with zeros around the image: those inside it by the rows that they have."""

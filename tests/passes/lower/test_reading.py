@@ -4,7 +4,7 @@ they compute."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -162,6 +162,21 @@ def check_target(name: str, mode: str) -> None:
         np.testing.assert_allclose(array, expected[output], rtol=2e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize("name", ["native", pytest.param("arm64-neon", marks=pytest.mark.needs("qemu-aarch64"))])
+def test_tiles_that_lie_beyond_the_image(name: str) -> None:
+    """None of their taps is inside: what goes on around is all that they read, or nothing is."""
+    target, net = Target.parse(name), Net()
+    x = net.op("Relu", net.conv(net.input(1, LANES, 9, 21), LANES))
+    around = net.conv(padded(net, x, 1, 0, 1, 16), LANES, 1, pads=[0] * 4)
+    graph = net.done(around, net.conv(x, LANES, 1, pads=[0, 0, 1, 16]), net.conv(x, 2 * LANES, 2, pads=[2, 0, 0, 19]))
+    feeds = feeds_for(graph, 1)
+    expected = reference.evaluate(graph, feeds)
+    compiled = compile_graph(graph, CompileOptions(target, name="model"))
+    found = run_compiled(compiled, feeds) if target.runs_here else run_as_program(compiled, feeds)
+    for got, wanted in zip(found.values(), expected.values(), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=2e-4)
+
+
 def test_direct_convolutions_of_other_vectors() -> None:
     check_target("x86-64-v3", "reflect")
 
@@ -229,3 +244,70 @@ def test_kernels_of_grids_read_tensors() -> None:
     graph = net.done(direct(LANES, 3)(net, padded(net, net.op("Relu", net.input(1, 3, 20, 20)), 1, 1, 1, 1)))
     run_pipeline(graph, ["fuse"], PassContext(Target.parse("opencl")))
     assert op_names(graph) == ["Relu", "Pad", "Conv+Relu"]
+
+
+Part: TypeAlias = tuple[int, float]
+"""Channels, and how often pixels of the part are repeated along both axes."""
+
+PARTS: dict[str, list[Part]] = {
+    "whole blocks": [(2 * LANES, 2), (LANES, 1)],
+    "ragged": [(LANES + LANES // 2, 1), (LANES, 2), (3, 1)],
+    "odd": [(5, 2), (LANES - 1, 4), (2 * LANES, 1), (LANES + 3, 2)],
+    "inside a block": [(LANES // 2 + 1, 2), (LANES // 4, 1), (LANES, 1)],
+}
+
+
+def concatenated(parts: Sequence[Part], images: int, around: str = "", seed: int = 5) -> tuple[Net, Value]:
+    """An image of 16 rows and 24 columns, made of images that are enlarged."""
+    net = Net(seed)
+    made = []
+    for channels, factor in parts:
+        x = net.input(images, channels, int(16 / factor), int(24 / factor))
+        x = net.op("Relu", net.conv(x, channels, 1, pads=[0] * 4))
+        made.append(enlarged(net, x, factor) if factor > 1 else x)
+    y = net.op("Concat", *made, axis=1)
+    return net, padded(net, y, 1, 1, 1, 1, mode=around) if around else y
+
+
+@pytest.mark.parametrize(("images", "around", "threads", "m"), [(1, "", 1, 4), (2, "reflect", 2, 4), (1, "edge", 3, 2)])
+@pytest.mark.parametrize("name", PARTS)
+def test_concatenations(name: str, images: int, around: str, threads: int, m: int) -> None:
+    parts = [(c, f if m % f == 0 else 2) for c, f in PARTS[name]]
+    net, y = concatenated(parts, images, around)
+    graph = fused(net, net.op("Relu", net.conv(y, LANES + 5, pads=[0 if around else 1] * 4)), m=m)
+    assert not {"Resize", "Concat", "Pad"} & set(op_names(graph))
+    feeds = feeds_for(graph, 3)
+    (expected,) = reference.evaluate(graph, feeds).values()
+    (got,) = run_graph(graph, list(feeds.values()), threads=threads)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=4e-6 * float(np.abs(expected).max()))
+
+
+def test_a_part_that_is_not_read_through_is_made() -> None:
+    """Enlarged by a factor that tiles do not share, or read elsewhere; the others are read through."""
+    net, y = concatenated([(LANES, 8), (LANES, 2)], 1)
+    graph = fused(net, net.conv(y, LANES))
+    assert op_names(graph).count("Resize") == 1 and "Resize+Concat+c2c.WinogradConv" in op_names(graph)
+    net, y = concatenated([(LANES, 2), (LANES, 2)], 1)
+    concat = net.graph.nodes[-1]
+    graph = fused(net, net.conv(y, LANES), net.op("ReduceMax", concat.inputs[0], i64(2, 3)))
+    assert op_names(graph).count("Resize") == 1 and "Resize+Concat+c2c.WinogradConv" in op_names(graph)
+
+
+def test_a_concatenation_in_place_is_no_reason() -> None:
+    net, y = concatenated([(LANES, 1), (LANES, 1)], 1)
+    assert "Concat" in op_names(fused(net, net.conv(y, LANES)))
+
+
+@pytest.mark.parametrize("name", ["x86-64-v3", pytest.param("arm64-neon", marks=pytest.mark.needs("qemu-aarch64"))])
+def test_concatenations_of_other_vectors(name: str) -> None:
+    target = Target.parse(name)
+    net, y = concatenated(PARTS["odd"], 1, "reflect")
+    graph = net.done(net.op("Relu", net.conv(y, 40, pads=[0] * 4)))
+    feeds = feeds_for(graph, 1)
+    expected = reference.evaluate(graph, feeds)
+    compiled = compile_graph(graph, CompileOptions(target, name="model", winograd_error=1.0))
+    assert not any("pad" in k or "resize" in k or "concat" in k for k in compiled.program.kernels)
+    assert any("winograd" in k for k in compiled.program.kernels)
+    found = run_compiled(compiled, feeds) if target.runs_here else run_as_program(compiled, feeds)
+    for got, wanted in zip(found.values(), expected.values(), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=2e-4)
