@@ -11,9 +11,10 @@ from .base import Pass, PassContext, Rule, apply_rules, register_pass
 from .rules_arithmetic import ARITHMETIC_RULES
 from .rules_idioms import IDIOM_RULES
 from .rules_movement import MOVEMENT_RULES
+from .rules_parts import PART_RULES
 from .rules_windows import WINDOW_RULES
 
-RULES: tuple[Rule, ...] = (*MOVEMENT_RULES, *ARITHMETIC_RULES, *IDIOM_RULES, *WINDOW_RULES)
+RULES: tuple[Rule, ...] = (*MOVEMENT_RULES, *PART_RULES, *ARITHMETIC_RULES, *IDIOM_RULES, *WINDOW_RULES)
 
 
 @register_pass

@@ -297,3 +297,51 @@ def test_indices_of_a_pool_follow_it() -> None:
     check(graph, "canonicalize")
     (node,) = graph.nodes
     assert "auto_pad" not in node.attrs and list(node.outputs) == graph.outputs
+
+
+def _moved(net: Net, x: Value, begin: int, end: int, before: int, after: int) -> Value:
+    part = net.op("Slice", x, i64(begin), i64(end), i64(2))
+    return net.op("Pad", part, i64(0, 0, before, 0, 0, 0, after, 0), 0.5)
+
+
+def test_parts_of_moved_images_are_padded_parts() -> None:
+    """Harmonics beside each other: cut and padded at once, and channels where they were side by side."""
+    net = Net()
+    x = net.input(1, 6, 20, 1)
+    parts = [_moved(net, x, 3, 20, 0, 3), x, _moved(net, x, 0, 15, 5, 0), _moved(net, x, 2, 18, 0, 4)]
+    y = net.op("Slice", net.op("Concat", *parts, axis=3), i64(1), i64(17), i64(2))
+    graph = net.done(net.op("Transpose", y, perm=[0, 3, 1, 2]))
+    check(graph, "canonicalize")
+    assert sorted(op_names(graph)) == ["Concat", *["Pad"] * 2, *["Reshape"] * 4, *["Slice"] * 4]
+    (concat,) = (n for n in graph.nodes if n.op == "Concat")
+    assert concat.attrs["axis"] == 1 and concat.output in graph.outputs
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "expected"),
+    [
+        (2, 9, ["Pad", "Slice"]),
+        (5, 25, []),
+        (0, 5, ["Pad", "Slice"]),
+        (6, 9, ["Slice"]),
+        (25, 28, ["Pad", "Slice"]),
+        (0, 30, ["Pad"]),
+    ],
+)
+def test_parts_of_a_padded_image(begin: int, end: int, expected: list[str]) -> None:
+    """Parts of the padding alone stay as they are."""
+    net = Net()
+    y = net.op("Pad", net.input(1, 2, 20, 1), i64(0, 1, 5, 0, 0, 1, 5, 0), 0.5)
+    graph = net.done(net.op("Neg", net.op("Slice", y, i64(begin), i64(end), i64(2))))
+    check(graph, "canonicalize")
+    assert sorted(op_names(graph)) == sorted([*dict.fromkeys([*expected, "Pad"]), "Neg"])
+
+
+def test_wide_parts_and_turned_images_stay_concatenated() -> None:
+    net = Net()
+    x = net.input(1, 4, 6, 2)
+    wide = net.op("Concat", x, net.op("Exp", x), axis=3)
+    turned = net.op("Concat", *(net.op(f, net.input(4, 6, 1)) for f in ("Sin", "Cos")), axis=2)
+    graph = net.done(net.op("Transpose", wide, perm=[0, 3, 1, 2]), net.op("Transpose", turned, perm=[2, 1, 0]))
+    check(graph, "canonicalize")
+    assert op_names(graph).count("Transpose") == 2 and op_names(graph).count("Concat") == 2
