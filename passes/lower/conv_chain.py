@@ -10,7 +10,7 @@ a worker. Sums have the order of the single layers', so results are equal to the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from math import prod
 from typing import Protocol
@@ -26,7 +26,7 @@ from .conv_chain_plan import ChainPlan, plan_rows
 from .conv_direct import DirectWriter
 from .conv_kernel import ConvKernel, Convolution, Image, pad_operands, unravel
 from .conv_plan import row_plan
-from .conv_planar import PlanarConvolution, PlanarWriter, has_lanes
+from .conv_planar import PlanarConvolution, PlanarWriter, has_lanes, without_border
 from .depthwise import DepthwiseWriter, is_depthwise
 from .micro import prefetches
 from .pool import POOLS, BlockedPool, Pooling, read_pooling
@@ -183,7 +183,17 @@ def read_stages(ctx: Lowering) -> list[Stage]:
         through = ()
         assert stage is not None, f"{anchor.where} is no stage of a chain"
         stages.append(stage)
-    return stages
+    return _without_borders(stages)
+
+
+def _without_borders(stages: list[Stage]) -> list[Stage]:
+    """The same, the zeros beside the rows of a convolution with lanes along them written where its image is."""
+    first, reader = stages[0].layer, stages[1].layer if len(stages) > 1 else None
+    if not isinstance(first, Remap) or not isinstance(reader, PlanarConvolution) or any(p.fill for p in first.parts):
+        return stages
+    wide, before = without_border(reader.window), max(0, reader.window.w.pad)
+    image = first.between(before, wide.w.size - before - reader.window.w.size)
+    return [replace(stages[0], layer=image), replace(stages[1], layer=replace(reader, window=wide)), *stages[2:]]
 
 
 def read_stage(node: Node, target: Target, threads: int) -> Stage | None:

@@ -83,7 +83,7 @@ class PlanarConvolution:
 def lower_planar(ctx: Lowering, conv: PlanarConvolution) -> None:
     """Append the kernels of a convolution in planar form."""
     lanes = ctx.lanes(_sums(ctx)) if has_lanes(ctx, conv) else 1
-    wide = replace(conv, window=_without_border(conv.window))
+    wide = replace(conv, window=without_border(conv.window))
     if lanes > 1 and _cycles(ctx.target, wide, lanes) + _copying(wide) < _cycles(ctx.target, conv, lanes):
         axes = wide.window.axes
         sizes, before = (axes[0].size, axes[1].size, axes[2].size), (0, 0, max(0, conv.window.w.pad))
@@ -100,7 +100,7 @@ def _cycles(target: Target, conv: PlanarConvolution, lanes: int) -> float:
     return min(s.cycles for s in schedules(target, conv, conv.window, lanes))
 
 
-def _without_border(window: Window) -> Window:
+def without_border(window: Window) -> Window:
     """The window over rows with as many zeros beside them as it reads."""
     axis = window.w
     before = max(0, axis.pad)

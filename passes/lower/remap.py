@@ -57,6 +57,12 @@ class Remap:
         """The largest source."""
         return max((p.x for p in self.parts), key=lambda v: v.type.nbytes)
 
+    def between(self, before: int, after: int) -> Remap:
+        """The same with so many columns more on its sides, filled."""
+        parts = (replace(p, columns=(OUTSIDE,) * before + p.columns + (OUTSIDE,) * after) for p in self.parts)
+        *dims, width = self.y.dims
+        return Remap(tuple(parts), self.y.with_shape((*dims, before + width + after)))
+
     @property
     def copied(self) -> int:
         """Bytes that operators of their own would write: all but sources that could be made where they are read."""
