@@ -25,7 +25,7 @@ from .block_weights import block_weights
 from .lower.context import Lowering
 from .lower.conv import reads_around
 from .pattern import int_list, made_by, required, scalar
-from .reading import OPERATORS, readings_of
+from .reading import OPERATORS, Reading, readings_of
 from .views import concat_offsets
 
 MAX_OPERANDS = 12
@@ -98,12 +98,16 @@ def _moved(rw: GraphRewriter, head: Node) -> list[Node]:
     A concatenation is left where its inputs are written to their place in its result.
     """
 
+    def is_fit(reading: Reading, m: int) -> bool:
+        """Tiles begin at pixels of the source, or lie on a few of them."""
+        return m % reading.rows.factor == 0 or reading.rows.factor > m
+
     def joined(maker: Node, nodes: list[Node]) -> list[Node] | None:
         """`nodes` behind one more, where that can be read through."""
         if maker.op not in OPERATORS or not rw.has_one_reader(maker.output):
             return None
         readings = readings_of([maker, *nodes], int_list(head.attrs["pads"]))
-        fits = readings is not None and all(head.attrs["m"] % r.rows.factor == 0 for r in readings)
+        fits = readings is not None and all(is_fit(r, head.attrs["m"]) for r in readings)
         return [maker, *nodes] if fits else None
 
     nodes: list[Node] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...ir.graph import Value
 from ...ir.loops import Expr, maximum, minimum, select
@@ -22,7 +22,15 @@ def read_through(ctx: Lowering) -> tuple[Reading, ...]:
     """What the convolution reads behind the nodes at the head of its group, by channels."""
     readings = readings_of(ctx.head, ctx.node.attrs["pads"])
     assert readings is not None, f"{ctx.node.op} cannot read through {[n.op for n in ctx.head]}"
-    return readings
+    return tuple(r if ctx.node.attrs["m"] % r.rows.factor == 0 else _filled(r) for r in readings)
+
+
+def _filled(reading: Reading) -> Reading:
+    """The same where the zeros around the image are filled in pixel by pixel."""
+    rows, columns = (
+        replace(a, mode="constant" if a.mode == "zero" else a.mode) for a in (reading.rows, reading.columns)
+    )
+    return replace(reading, rows=rows, columns=columns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,6 +168,9 @@ class Phases:
             steps = strides(self.reading.source.type)
             source = k.let(image * steps[0] + c * steps[1], "x")
             target = k.let(self.v_base + (block * plan.block + (t - first)) * lanes, "to")
+            if plan.m % h.factor:
+                self._transform_border(source, source, top, left, target)
+                continue
             at = k.let(source + row * (plan.m // h.factor * width) + column * (plan.m // w.factor * lanes), "x")
             inside = (top >= 0) & (left >= 0) & (top <= h.size - plan.n) & (left <= w.size - plan.n)
             inside = k.let(inside, "inside")

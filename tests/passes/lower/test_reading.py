@@ -253,16 +253,17 @@ PARTS: dict[str, list[Part]] = {
     "whole blocks": [(2 * LANES, 2), (LANES, 1)],
     "ragged": [(LANES + LANES // 2, 1), (LANES, 2), (3, 1)],
     "odd": [(5, 2), (LANES - 1, 4), (2 * LANES, 1), (LANES + 3, 2)],
+    "far": [(LANES + 2, 8), (LANES, 2)],
     "inside a block": [(LANES // 2 + 1, 2), (LANES // 4, 1), (LANES, 1)],
 }
 
 
 def concatenated(parts: Sequence[Part], images: int, around: str = "", seed: int = 5) -> tuple[Net, Value]:
-    """An image of 16 rows and 24 columns, made of images that are enlarged."""
+    """An image of 48 rows and 24 columns, made of images that are enlarged."""
     net = Net(seed)
     made = []
     for channels, factor in parts:
-        x = net.input(images, channels, int(16 / factor), int(24 / factor))
+        x = net.input(images, channels, int(48 / factor), int(24 / factor))
         x = net.op("Relu", net.conv(x, channels, 1, pads=[0] * 4))
         made.append(enlarged(net, x, factor) if factor > 1 else x)
     y = net.op("Concat", *made, axis=1)
@@ -272,8 +273,7 @@ def concatenated(parts: Sequence[Part], images: int, around: str = "", seed: int
 @pytest.mark.parametrize(("images", "around", "threads", "m"), [(1, "", 1, 4), (2, "reflect", 2, 4), (1, "edge", 3, 2)])
 @pytest.mark.parametrize("name", PARTS)
 def test_concatenations(name: str, images: int, around: str, threads: int, m: int) -> None:
-    parts = [(c, f if m % f == 0 else 2) for c, f in PARTS[name]]
-    net, y = concatenated(parts, images, around)
+    net, y = concatenated(PARTS[name], images, around)
     graph = fused(net, net.op("Relu", net.conv(y, LANES + 5, pads=[0 if around else 1] * 4)), m=m)
     assert not {"Resize", "Concat", "Pad"} & set(op_names(graph))
     feeds = feeds_for(graph, 3)
@@ -284,7 +284,7 @@ def test_concatenations(name: str, images: int, around: str, threads: int, m: in
 
 def test_a_part_that_is_not_read_through_is_made() -> None:
     """Enlarged by a factor that tiles do not share, or read elsewhere; the others are read through."""
-    net, y = concatenated([(LANES, 8), (LANES, 2)], 1)
+    net, y = concatenated([(LANES, 3), (LANES, 2)], 1)
     graph = fused(net, net.conv(y, LANES))
     assert op_names(graph).count("Resize") == 1 and "Resize+Concat+c2c.WinogradConv" in op_names(graph)
     net, y = concatenated([(LANES, 2), (LANES, 2)], 1)
