@@ -1,4 +1,5 @@
-"""Real trained models and the benchmark networks against onnxruntime: native at 1 and 2 threads, arm64 emulated."""
+"""Real trained models and the benchmark networks against onnxruntime: native at 1 and 2 threads, arm64 emulated, and
+through the C driver on an OpenCL device."""
 
 from __future__ import annotations
 
@@ -18,6 +19,8 @@ from c2c.codegen.target import Target
 from c2c.compiler.driver import compile_file
 from c2c.compiler.options import CompileOptions
 from c2c.compiler.verify import run_as_program
+
+from ..opencl import needs_opencl
 
 ROOT = Path(__file__).parent.parent.parent
 for folder in ("examples", "benchmarks"):
@@ -86,6 +89,7 @@ SUBJECTS = [
 ]
 QUICK = {s.name for s in SUBJECTS[:9]}
 EMULATED_QUICK = {"mnist_cnn", "magika", "mtcnn_rnet", "lstm_100"}
+ON_DEVICE_QUICK = {"mnist_cnn", "mtcnn_rnet", "mlp_b1"}
 
 
 def chosen(quick: set[str]) -> list[Any]:
@@ -173,3 +177,14 @@ def test_arm64(subject: Subject) -> None:
     options = CompileOptions(Target.parse("arm64-neon"), name="model", shapes=shapes)
     compiled = compile_file(model.SerializeToString(), options)
     check(subject.name, run_as_program(compiled, feeds), expected(model, feeds))
+
+
+@needs_opencl
+@pytest.mark.needs("gcc")
+@pytest.mark.parametrize("subject", chosen(ON_DEVICE_QUICK))
+def test_opencl(subject: Subject) -> None:
+    """Kernels for any device, built and run by the driver that an app links."""
+    model = subject.load_small()
+    feeds = feeds_of(model, subject.shapes_small, subject.name)
+    shapes = {k: v.shape for k, v in feeds.items()}
+    check(subject.name, c2c.compile(model, "opencl", shapes=shapes).run(feeds), expected(model, feeds))
