@@ -1,6 +1,6 @@
 """Networks on an OpenCL device beside the same networks as processor code: errors and milliseconds.
 
-usage: python benchmarks/devices.py MODEL.onnx... [--target opencl-cpu] [--threads 2] [--seconds 2] [--shape x=1,3,48,48]
+usage: python benchmarks/devices.py MODEL.onnx... [--target T] [--threads 2] [--seconds 2] [--shape x=1,3,48,48]
 
 The network runs through its bundle and the C driver; copies of inputs and outputs are part of its time. Errors are the
 largest difference from what the processor's code computes over the largest of its results, by output. PoCL runs on the
