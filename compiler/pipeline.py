@@ -44,7 +44,6 @@ LEVELS: dict[int, tuple[str, ...]] = {
 LOOPS_ONLY = frozenset(
     (
         "integer-arithmetic",
-        "fuse-attention",
         "share-factors",
         "narrow-floats",
         "pack-strides",

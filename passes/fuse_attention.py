@@ -9,13 +9,15 @@ Preserves: scores that others read. Needs: transposes sunk, scales of operands m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from ..ir.graph import Graph, Node, Value
 from ..ir.types import DType
 from .attention import HEADS, Chain, Form, emit_attention, read_form
 from .base import GraphRewriter, Pass, PassContext, Rule, apply_rules, register_pass
+from .lower.grid.attention import tile_for
 from .pattern import made_by, required, scalar
 from .regions import Region, finest, groups, region_to, regrouped
 from .rules_einsum import EINSUM_RULES
@@ -30,10 +32,22 @@ class FuseAttention(Pass):
     name = "fuse-attention"
 
     def run(self, graph: Graph, context: PassContext) -> bool:
-        return apply_rules(graph, RULES, context)
+        device = context.target.device
+        if device is None:
+            return apply_rules(graph, RULES, context)
+
+        def on_grid(form: Form, operands: Sequence[Value]) -> bool:
+            q, _, v = operands
+            return not form.weights.nodes and tile_for(context.target, q.type.dims[-1], v.type.dims[-1]) is not None
+
+        attention = partial(_attention, fits=on_grid)
+        rules = [replace(r, apply=attention) if r.apply is _attention else r for r in RULES]
+        return device.shares and apply_rules(graph, rules, context)
 
 
-def _attention(rw: GraphRewriter, node: Node) -> Value | None:
+def _attention(
+    rw: GraphRewriter, node: Node, fits: Callable[[Form, Sequence[Value]], bool] = lambda form, operands: True
+) -> Value | None:
     weights = region_to(rw, required(node), "Softmax")
     softmax = None if weights is None else weights.root
     if weights is None or softmax is None:
@@ -54,6 +68,8 @@ def _attention(rw: GraphRewriter, node: Node) -> Value | None:
     operands = [_led(rw, scores.root, x, d) for x, d in zip((q, k, v), (batch, *kv), strict=True) if d is not None]
     scale, scores = _scale(scores)
     form = Form(batch, operands[1].type.dims[-3], scale, _chain(rw, scores, batch), _chain(rw, weights, batch))
+    if not fits(form, operands):
+        return None
     result = node.output.type.with_shape((*batch, *node.output.type.dims[-2:]))
     nodes = (scores.root, *scores.steps, softmax, *weights.steps, node)
     origin = tuple(dict.fromkeys(name for n in nodes for name in n.origin))

@@ -47,6 +47,13 @@ class _Blocks:
 def lower_attention(ctx: Lowering) -> None:
     """q, k, v and what its body reads beside them (`passes/attention.py`)."""
     form = read_form(ctx.node)
+    scores, values = products(ctx, form)
+    plan = choose(ctx, "attention", _problem(ctx, scores, values), _candidates(ctx, scores, values))
+    _Attention(ctx, form, plan, scores, values).write()
+
+
+def products(ctx: Lowering, form: Form) -> tuple[Product, Product]:
+    """q·kᵀ and weights·v over [*outer, heads of k, heads of q for each]; what the first and second give is not said."""
     q, keys, v = (ctx.node.input(i) for i in range(3))
     assert q is not None and keys is not None and v is not None
     *outer, heads = form.batch
@@ -57,9 +64,7 @@ def lower_attention(ctx: Lowering) -> None:
     turned = replace(turned, row=turned.col, col=turned.row)
     scores = Product(where, rows, count, size, _matrix(q, form, heads), turned, DType.F32, _unset)
     near = _matrix(v, form, form.kv_heads)
-    values = Product(where, rows, wide, count, near, near, DType.F32, _unset)
-    plan = choose(ctx, "attention", _problem(ctx, scores, values), _candidates(ctx, scores, values))
-    _Attention(ctx, form, plan, scores, values).write()
+    return scores, Product(where, rows, wide, count, near, near, DType.F32, _unset)
 
 
 def _size(x: Value, heads: int) -> int:
@@ -156,7 +161,7 @@ class _Attention:
                 end = k.let(select(mb < first.row_tasks - 1, end, scores.m), "end")
             for row in k.loop("rows", end, begin, step=TOGETHER):
                 last = k.let(minimum(row + TOGETHER, end), "last")
-                self._softmax(k, k.tensor(near), base, sums, (*self._heads(batch), begin), row, last)
+                self._softmax(k, k.tensor(near), base, sums, (*heads_of(self.form, batch), begin), row, last)
             weights = Matrix(near, (0,) * len(batch), self.width, 1)
             second_part = replace(values, a=weights, finish=self._to_result(sums, begin))
             block_product(k, second_part, second, batch, mb, base)
@@ -166,34 +171,21 @@ class _Attention:
         panels = panels_of(self.ctx, p, self.plan.rows, vectors)
         return replace(panels, tiles_a_task=self.plan.count, row_tasks=-(-panels.row_tiles // self.plan.count))
 
-    def _heads(self, batch: tuple[Expr, ...]) -> tuple[Expr, ...]:
-        """Coordinates in the form's batch of those in the products'."""
-        *outer, shared, own = batch
-        return (*outer, shared * (self.form.heads // self.form.kv_heads) + own)
-
     def _to_scores(self, near: Value, base: Expr) -> Callable[[KernelBuilder, tuple[Expr, ...], int, Expr], None]:
         scale, chain = self.form.scale, self.form.scores
 
         def finish(k: KernelBuilder, coords: tuple[Expr, ...], lanes: int, value: Expr) -> None:
             value = value * scale if scale != 1.0 else value
             if chain.nodes:
-                value = _applied(k, chain, Site((*self._heads(coords[:-2]), *coords[-2:]), -1, lanes), value)
+                value = applied(k, chain, Site((*heads_of(self.form, coords[:-2]), *coords[-2:]), -1, lanes), value)
             k.store(k.tensor(near), base + coords[-2] * self.width + coords[-1], value)
 
         return finish
 
     def _to_result(self, sums: Buffer, begin: Expr) -> Callable[[KernelBuilder, tuple[Expr, ...], int, Expr], None]:
-        ctx, joined = self.ctx, self.ctx.node.output.type.rank == 3
-
         def finish(k: KernelBuilder, coords: tuple[Expr, ...], lanes: int, value: Expr) -> None:
-            *outer, head = self._heads(coords[:-2])
-            m, n = coords[-2:]
-            at = (*outer, head, m, n)
-            if joined:
-                at = (offset_at(strides_of(self.form.batch[:-1], 1), tuple(outer)), m, head * self.values.n + n)
-            site = Site(at, -1, lanes)
-            value = value if self.form.weights.nodes else value * k.load(sums, m - begin)
-            k.write(ctx.output, site, ctx.epilogue(k, site, value))
+            value = value if self.form.weights.nodes else value * k.load(sums, coords[-2] - begin)
+            write_result(self.ctx, k, self.form, coords, lanes, self.values.n, value)
 
         return finish
 
@@ -205,7 +197,7 @@ class _Attention:
         def apply(at: Expr, lanes: int) -> None:
             value = k.load(x, row + at, lanes) * share
             site = Site((*coords, at), -1, lanes)
-            k.store(x, row + at, _applied(k, self.form.weights, site, value))
+            k.store(x, row + at, applied(k, self.form.weights, site, value))
 
         for at in k.loop("at", main, step=wide) if main else ():
             apply(at, wide)
@@ -263,7 +255,26 @@ class _Attention:
         return k.let(found[0] + found[1] if op == "add" else maximum(found[0], found[1]), op)
 
 
-def _applied(k: KernelBuilder, chain: Chain, site: Site, value: Expr) -> Expr:
+def heads_of(form: Form, batch: tuple[Expr, ...]) -> tuple[Expr, ...]:
+    """Coordinates in the form's batch of those in the products'."""
+    *outer, shared, own = batch
+    return (*outer, shared * (form.heads // form.kv_heads) + own)
+
+
+def write_result(
+    ctx: Lowering, k: KernelBuilder, form: Form, coords: tuple[Expr, ...], lanes: int, wide: int, value: Expr
+) -> None:
+    """Store results at the second product's coordinates, `wide` of them a head, with the tail applied."""
+    *outer, head = heads_of(form, coords[:-2])
+    m, n = coords[-2:]
+    at = (*outer, head, m, n)
+    if ctx.node.output.type.rank == 3:
+        at = (offset_at(strides_of(form.batch[:-1], 1), tuple(outer)), m, head * wide + n)
+    site = Site(at, -1, lanes)
+    k.write(ctx.output, site, ctx.epilogue(k, site, value))
+
+
+def applied(k: KernelBuilder, chain: Chain, site: Site, value: Expr) -> Expr:
     """The chain on a vector of scores."""
     known = {chain.source: k.let(value)}
     for node in chain.nodes:
