@@ -90,9 +90,13 @@ class KernelBuilder(Builder):
         super().__init__()
         self.ctx = ctx
         self.bound: dict[Value, Buffer] = {}
+        self.near: dict[Value, Buffer] = {}
+        """Buffers of the kernel's own in place of values."""
 
     def tensor(self, value: Value, hint: str = "") -> Buffer:
         """The parameter buffer of a value (the same one for the same value)."""
+        if value in self.near:
+            return self.near[value]
         if value not in self.bound:
             size = value.type.nbytes // value.type.dtype.nbytes
             self.bound[value] = self.param(hint or "p", value.type.dtype, size)

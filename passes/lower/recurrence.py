@@ -8,10 +8,11 @@ from functools import cached_property
 import numpy as np
 
 from ...ir.graph import Value
-from ...ir.loops import Expr
+from ...ir.loops import Expr, const
 from ...ir.types import DType
 from .activations import Activation
 from .context import KernelBuilder, Lowering
+from .grid.team import Team
 from .matmul import multiply
 from .packing import gathered, to_whole_vectors
 from .product import Matrix, Product
@@ -20,6 +21,13 @@ from .tile import LATENCY
 
 ALONE_MACS = 14 << 20
 """Work of fewer multiply-adds beside a long serial part, through which threads sleep: waking one takes 70 us."""
+
+TEAMS = ("LSTM", "GRU", "RNN")
+"""Operators whose steps a team of threads can make."""
+TEAM = 128
+"""Threads of a team at most."""
+STATES = 4
+"""Rows of state that a step keeps at most: two hidden ones, two more."""
 
 DOUBT = 0.03
 """What a plan that the rules did not make is expected to cost more."""
@@ -79,6 +87,21 @@ class Sequence:
     def lanes(self) -> int:
         device = self.ctx.target.device
         return self.ctx.lanes(self.dtype) if device is None else device.lanes
+
+    @cached_property
+    def team(self) -> Team | None:
+        """Threads that make a row of the batch in one direction together, with the state in memory that they share;
+        None where sequences have lengths of their own, or the state does not fit."""
+        device = self.ctx.target.device
+        if device is None or not device.shares or self.operand(4) is not None or self.ctx.node.op not in TEAMS:
+            return None
+        threads = min(device.work_group, TEAM, 1 << (self.hidden - 1).bit_length())
+        return Team(threads) if STATES * self.hidden * self.dtype.nbytes <= device.local_bytes else None
+
+    @property
+    def half(self) -> int:
+        """Elements of one of the two hidden states that take turns."""
+        return self.padded if self.team is not None else self.directions * self.dims[1] * self.padded
 
     @property
     def blocks(self) -> int:
@@ -165,7 +188,9 @@ class Sequence:
         return b * self.hidden + direction * self.dims[1] * self.hidden
 
     def own_at(self, direction: int, b: Expr) -> Expr:
-        """Offset in the padded state kept during the loop."""
+        """Offset in the padded state kept during the loop; a team has its own."""
+        if self.team is not None:
+            return const(0)
         return b * self.padded + direction * self.dims[1] * self.padded
 
 
@@ -224,10 +249,12 @@ def _input_product(seq: Sequence, recurrent_bias: int) -> Value:
 
 
 def recurrent_weights(seq: Sequence, gates: range) -> Value:
-    """R as [direction][block][c][gate][lane]; units beyond the last are zero."""
+    """R as [direction][block][c][gate][lane], blocks of as many units as lanes or threads of a team; units beyond the
+    last are zero."""
     r, h = seq.operand(2), seq.hidden
     assert r is not None
-    unit = np.arange(seq.padded).reshape(seq.blocks, 1, 1, seq.lanes)
+    lanes = seq.lanes if seq.team is None else seq.team.threads
+    unit = np.arange(-(-h // lanes) * lanes).reshape(-1, 1, 1, lanes)
     direction = np.arange(seq.directions).reshape(-1, 1, 1, 1, 1)
     gate = np.array(gates).reshape(1, -1, 1)
     c = np.arange(h).reshape(1, h, 1, 1)

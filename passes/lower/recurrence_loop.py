@@ -10,9 +10,10 @@ from ...ir.graph import Value
 from ...ir.loops import Expr, cast, const, minimum
 from ...ir.types import DType
 from .context import KernelBuilder
+from .grid.team import Team
 from .micro import Rows, multiply, packed, splats_lanes
 from .packing import spans
-from .product import tree_sum, whole_and_rest
+from .product import multiply_add, tree_sum, whole_and_rest
 from .recurrence import Memory, Sequence
 from .tasks import guarded, tasks
 
@@ -30,9 +31,19 @@ class Moment:
     new: Expr
     inputs: tuple[Expr, ...]
     odd: Expr
+    team: Team | None = None
+
+    def together(self) -> None:
+        """What a team has written is there for all of it."""
+        if self.team is not None:
+            self.k.barrier()
 
     def blocks(self, count: int) -> Iterator[Expr]:
-        """Blocks of units, in odd steps from the last one on: weights that a step read last are near for the next."""
+        """Blocks of units, in odd steps from the last one on: weights that a step read last are near for the next. Of a
+        team those of the thread."""
+        if self.team is not None:
+            yield from self.team.along(self.k, count)
+            return
         for block in self.k.loop("block", count):
             yield self.k.let(block + self.odd * (count - 1 - block * 2), "unit") if count > 1 else block
 
@@ -40,9 +51,13 @@ class Moment:
 Step: TypeAlias = Callable[[Moment], None]
 
 
-def run_steps(seq: Sequence, memory: Memory, step: Step, family: str) -> None:
-    """The kernel over directions and rows of the batch; time runs inside."""
+def run_steps(seq: Sequence, memory: Memory, step: Step, family: str, kept: tuple[Value, ...] = ()) -> None:
+    """The kernel over directions and rows of the batch; time runs inside. `kept`: rows of state of the step's own."""
     steps, batch, _ = seq.dims
+    if seq.team is not None:
+        for direction in range(seq.directions):
+            _by_teams(seq, memory, step, family, direction, kept)
+        return
     tiles = -(-batch // seq.rows)
     count = seq.directions * tiles
     macs = steps * batch * seq.directions * seq.gates * seq.hidden * seq.hidden
@@ -58,14 +73,39 @@ def run_steps(seq: Sequence, memory: Memory, step: Step, family: str) -> None:
     k.done(family)
 
 
+def _by_teams(seq: Sequence, memory: Memory, step: Step, family: str, direction: int, kept: tuple[Value, ...]) -> None:
+    """One direction: a work-group makes a row of the batch, its state in shared memory."""
+    k, team = seq.ctx.kernel(), seq.team
+    assert team is not None
+    rows = (*kept, *((memory.cell,) if memory.cell is not None else ()))
+    for b in k.loop("batch", seq.dims[1], kind="grid"):
+        k.near[memory.hidden] = k.alloc("hidden", seq.dtype, 2 * seq.padded, "shared")
+        for value in rows:
+            k.near[value] = k.alloc("state", seq.dtype, seq.padded, "shared")
+        for t in k.loop("thread", team.threads, kind="thread"):
+            team.thread = t
+            _walk(seq, memory, step, k, direction, (b,))
+    k.done(family)
+
+
+def _units(seq: Sequence, k: KernelBuilder) -> Iterator[tuple[Expr, int]]:
+    """(first unit, lanes) of all that a row has, or of the thread's part of it."""
+    if seq.team is None:
+        yield from spans(k, seq.hidden, seq.lanes)
+    else:
+        yield from ((unit, 1) for unit in seq.team.along(k, seq.hidden))
+
+
 def _walk(seq: Sequence, memory: Memory, step: Step, k: KernelBuilder, direction: int, batch: tuple[Expr, ...]) -> None:
     """All steps of some rows of the batch in one direction."""
     steps = seq.dims[0]
     batch = tuple(k.let(b, "b") for b in batch)
-    half = seq.directions * seq.dims[1] * seq.padded
+    half = seq.half
     _begin(seq, k, memory.hidden, seq.operand(5), direction, batch)
     if memory.cell is not None:
         _begin(seq, k, memory.cell, seq.operand(6), direction, batch)
+    if seq.team is not None:
+        k.barrier()
     lengths = seq.operand(4)
     end: Expr = const(steps)
     if lengths is not None:
@@ -79,7 +119,9 @@ def _walk(seq: Sequence, memory: Memory, step: Step, k: KernelBuilder, direction
             k.let(seq.input_row(now, b) * (seq.directions * width) + direction * width, "row") for b in batch
         )
         new = k.let(half - old, "new")
-        step(Moment(k, direction, batch, old, new, inputs, odd))
+        moment = Moment(k, direction, batch, old, new, inputs, odd, seq.team)
+        step(moment)
+        moment.together()
         if (y := seq.result(0)) is not None:
             for b in batch:
                 sink, source = k.let(seq.y_at(now, direction, b), "y"), k.let(new + seq.own_at(direction, b), "h")
@@ -101,7 +143,8 @@ def _begin(
 ) -> None:
     for b in batch:
         own = k.let(seq.own_at(direction, b), "own")
-        for block in k.loop("block", seq.blocks):
+        blocks = k.loop("block", seq.blocks) if seq.team is None else seq.team.along(k, seq.blocks)
+        for block in blocks:
             k.store(k.tensor(state), own + block * seq.lanes, const(0, seq.dtype, seq.lanes))
         if initial is not None:
             _copy(seq, k, state, own, initial, seq.state_at(direction, b))
@@ -109,7 +152,7 @@ def _begin(
 
 def _copy(seq: Sequence, k: KernelBuilder, sink: Value, to: Expr, source: Value, at: Expr) -> None:
     """The hidden units of one row."""
-    for h, lanes in spans(k, seq.hidden, seq.lanes):
+    for h, lanes in _units(seq, k):
         k.store(k.tensor(sink), to + h, k.load(k.tensor(source), at + h, lanes))
 
 
@@ -122,6 +165,8 @@ def gate_sums(
     seq: Sequence, memory: Memory, now: Moment, block: Expr, gates: range, last: Expr | None = None
 ) -> list[Gates]:
     """Sums of `gates` for a block of units, a list a row; the last gate begins from `last` instead of the input."""
+    if now.team is not None:
+        return [_team_sums(seq, memory, now, block, gates, last)]
     k, n, lanes, rows = now.k, len(gates), seq.lanes, len(now.batch)
     sets = seq.sums(seq.plan, n, rows)
     total = n * rows
@@ -141,3 +186,23 @@ def gate_sums(
     multiply(k, x, packed(weights, base, n, lanes), seq.hidden, acc, sets=sets, unroll=unroll)
     sums = [k.let(tree_sum([k.load(acc, s * total + i) for s in range(sets)]), "gate") for i in range(total)]
     return [sums[r * n : (r + 1) * n] for r in range(rows)]
+
+
+def _team_sums(seq: Sequence, memory: Memory, now: Moment, unit: Expr, gates: range, last: Expr | None) -> Gates:
+    """The same for one unit of a team's thread, whose neighbours read neighbouring weights."""
+    k, n, team = now.k, len(gates), now.team
+    assert team is not None
+    acc = k.alloc("acc", seq.dtype, n, "register")
+    for i, gate in enumerate(gates):
+        from_input = last is None or gate != gates[-1]
+        k.store(acc, i, input_part(seq, memory, now, now.inputs[0], gate, unit) if from_input else last or const(0))
+    weights, state = k.tensor(memory.weights), k.tensor(memory.hidden)
+    blocks = -(-seq.hidden // team.threads)
+    block = k.let(unit / team.threads + now.direction * blocks, "block")
+    base = k.let(block * (seq.hidden * n * team.threads) + team.thread, "w")
+    for c in k.loop("c", seq.hidden):
+        value = k.let(k.load(state, now.old + c), "h")
+        for i in range(n):
+            weight = k.load(weights, base + c * (n * team.threads) + i * team.threads)
+            k.store(acc, i, multiply_add(value, weight, k.load(acc, i)))
+    return [k.let(k.load(acc, i), "gate") for i in range(n)]

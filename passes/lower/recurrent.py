@@ -118,6 +118,7 @@ def _gru_reset_before(seq: Sequence) -> None:
                 k.store(k.tensor(update), at, f(k, _clip(seq, z)))
                 old = k.load(k.tensor(memory.hidden), now.old + at, seq.lanes)
                 k.store(k.tensor(gated), at, f(k, _clip(seq, r)) * old)
+        now.together()
         then = replace(now, old=const(0))
         for block in now.blocks(seq.blocks):
             for b, (h,) in zip(now.batch, gate_sums(seq, second, then, block, range(2, 3)), strict=True):
@@ -125,7 +126,7 @@ def _gru_reset_before(seq: Sequence) -> None:
                 z = k.load(k.tensor(update), at, seq.lanes)
                 _gru_update(seq, memory, now, b, block, z, g(k, _clip(seq, h)))
 
-    run_steps(seq, memory, step, "gru")
+    run_steps(seq, memory, step, "gru", (update, gated))
 
 
 def _gru_update(seq: Sequence, memory: Memory, now: Moment, b: Expr, block: Expr, z: Expr, h: Expr) -> None:

@@ -211,7 +211,13 @@ def test_recurrences(op: str, target: str) -> None:
     arrays = [x, w / 4, r / 4, b, None, state, *([state / 2] if op == "LSTM" else [])]
     attrs = {"hidden_size": hidden, "direction": "bidirectional"}
     outputs = 3 if op == "LSTM" else 2
-    check([Case(op, arrays, attrs, frozenset({1, 2, 3}), outputs)], target)
+    cases = [Case(op, arrays, attrs, frozenset({1, 2, 3}), outputs)]
+    if op == "GRU":
+        cases.append(Case(op, arrays, attrs | {"linear_before_reset": 1}, frozenset({1, 2, 3}), outputs))
+    check(cases, target)
+    calls = on_grid(lower_node(cases[0].node(), Target.parse(target)))
+    loops = [[s for s in statements(c.kernel.body) if isinstance(s, For) and s.kind == "thread"] for c in calls[-2:]]
+    assert (target == "opencl") == all(found and count(found[0]) > 1 for found in loops)
 
 
 WINOGRAD = [((1, 3, 9, 7), 5, (1, 1, 1, 1)), ((2, 4, 6, 6), 18, (0, 0, 0, 0)), ((1, 5, 21, 33), 4, (2, 1, 1, 0))]
