@@ -77,9 +77,10 @@ class Device:
     hide latency. threads, lanes: rows and columns of threads that make a tile of a product, and neighbouring columns
     that each of them computes as a vector. shares: the memory that a work-group shares is nearer than the caches; else
     products read straight from memory. unrolls: short loops of known length are marked to be unrolled; compilers for
-    processors do better on their own. subgroup: threads that run in lock-step; 1: not known. images, fp16: whether
-    it reads them through a cache of their own, and computes in 16-bit floats. chip: one of those that the row stands
-    for, by which reports rate kernels.
+    processors do better on their own. subgroup: threads that run in lock-step; 1: not known. images, fp16: whether it
+    reads them through a cache of their own, and computes in 16-bit floats. f64: whether it has 64-bit floats. tensors:
+    that a kernel takes at most; None: any number. What a device cannot run runs on the host. chip: one of those that
+    the row stands for, by which reports rate kernels.
 
     What calls are expected to take, in nanoseconds, to tell those that a host runs faster (`passes/host_steps.py`):
     launch: a kernel; operation: one of all threads together, thread_operation: one of a thread that runs alone;
@@ -104,6 +105,8 @@ class Device:
     subgroup: int = 1
     images: bool = False
     fp16: bool = False
+    f64: bool = False
+    tensors: int | None = None
     chip: Chip | None = None
 
 
@@ -113,7 +116,7 @@ devices run kernels made for it, too."""
 
 CPU = Device(
     "opencl", 32 << 10, 64, registers=512, threads=(8, 1), lanes=16, shares=False, unrolls=False, operation=0.1,
-    thread_operation=1.0, hand_over=20e3, hand_over_byte=0.0,
+    thread_operation=1.0, hand_over=20e3, hand_over_byte=0.0, f64=True,
 )  # fmt: skip
 ADRENO = replace(LEAST, local_bytes=32 << 10, work_group=1024, subgroup=64, images=True, fp16=True, chip=ADRENO_740)
 """Qualcomm, Snapdragon Mobile Platform OpenCL General Programming and Optimization (80-NB295-11), and Mesa, as above:
@@ -122,9 +125,9 @@ MALI = replace(LEAST, local_bytes=32 << 10, work_group=256, subgroup=16, images=
 """Arm Mali GPU OpenCL Developer Guide: 256 threads with 64 registers at most; local memory lies in memory. Valhall."""
 INTEL = replace(LEAST, local_bytes=64 << 10, work_group=256, subgroup=16, images=True, fp16=True)
 """Intel, oneAPI GPU Optimization Guide: 64 KB a subslice, 128 registers of 32 bytes for 16 threads. Since Gen9."""
-NVIDIA = replace(LEAST, local_bytes=48 << 10, work_group=1024, subgroup=32, images=True)
+NVIDIA = replace(LEAST, local_bytes=48 << 10, work_group=1024, subgroup=32, images=True, f64=True)
 """NVIDIA, CUDA C++ Programming Guide, table of compute capabilities; its OpenCL has no cl_khr_fp16."""
-METAL_IOS = Device("metal", 32 << 10, 1024, subgroup=32, images=True, fp16=True, chip=APPLE_A16)
+METAL_IOS = Device("metal", 32 << 10, 1024, subgroup=32, images=True, fp16=True, tensors=31, chip=APPLE_A16)
 """Apple, Metal Feature Set Tables: since family Apple4 (A11, 2017)."""
 METAL_MACOS = replace(METAL_IOS, chip=None)
 """The same, family Mac2."""

@@ -10,10 +10,8 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from ..ir.errors import CodegenError
-from ..ir.loops import Binary, Bitcast, Buffer, Expr, For, Kernel, Var
-from ..ir.loops_visit import expressions, statements, walk
+from ..ir.loops import Binary, Bitcast, Buffer, For, Kernel, Var
 from ..ir.program import Program
-from ..ir.types import DType
 from .c_expressions import Code, Operators, apply
 from .c_helpers import C_TYPES
 from .c_style import RESERVED, CStyle
@@ -132,16 +130,6 @@ class GridStyle(CStyle):
         **CStyle._writers,
         Binary: _binary,
     }
-
-
-def uses(kernel: Kernel, test: Callable[[Expr], bool]) -> bool:
-    """Whether a kernel has an expression of a kind."""
-    return any(test(x) for s in statements(kernel.body) for e in expressions(s) for x in walk(e))
-
-
-def uses_f64(kernel: Kernel) -> bool:
-    """Whether a kernel reads, computes or writes 64-bit floats."""
-    return any(p.dtype is DType.F64 for p in kernel.params) or uses(kernel, lambda x: x.dtype is DType.F64)
 
 
 def node_of(program: Program, kernel: Kernel) -> str:

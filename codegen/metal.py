@@ -10,15 +10,13 @@ from typing import ClassVar
 
 from ..ir.errors import CodegenError
 from ..ir.loops import Call, Kernel
+from ..ir.loops_visit import uses, uses_f64
 from ..ir.program import Program
 from ..ir.types import DType
 from .c_expressions import Code, Operators, apply
 from .c_helpers import C_TYPES, SMALL_FLOATS
 from .devices import Device
-from .grid_style import GridStyle, node_of, uses, uses_f64
-
-BUFFERS = 31
-"""Entries of the table of a kernel's buffers (Apple, Metal Feature Set Tables)."""
+from .grid_style import GridStyle, node_of
 
 _PREAMBLE = """\
 #include <metal_stdlib>
@@ -122,7 +120,7 @@ class MetalStyle(GridStyle):
 def emit_metal(program: Program, device: Device) -> str:
     """Metal of all kernels; the program must have been verified. Raises CodegenError for what Metal cannot do."""
     for kernel in program.kernels_of(host=False).values():
-        _check(program, kernel)
+        _check(program, kernel, device)
     operators = MetalOperators()
     kernels = [MetalStyle(k, operators, device).text() for k in program.kernels_of(host=False).values()]
     return "\n".join(
@@ -135,7 +133,7 @@ def emit_metal(program: Program, device: Device) -> str:
     )
 
 
-def _check(program: Program, kernel: Kernel) -> None:
+def _check(program: Program, kernel: Kernel, device: Device) -> None:
     if uses_f64(kernel):
         raise CodegenError(
             "Metal has no 64-bit floats", where=node_of(program, kernel),
@@ -144,8 +142,8 @@ def _check(program: Program, kernel: Kernel) -> None:
     for name in MISSING:
         if uses(kernel, lambda e: isinstance(e, Call) and e.name == name):
             raise CodegenError(f"Metal has no {name}", where=node_of(program, kernel), remedy="compile for opencl")
-    if len(kernel.params) > BUFFERS:
+    if device.tensors is not None and len(kernel.params) > device.tensors:
         raise CodegenError(
-            f"a kernel with {len(kernel.params)} tensors: Metal binds {BUFFERS}", where=node_of(program, kernel),
+            f"a kernel with {len(kernel.params)} tensors: Metal binds {device.tensors}", where=node_of(program, kernel),
             remedy="split the node into several, or compile for opencl",
         )  # fmt: skip

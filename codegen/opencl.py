@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ..ir.loops import Buffer
+from ..ir.loops_visit import uses_f64
 from ..ir.program import Program
 from ..ir.types import DType
 from .c_expressions import Code, Operators, apply, cast_to
 from .c_helpers import C_TYPES, SMALL_FLOATS
 from .devices import Device
-from .grid_style import GridStyle, uses_f64
+from .grid_style import GridStyle
 from .vector_style import VectorStyle
 
 _PREAMBLE = """\

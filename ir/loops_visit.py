@@ -31,6 +31,7 @@ from .loops import (
     Store,
     Unary,
 )
+from .types import DType
 
 Rewrite = Callable[[Expr], Expr]
 
@@ -173,3 +174,13 @@ def loads(kernel: Kernel) -> Iterator[Load]:
             for node in walk(e):
                 if isinstance(node, Load):
                     yield node
+
+
+def uses(kernel: Kernel, test: Callable[[Expr], bool]) -> bool:
+    """Whether a kernel has an expression of a kind."""
+    return any(test(x) for s in statements(kernel.body) for e in expressions(s) for x in walk(e))
+
+
+def uses_f64(kernel: Kernel) -> bool:
+    """Whether a kernel reads, computes or writes 64-bit floats."""
+    return any(p.dtype is DType.F64 for p in kernel.params) or uses(kernel, lambda x: x.dtype is DType.F64)

@@ -37,6 +37,7 @@ def _launched(call: Call, kernels: Sequence[Kernel]) -> list[Call]:
 
 def _hosted(call: Call, time: Times) -> Call:
     assert time.host is not None
-    note = f"{time.device / max(time.host, 1):.1f}x as fast as on the device by estimate"
+    times = f"{time.device / max(time.host, 1):.1f}x as fast as on the device by estimate"
+    note = f"the device has no {time.lacks}" if time.lacks else times
     choice = Choice("side", call.kernel.name, "host", (("host", time.host),), call.node.origin, note)
     return replace(call, kernel=optimise_kernel(call.kernel), host=True, choices=(*call.choices, choice))

@@ -14,7 +14,7 @@ from math import ceil
 from ..codegen.target import Target
 from ..ir.graph import Graph, Value
 from ..ir.loops import Barrier, For, Kernel
-from ..ir.loops_visit import statements
+from ..ir.loops_visit import statements, uses_f64
 from .loops.count import effort
 from .lower.context import Call
 from .minimum_cut import Network
@@ -26,10 +26,12 @@ _NEVER = 1 << 50
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Nanoseconds that a call is expected to take; host: None where it has no form for a host."""
+    """Nanoseconds that a call is expected to take; host: None where it has no form for a host. lacks: what the device
+    has not that the call needs, so that it takes forever there."""
 
     device: float
     host: float | None
+    lacks: str = ""
 
 
 def expected(call: Call, kernels: Sequence[Kernel], target: Target) -> Times:
@@ -42,7 +44,19 @@ def expected(call: Call, kernels: Sequence[Kernel], target: Target) -> Times:
         device += pace.launch + max(found.total * pace.operation, found.thread * pace.thread_operation)
     if call.once or not _is_for_host(call.kernel):
         return Times(device, None)
-    return Times(device, effort(call.kernel).total * pace.host_operation)
+    lacks = next((lack for k in kernels if (lack := lacking(k, target))), "")
+    return Times(_NEVER if lacks else device, effort(call.kernel).total * pace.host_operation, lacks)
+
+
+def lacking(kernel: Kernel, target: Target) -> str:
+    """What a device has not that a kernel needs; "" where it runs it."""
+    device = target.device
+    assert device is not None
+    if not device.f64 and uses_f64(kernel):
+        return "64-bit floats"
+    if device.tensors is not None and len(kernel.params) > device.tensors:
+        return f"kernels of {len(kernel.params)} tensors"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

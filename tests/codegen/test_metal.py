@@ -17,7 +17,7 @@ import c2c
 from c2c.codegen.cuda import emit_cuda
 from c2c.codegen.devices import DEVICES
 from c2c.codegen.launch import GROUPS_ALONG
-from c2c.codegen.metal import BUFFERS, emit_metal
+from c2c.codegen.metal import emit_metal
 from c2c.codegen.target import Target
 from c2c.compiler.driver import compile_file
 from c2c.compiler.options import CompileOptions
@@ -182,21 +182,43 @@ def one_kernel(inputs: int, dims: tuple[int, ...], dtype: DType = DType.F32) -> 
 
 def test_what_metal_cannot_do_names_the_node() -> None:
     device = DEVICES["metal"][0]
-    emit_metal(one_kernel(BUFFERS - 1, (4,)), device)
+    emit_metal(one_kernel(30, (4,)), device)
     with pytest.raises(CodegenError, match=r"32 tensors: Metal binds 31\n  at: node 'Sum_3'"):
-        emit_metal(one_kernel(BUFFERS, (4,)), device)
+        emit_metal(one_kernel(31, (4,)), device)
     with pytest.raises(CodegenError, match=r"no 64-bit floats\n  at: node 'Sum_3', kernel many\n  do: cast to float32"):
         emit_metal(one_kernel(1, (4,), DType.F64), device)
 
 
-def test_a_model_in_f64_is_refused_for_metal_by_node() -> None:
+def wide_model() -> onnx.ModelProto:
+    """x + x in 64-bit floats, and the powers of a tensor in 32 bits."""
     node = helper.make_node("Add", ["x", "x"], ["y"], "twice")
+    exp = helper.make_node("Exp", ["z"], ["e"], "power")
     x, y = (helper.make_tensor_value_info(n, TensorProto.DOUBLE, ["N"]) for n in "xy")
-    model = helper.make_model(
-        helper.make_graph([node], "m", [x], [y]), opset_imports=[helper.make_opsetid("", 17)], ir_version=9
-    )
+    z, e = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N"]) for n in "ze")
+    graph = helper.make_graph([node, exp], "m", [x, z], [y, e])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def test_a_model_in_f64_is_refused_for_metal_by_node() -> None:
+    options = CompileOptions(Target.parse("metal"), name="net", dims={"N": 4}, host_steps=False)
+    program = compile_file(wide_model().SerializeToString(), options).program
     with pytest.raises(CodegenError, match=r"64-bit floats\n  at: node 'twice'"):
-        emit_metal(compiled(model, "metal"), DEVICES["metal"][0])
+        emit_metal(program, DEVICES["metal"][0])
+
+
+@needs_compiler
+def test_the_host_runs_what_metal_cannot(tmp_path: Path) -> None:
+    """64-bit floats; and no other step."""
+    options = CompileOptions(Target.parse("metal"), name="net", dims={"N": 70000})
+    compiled = compile_file(wide_model().SerializeToString(), options)
+    assert {s.host for s in compiled.program.steps} == {True, False}
+    reasons = [c.reason for call in compiled.calls if call.host for c in call.choices]
+    assert any("no 64-bit floats" in r for r in reasons)
+    x = np.random.default_rng(4).standard_normal(70000)
+    z = x.astype(np.float32)
+    y, e = Emulated(compiled.program, DEVICES["metal"][0], tmp_path).run([x, z])
+    np.testing.assert_array_equal(y, x + x)
+    np.testing.assert_allclose(e, np.exp(z), rtol=1e-5)
 
 
 @needs_compiler
