@@ -12,6 +12,7 @@
 #endif
 
 enum { NAME = 256, GROUPS_ALONG = 65535 };
+enum { INVALID_OPTION = 5, KNOWN_TO_ALL = 75 }; /* of NVRTC: an error; what versions 11 to 13 know */
 enum { OUT_OF_MEMORY = 2, MAX_THREADS_PER_BLOCK = 1, COMPUTE_MAJOR = 75, COMPUTE_MINOR = 76 };
 
 typedef int code;
@@ -241,23 +242,39 @@ static int refused(c2c_cuda *d, compiler *c, object program, const c2c_plan *pla
     return C2C_GPU_E_BUILD;
 }
 
-/* PTX of the plan's text, to be freed. */
-static int compile(c2c_cuda *d, compiler *c, const c2c_plan *plan, char **ptx, size_t *bytes)
+/* Compile the text for the device; for one that is newer than the compiler, as for its elders. */
+static code try_compile(c2c_cuda *d, compiler *c, const char *text, const char *name, object *program)
 {
     char architecture[64];
     const char *options[] = {architecture, "--fmad=false"}; /* multiply-adds are written out */
+    int number = 10 * d->major + d->minor;
+    code status;
+    for (;;) {
+        snprintf(architecture, sizeof architecture, "--gpu-architecture=compute_%d", number);
+        status = c->nvrtcCreateProgram(program, text, name, 0, NULL, NULL);
+        if (!status)
+            status = c->nvrtcCompileProgram(*program, 2, options);
+        if (status != INVALID_OPTION || number <= KNOWN_TO_ALL)
+            return status;
+        c->nvrtcDestroyProgram(program);
+        *program = NULL;
+        number = KNOWN_TO_ALL;
+    }
+}
+
+/* PTX of the plan's text, to be freed. */
+static int compile(c2c_cuda *d, compiler *c, const c2c_plan *plan, char **ptx, size_t *bytes)
+{
     char *text = c2c_gpu_source(plan);
     object program = NULL;
     int error;
     code status;
     if (!text)
         return c2c_gpu_fail(d->message, C2C_GPU_E_MEMORY, "out of memory");
-    snprintf(architecture, sizeof architecture, "--gpu-architecture=compute_%d%d", d->major, d->minor);
-    status = c->nvrtcCreateProgram(&program, text, plan->name, 0, NULL, NULL);
+    status = try_compile(d, c, text, plan->name, &program);
     free(text);
-    if (status)
+    if (!program)
         return failed(d, status, "read the kernels of", plan->name);
-    status = c->nvrtcCompileProgram(program, 2, options);
     error = status ? refused(d, c, program, plan, status) : C2C_GPU_OK;
     if (!error && (status = c->nvrtcGetPTXSize(program, bytes)) != 0)
         error = failed(d, status, "build the kernels of", plan->name);

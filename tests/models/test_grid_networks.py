@@ -12,6 +12,7 @@ from c2c.codegen.target import Target
 from c2c.compiler.driver import compile_file
 from c2c.compiler.options import CompileOptions
 
+from ..codegen.test_metal import refused
 from ..emulation import Emulated, needs_compiler
 from .test_models import Subject, check, expected, feeds_of, nets, network, real
 
@@ -40,6 +41,7 @@ def emulate(subject: Subject, target: str, folder: Path, *, watched: bool = Fals
     program = compile_file(model.SerializeToString(), options).program
     assert options.target.device is not None
     emulated = Emulated(program, options.target.device, folder, watched=watched)
+    assert target == "cuda" or refused(emulated.text, folder) == ""
     outputs = emulated.run([np.ascontiguousarray(feeds[p.name]) for p in program.inputs])
     check(subject.name, {p.name: y for p, y in zip(program.outputs, outputs, strict=True)}, expected(model, feeds))
     return emulated.faults

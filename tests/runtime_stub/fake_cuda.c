@@ -187,9 +187,14 @@ int nvrtcCreateProgram(object *program, const char *text, const char *name, int 
     return made(program);
 }
 int nvrtcDestroyProgram(object *program) { return gone(*program); }
+/* Every second program meets a compiler that does not know the device. */
 int nvrtcCompileProgram(object program, int count, const char *const *options)
 {
-    return !program || count != 2 || strcmp(options[0], "--gpu-architecture=compute_86") || fails() ? 6 : 0;
+    if (!program || count != 2 || fails())
+        return 6;
+    if (!strcmp(options[0], "--gpu-architecture=compute_86"))
+        return fake_built % 2 ? 0 : 5;
+    return strcmp(options[0], "--gpu-architecture=compute_75") ? 6 : 0;
 }
 int nvrtcGetPTXSize(object program, size_t *bytes) { return *bytes = 4, !program || fails() ? 4 : 0; }
 int nvrtcGetPTX(object program, char *ptx)
