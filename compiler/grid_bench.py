@@ -80,7 +80,7 @@ def bench_on_grid(compiled: Compiled, seconds: float) -> GridReport:
         model.run(arrays, results)
         whole.append(time.perf_counter() - begin)
         steps.append(model.trace(arrays, results, len(program.steps)))
-    nodes = _nodes(compiled, np.median(np.asarray(steps), axis=0))
+    nodes = nodes_of(compiled, np.median(np.asarray(steps), axis=0))
     device = compiled.options.target.device
     assert device is not None
     return GridReport(
@@ -89,7 +89,7 @@ def bench_on_grid(compiled: Compiled, seconds: float) -> GridReport:
     )  # fmt: skip
 
 
-def _nodes(compiled: Compiled, nanoseconds: np.ndarray) -> tuple[GridTime, ...]:
+def nodes_of(compiled: Compiled, nanoseconds: np.ndarray) -> tuple[GridTime, ...]:
     """Times of the program's steps as those of nodes."""
     device = compiled.options.target.device
     assert device is not None

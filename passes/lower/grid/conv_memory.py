@@ -115,12 +115,12 @@ class _Kernel:
                             yield c, first + at, k.let(channel + self.planes.tap((t, r, const(at))), "far")
 
     def tiles(self, blocks: int, places: int) -> Iterator[tuple[Expr, Expr, Expr, Expr]]:
-        """A thread for each: (image, group, block of channels, place). Threads side by side share a tile of the image
-        where all weights stay near, else weights."""
+        """A thread for each: (image, group, block of channels, place). Threads side by side share weights, or a tile of
+        the image where that does not stay near and all weights do."""
         k, conv = self.k, self.conv
         image = conv.channels_in * prod(self.planes.sizes) * conv.x.type.dtype.nbytes
         weights = conv.channels_out * conv.depth * conv.w.type.dtype.nbytes
-        far = weights > min(image, NEAR)
+        far = weights > NEAR or image <= NEAR
         order = [("block", blocks), ("place", places)] if far else [("place", places), ("block", blocks)]
         for z in k.loop("image", conv.batch * conv.groups, kind="grid"):
             for slow in k.loop(*order[0], kind="grid"):

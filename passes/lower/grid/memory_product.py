@@ -16,7 +16,12 @@ from ..context import KernelBuilder, Lowering
 from ..product import Matrix, Product, offset_at, unravel
 from ..schedule import Schedule, choose
 from ..tasks import guarded
-from .registers import Columns, RegisterTile, Sums, busy, register_tiles
+from .registers import IN_FLIGHT, Columns, RegisterTile, Sums, busy, register_tiles
+
+STREAMS = 4
+"""Parts of the depth that are read at a time."""
+LONG = 64
+"""Depth from which on they pay."""
 
 
 def multiply_from_memory(ctx: Lowering, p: Product, family: str) -> None:
@@ -109,14 +114,28 @@ class _Kernel:
         rows = [k.let(base + self._row(first_row + i) * p.a.row, "row") for i in range(tile.rows)]
         at = k.let(offset_at(self.b.batch, batch) + (x * (p.k * tile.width) if self.packed else 0), "panel")
         places = [k.let(at + self._place(first_column, j), "place") for j in range(tile.vectors)]
-        sums = Sums(k, tile, p.acc)
-        a, b = k.tensor(p.a.value), k.tensor(self.b.value)
-        for d in k.loop("d", p.k):
-            sums.add(
-                (cast(k.load(a, row + d * p.a.col), p.acc) for row in rows),
-                [cast(k.load(b, place + d * self.b.row, tile.lanes), p.acc) for place in places],
-            )
+        sums = self._sums(k, rows, places)
         self._finish(k, sums, batch, first_row, first_column)
+
+    def _sums(self, k: KernelBuilder, rows: list[Expr], places: list[Expr]) -> Sums:
+        """The tile's sums; of one row by several parts of the depth at a time, since one stream of memory is slow."""
+        p, tile, b = self.p, self.tile, self.b
+        parts = min(STREAMS, IN_FLIGHT // tile.vectors) if tile.rows == 1 and p.k >= LONG else 1
+        sums = [Sums(k, tile, p.acc) for _ in range(parts)]
+        left, right, each = k.tensor(p.a.value), k.tensor(b.value), p.k // parts
+
+        def step(of: Sums, d: Expr) -> None:
+            columns = [cast(k.load(right, place + d * b.row, tile.lanes), p.acc) for place in places]
+            of.add((cast(k.load(left, row + d * p.a.col), p.acc) for row in rows), columns)
+
+        for d in k.loop("d", each):
+            for part, of in enumerate(sums):
+                step(of, d + part * each)
+        for d in k.loop("d", p.k, each * parts) if p.k % parts else ():
+            step(sums[0], d)
+        for of in sums[1:]:
+            sums[0].join(of)
+        return sums[0]
 
     def _row(self, row: Expr) -> Expr:
         return row if not self.p.m % self.tile.rows else minimum(row, self.p.m - 1)

@@ -139,6 +139,11 @@ class Sums:
                 at = i * self.tile.vectors + j
                 k.store(self.buffer, at, multiply_add(factor, column, k.load(self.buffer, at)))
 
+    def join(self, other: Sums) -> None:
+        """Add the sums of other steps."""
+        for at in range(self.tile.rows * self.tile.vectors):
+            self.k.store(self.buffer, at, self.k.load(self.buffer, at) + self.k.load(other.buffer, at))
+
     def results(self) -> Iterator[tuple[Expr, Expr, Expr]]:
         """(row, vector, sum) of each."""
         k, tile = self.k, self.tile

@@ -118,6 +118,7 @@ def test_constant_factors() -> None:
     cases = [Case("MatMul", normal(*shapes), {}, frozenset({1})) for shapes in PRODUCTS]
     arrays = normal((7, 6), (69, 6), (69,))
     cases += [Case("Gemm", arrays, {"transB": 1}, frozenset({1, 2})), Case("Gemm", arrays, {"transB": 1})]
+    cases.append(Case("MatMul", normal((1, 71), (71, 33)), {}, frozenset({1})))
     check(cases, "opencl-cpu")
 
 

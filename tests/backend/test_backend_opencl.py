@@ -1,0 +1,48 @@
+"""ONNX's node tests on OpenCL: all that pass as processor code, but for those on record with a reason."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from c2c.tests.backend import campaign
+from c2c.tests.backend.execute import PASSED, REFUSED
+from c2c.tests.backend.report import FOLDER, expected
+from c2c.tests.opencl import needs_opencl
+
+pytestmark = [needs_opencl, pytest.mark.needs("gcc")]
+RECORD = FOLDER / "expected_opencl.json"
+"""Tests that do not run on OpenCL, with the reason."""
+PARTS = 16
+STRIDE = 120
+"""The quick tier takes every 120th test."""
+
+
+def subjects() -> list[str]:
+    """What passes as processor code, in order."""
+    return sorted(name for name, outcome in expected().items() if outcome == PASSED)
+
+
+def check(names: list[str]) -> None:
+    refused: dict[str, str] = json.loads(RECORD.read_text())
+    results = campaign.run_all(names, "opencl")
+    broken = {n: r for n, r in results.items() if r.outcome not in (PASSED, REFUSED)}
+    assert not broken, broken
+    assert {n for n, r in results.items() if r.outcome == REFUSED} == set(names) & set(refused)
+
+
+def test_sample() -> None:
+    check(subjects()[::STRIDE])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(PARTS))
+def test_all(part: int) -> None:
+    check(subjects()[part::PARTS])
+
+
+def test_nine_of_ten_run() -> None:
+    refused = json.loads(RECORD.read_text())
+    assert set(refused) <= set(subjects())
+    assert 10 * len(refused) <= len(subjects())
