@@ -68,7 +68,8 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What goes on around an image: the source row and column of each position, from the first padded one on."""
+    """What goes on around an image, or a line of one row: the source row and column of each position, from the first
+    padded one on."""
 
     rows: tuple[int, ...]
     columns: tuple[int, ...]
@@ -78,19 +79,22 @@ def around_of(pad: Node, conv: Node) -> Around | None:
     """What a direct convolution reads behind a Pad of its image by itself; None where its own pads add to that, where
     constants or crops are wanted, or where so many of its tiles touch the border that they get no code of their own."""
     x, amounts, mode = required(pad).type, spatial_pads(pad), pad.attrs.get("mode", "constant")
-    if conv.op != "Conv" or x.rank != 4 or not x.is_static or any(int_list(conv.attrs["pads"])):
+    if conv.op != "Conv" or x.rank not in (3, 4) or not x.is_static or any(int_list(conv.attrs["pads"])):
         return None
-    kernel = required(conv, 1).type.dims[3]
+    kernel = required(conv, 1).type.dims[-1]
     if amounts is None or mode == "constant" or min(amounts) < 0 or kernel > MAX_TAPS[x.layout.block > 0]:
         return None
-    stride, out = int_list(conv.attrs.get("strides", (1, 1)))[1], conv.output.type.dims[3]
-    ends = required(conv).type.dims[3] - amounts[3] - 1
-    reach = (kernel - 1) * int_list(conv.attrs.get("dilations", (1, 1)))[1]
-    inside = [o for o in range(out) if o * stride >= amounts[1] and o * stride + reach <= ends]
+    before, after = amounts[: x.rank - 2], amounts[x.rank - 2 :]
+    stride, out = int_list(conv.attrs.get("strides", (1, 1)))[-1], conv.output.type.dims[-1]
+    ends = required(conv).type.dims[-1] - after[-1] - 1
+    reach = (kernel - 1) * int_list(conv.attrs.get("dilations", (1, 1)))[-1]
+    inside = [o for o in range(out) if o * stride >= before[-1] and o * stride + reach <= ends]
     if out - len(inside) > MAX_BORDER_TILES:
         return None
-    rows, columns = (positions(mode, n, a, b) for n, a, b in zip(x.dims[2:], amounts[:2], amounts[2:], strict=True))
-    return Around(tuple(rows.tolist()), tuple(columns.tolist()))
+    *rows, columns = (
+        tuple(positions(mode, n, a, b).tolist()) for n, a, b in zip(x.dims[2:], before, after, strict=True)
+    )
+    return Around(rows[0] if rows else (0,), columns)
 
 
 def readings_of(nodes: Sequence[Node], pads: Sequence[int]) -> tuple[Reading, ...] | None:

@@ -76,15 +76,16 @@ def read_convolution(ctx: Lowering) -> Convolution | None:
 
 
 def behind_pad(pad: Node, view: Window) -> Window:
-    """The window over the image that is padded."""
+    """The window over the image or line that is padded."""
     amounts = spatial_pads(pad)
-    assert amounts is not None and view.rank == 2
-    top, left, bottom, right = amounts
-    rows, columns = (
+    assert amounts is not None and view.rank <= 2
+    inner = [
         replace(axis, size=axis.size - before - after, pad=before, pad_end=after)
-        for axis, before, after in ((view.h, top, bottom), (view.w, left, right))
-    )
-    return replace(view, h=rows, w=columns)
+        for axis, before, after in zip(
+            view.axes[3 - view.rank :], amounts[: view.rank], amounts[view.rank :], strict=True
+        )
+    ]
+    return replace(view, h=inner[0] if view.rank == 2 else view.h, w=inner[-1])
 
 
 def reads_around(ctx: Lowering) -> bool:

@@ -186,6 +186,37 @@ def test_direct_convolutions_on_arm() -> None:
     check_target("arm64-neon", "reflect")
 
 
+LINES: dict[str, dict[str, Any]] = {
+    "first": {"inputs": 1, "channels": LANES + 3, "kernel": 7},
+    "dense": {"inputs": LANES, "channels": 2 * LANES, "kernel": 3, "strides": [2]},
+    "dilated": {"inputs": 2 * LANES, "channels": LANES, "kernel": 3, "dilations": [4]},
+    "depthwise": {"inputs": 2 * LANES, "channels": 2 * LANES, "kernel": 5, "group": 2 * LANES},
+    "pointwise": {"inputs": LANES, "channels": LANES, "kernel": 1},
+}
+"""Convolutions along lines."""
+
+
+@pytest.mark.parametrize("name", ["native", pytest.param("arm64-neon", marks=pytest.mark.needs("qemu-aarch64"))])
+@pytest.mark.parametrize(("mode", "amounts"), [("reflect", (4, 6)), ("edge", (0, 5)), ("wrap", (8, 1))])
+def test_lines(mode: str, amounts: tuple[int, int], name: str) -> None:
+    net, target, results = Net(), Target.parse(name), []
+    for line in LINES.values():
+        channels, kernel, group = line["channels"], line["kernel"], line.get("group", 1)
+        x = net.op("Relu", net.op("Conv", net.input(2, 3, 90), net.random(line["inputs"], 3, 1)))
+        y = net.op("Pad", x, i64(0, 0, amounts[0], 0, 0, amounts[1]), mode=mode)
+        attrs = {k: v for k, v in line.items() if k in ("strides", "dilations", "group")}
+        weights = net.random(channels, line["inputs"] // group, kernel, scale=0.3)
+        results.append(net.op("Relu", net.op("Conv", y, weights, net.random(channels), **attrs)))
+    graph = net.done(*results)
+    feeds = feeds_for(graph, 2)
+    expected = reference.evaluate(graph, feeds)
+    compiled = compile_graph(graph, CompileOptions(target, name="model"))
+    assert not any("pad" in k for k in compiled.program.kernels)
+    found = run_compiled(compiled, feeds) if target.runs_here else run_as_program(compiled, feeds)
+    for what, got, wanted in zip(LINES, found.values(), expected.values(), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=2e-4, err_msg=what)
+
+
 def test_dilated_taps_beyond_the_border() -> None:
     net = Net()
     y = padded(net, net.op("Mul", net.input(1, LANES, 15, 31), 1.5), 3, 2, 1, 3)
