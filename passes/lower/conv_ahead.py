@@ -1,5 +1,6 @@
 """What a direct convolution asks for ahead, where that pays: weights of the next pass, pixels of the next tile and the
-lines of results. Where few products lie between two requests of many lines, these are spread over the products.
+lines of results that are read before. Where few products lie between two requests of many lines, these are spread over
+the products.
 """
 
 from __future__ import annotations

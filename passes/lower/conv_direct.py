@@ -7,7 +7,7 @@ the depth and height loops for a whole row, and by leaving out pixels of the fir
 Blocked input is read one block of channels at a time; plain input, one channel.
 
 What comes from far is fetched ahead (`conv_ahead`): the weights of the next pass by shares of a tile, the pixels of the
-next tile while the first block of outputs reads them, and the lines of the results.
+next tile while the first block of outputs reads them, and the lines of the results where an operand of the tail does.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
 
+from ...codegen.target import Target
 from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, broadcast, const, shuffle
 from ...ir.types import DType, TensorType
@@ -114,8 +115,7 @@ def copy_region(
     if (block := register_block(k.ctx, y.dtype, dims)) is not None:
         transpose(k, (y, x), r, dims, block, parallel=parallel, near=near)
         return True
-    permutes = y.dtype is DType.U8 and k.ctx.target.permutes_bytes
-    if permutes and (axis := _interleaved(dims)) is not None:
+    if _parts(k.ctx.target, y.dtype) and (axis := _interleaved(dims)) is not None:
         _part(k, (y, x), r, dims, axis, parallel=parallel)
         return True
     if _is_repeat(dims):
@@ -181,6 +181,14 @@ def vectors(k: KernelBuilder, n: int, lanes: int) -> Iterator[tuple[Expr, int]]:
 # ---- interleaved planes ----
 
 
+def _parts(target: Target, dtype: DType) -> bool:
+    """Whether shuffles part planes faster than they are copied element by element: those of bytes across a whole
+    vector of 512 bits take an instruction of their own."""
+    if dtype is DType.U8 and target.vector_bits == 512:
+        return target.permutes_bytes
+    return target.vector_bits >= 256
+
+
 def _interleaved(dims: Sequence[Dim]) -> int | None:
     """The axis over two or three planes of which the source has one element each in a row."""
     last = dims[-1]
@@ -191,7 +199,7 @@ def _interleaved(dims: Sequence[Dim]) -> int | None:
 def _part(
     k: KernelBuilder, buffers: tuple[Buffer, Buffer], r: Region, dims: Sequence[Dim], axis: int, *, parallel: bool
 ) -> None:
-    """A load for each plane; from them a vector of every plane. (Wider elements are parted as fast one by one.)"""
+    """A load for each plane; from them a vector of every plane."""
     (y, x), planes, row = buffers, dims[axis], dims[-1]
     outer = [d for i, d in enumerate(dims[:-1]) if i != axis]
 
