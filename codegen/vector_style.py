@@ -69,12 +69,22 @@ class VectorStyle(GridStyle):
     def store(self, s: Store) -> None:
         code = self.vector(s.value) if s.value.lanes > 1 and s.index.lanes == 1 else None
         name = self.names[s.buffer.name]
-        if code is None:
+        if code is None and (half := self._rounded(s)) is not None:
+            where = self._address(s.buffer, s.index)
+            self.line(f"vstore_half{s.value.lanes}_rte({half.text}, 0, (__global half *)({where}));")
+        elif code is None:
             super().store(s)
         elif s.buffer.lanes > 1:
             self.line(f"{name}[{self.value(s.index).text}] = {code.text};")
         else:
             self.line(f"vstore{s.value.lanes}({code.text}, 0, {self._address(s.buffer, s.index)});")
+
+    def _rounded(self, s: Store) -> Code | None:
+        """What a store of halves rounds as a whole."""
+        value = s.value
+        if not isinstance(value, Cast) or value.dtype is not DType.F16 or value.a.dtype is not DType.F32:
+            return None
+        return self.vector(value.a) if s.index.lanes == 1 and s.buffer.space == "param" else None
 
     # --- lanes of vectors
 
@@ -186,6 +196,10 @@ class VectorStyle(GridStyle):
         return None if made is None else infix(e.op, *made)
 
     def _v_cast(self, e: Cast) -> Code | None:
+        x = e.a
+        halves = isinstance(x, Load) and x.dtype is DType.F16 and x.buffer.space == "param" and x.index.lanes == 1
+        if halves and isinstance(x, Load) and e.dtype is DType.F32:
+            return Code(f"vload_half{e.lanes}(0, (const __global half *)({self._address(x.buffer, x.index)}))")
         made = self._all(e.a)
         return None if made is None else apply(f"convert_{_type(e)}", made[0])
 

@@ -93,7 +93,7 @@ class CompileOptions:
             ),
             (self.precision not in PRECISIONS, f"there is no precision {self.precision!r}", f"one of {PRECISIONS}"),
             (
-                self.precision == "f16" and not self.target.has_fp16,
+                self.precision == "f16" and not self.target.has_fp16 and self.target.device is None,
                 f"target {self.target} has no arithmetic in f16",
                 "a target with it, such as arm64-neon+fp16",
             ),

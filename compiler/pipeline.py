@@ -45,7 +45,6 @@ LOOPS_ONLY = frozenset(
     (
         "integer-arithmetic",
         "share-factors",
-        "narrow-floats",
         "pack-strides",
         "sparse-products",
         "round-activations",

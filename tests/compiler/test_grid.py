@@ -98,6 +98,20 @@ def test_computes_what_onnx_says(small_cnn: onnx.ModelProto, target: str) -> Non
 
 @needs_opencl
 @pytest.mark.needs("gcc")
+@pytest.mark.parametrize("target", ["opencl", "opencl-cpu"])
+def test_halves_are_stored_and_floats_computed(small_cnn: onnx.ModelProto, target: str) -> None:
+    """Each tensor between convolutions is rounded once, by 2^-11 of its elements at most."""
+    x = np.random.default_rng(3).standard_normal((1, 3, 16, 16)).astype(np.float32)
+    found, expected = (
+        next(iter(c2c.compile(small_cnn, t, dims={"N": 1}, precision=p).run({"x": x}).values()))
+        for t, p in ((target, "f16"), ("native", "f32"))
+    )
+    error = np.abs(found - expected).max() / np.abs(expected).max()
+    assert 1e-6 < error < 4 * 2**-11
+
+
+@needs_opencl
+@pytest.mark.needs("gcc")
 def test_the_example_runs_on_raw_files(small_cnn: onnx.ModelProto, tmp_path: Path) -> None:
     folder = save(small_cnn, tmp_path)
     subprocess.run(

@@ -70,15 +70,11 @@ class _Winograd(ConvShape):
                 base = k.let((image * self.channels_in + c) * (h.size * w.size), "base")
                 lines = [k.let(base + minimum(maximum(r, 0), h.size - 1) * w.size, "line") for r in rows]
                 places = [k.let(minimum(maximum(p, 0), w.size - 1), "place") for p in columns]
-                half: list[list[Expr]] = []
+                source, half = k.tensor(self.x, "x"), []
                 for j in range(n):
-                    column_of = [
-                        k.let(
-                            select(known[0][i] & known[1][j], k.load(k.tensor(self.x, "x"), lines[i] + places[j]), 0.0)
-                        )
-                        for i in range(n)
-                    ]
-                    half.append(apply(k, input_matrix(self.m), column_of))
+                    read = [cast(k.load(source, line + places[j]), DType.F32) for line in lines]
+                    values = [k.let(select(known[0][i] & known[1][j], x, 0.0)) for i, x in enumerate(read)]
+                    half.append(apply(k, input_matrix(self.m), values))
                 for i in range(n):
                     for j, value in enumerate(apply(k, input_matrix(self.m), [half[j][i] for j in range(n)])):
                         at = (i * n + j) * (self.channels_in * self.tiles)
