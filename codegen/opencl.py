@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ..ir.loops import Buffer
+from ..ir.loops import Buffer, Kernel
 from ..ir.loops_visit import uses_f64
 from ..ir.program import Program
 from ..ir.types import DType
@@ -133,6 +133,10 @@ class OpenClStyle(VectorStyle):
     }  # fmt: skip
     reserved: ClassVar[frozenset[str]] = GridStyle.reserved | _RESERVED
 
+    def __init__(self, kernel: Kernel, operators: Operators, device: Device) -> None:
+        super().__init__(kernel, operators, device)
+        self.places: dict[str, tuple[str, str]] = {}
+
     def head(self, params: list[str]) -> str:
         x, y, z = self.launch.group
         name = f"{self.function} {self.kernel.name}("
@@ -140,12 +144,19 @@ class OpenClStyle(VectorStyle):
         return f"__attribute__((reqd_work_group_size({x}, {y}, {z})))\n{name}\n    {rows})"
 
     def parameters(self, p: Buffer) -> tuple[str, ...]:
-        name = self.names[p.name]
-        return self.pointer(p, f"{name}_base"), f"const uint {name}_at"
+        base, at = self._place(p)
+        return self.pointer(p, base), f"const uint {at}"
 
     def open(self, p: Buffer) -> None:
-        name = self.names[p.name]
-        self.line(f"{self.pointer(p, name)} = {name}_base + {name}_at;")
+        base, at = self._place(p)
+        self.line(f"{self.pointer(p, self.names[p.name])} = {base} + {at};")
+
+    def _place(self, p: Buffer) -> tuple[str, str]:
+        """Names of the memory that a buffer lies in, and of its first element's number there."""
+        if p.name not in self.places:
+            name = self.names[p.name]
+            self.places[p.name] = self.fresh(f"{name}_base"), self.fresh(f"{name}_at")
+        return self.places[p.name]
 
     def group_number(self, dimension: int) -> str:
         return f"get_group_id({dimension})"

@@ -3,6 +3,7 @@ operations are exact or correctly rounded; and the text itself, by a strict fron
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 
 from c2c.codegen.devices import DEVICES
-from c2c.codegen.opencl import emit_opencl
+from c2c.codegen.opencl import OpenClOperators, OpenClStyle, emit_opencl
 from c2c.ir.loops import const
 from c2c.ir.loops_builder import Builder
 from c2c.ir.loops_interp import run_program
+from c2c.ir.loops_parse import parse_kernel
 from c2c.ir.loops_random import random_inputs, random_program
 from c2c.ir.loops_verify import verify_program
 from c2c.ir.program import Program, Slot, Step
@@ -78,3 +80,13 @@ def test_a_strict_front_end_takes_the_text(target: str, tmp_path: Path) -> None:
         ["clang-19", *flags.split(), *quiet.split(), path], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[:3000]
+
+
+def test_names_of_places_are_the_kernels_own() -> None:
+    body = "{ grid i = 0 to 8 { let x_at: i64 = 7 - i let y_base: f32 = x[x_at] store y[x_at] = y_base * y_base } }"
+    kernel = parse_kernel(f"kernel k(x: f32[8], y: f32[8]) {body}")
+    text = OpenClStyle(kernel, OpenClOperators(), DEVICES["opencl"][0]).text()
+    declared = re.findall(r"\b(\w+)(?= =|,|\))", text.split("k(")[1])
+    for name in ("x_at", "y_base"):
+        assert len([d for d in re.findall(r"(?:uint|int|float|restrict) \*?(\w+)\b", text) if d == name]) == 1, text
+    assert {"x_at_0", "y_base_0"} <= set(declared)
