@@ -77,6 +77,11 @@ class CompiledModel:
         with self._running:
             return loaded.trace(arrays, checked_outputs(self.outputs, {}, arrays), steps, beside)
 
+    def close(self) -> None:
+        """Give back what a model for a graphics processor holds on its device; the next run opens it anew."""
+        if isinstance(self._loaded, GridModel):
+            self._loaded.close()
+
     def _loadable(self) -> Loaded | GridModel:
         if self._loaded is None:
             raise RunError(

@@ -69,6 +69,12 @@ class GridModel:
         assert device is not None
         return LANGUAGES[device.dialect]
 
+    def close(self) -> None:
+        """Give the device's memory back; the next run opens it anew."""
+        if self._loaded is not None:
+            self._loaded.close()
+            self._loaded = None
+
     def _load(self) -> LoadedGpu:
         with tempfile.TemporaryDirectory(prefix="c2c-") as made:
             self.write(Path(made))

@@ -145,6 +145,7 @@ class Tuner:
         self.rounds += 1
         other = self._variant(base.names | {choice.key: name for choice, name in trials})
         a, b = self._in_turn(base, other)
+        other.model.close()
         return {
             choice.key: (name, other.time_of(choice.key, b) / max(1.0, base.time_of(choice.key, a)))
             for choice, name in trials

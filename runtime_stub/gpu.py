@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,11 +16,6 @@ class _Options(ctypes.Structure):
 
 class _OpenClOptions(ctypes.Structure):
     _fields_ = (("platform", ctypes.c_char_p), *_Options._fields_)
-
-
-def _close(library: ctypes.CDLL, driver: str, device: ctypes.c_void_p, model: ctypes.c_void_p) -> None:
-    library[f"{driver}_unload"](model)
-    library[f"{driver}_close"](device)
 
 
 class LoadedGpu:
@@ -46,7 +40,6 @@ class LoadedGpu:
         self._device, self._model = ctypes.c_void_p(), ctypes.c_void_p()
         self._check(self._driver("open")(ctypes.byref(options), ctypes.byref(self._device)))
         data = np.frombuffer(weights, np.uint8) if len(weights) else np.zeros(1, np.uint8)
-        self._closed = weakref.finalize(self, _close, self._library, driver, self._device, self._model)
         self._check(self._function("open")(self._device, ctypes.c_void_p(data.ctypes.data), ctypes.byref(self._model)))
 
     @property
@@ -69,8 +62,10 @@ class LoadedGpu:
         return np.array(times[: self.steps], np.int64)
 
     def close(self) -> None:
-        """Give the device's memory back, as happens anyhow once nothing refers to this model."""
-        self._closed()
+        """Give the device's memory back; the model cannot run any more."""
+        self._driver("unload")(self._model)
+        self._driver("close")(self._device)
+        self._device, self._model = ctypes.c_void_p(), ctypes.c_void_p()
 
     def _arguments(self, arrays: Sequence[np.ndarray]) -> ctypes.Array[ctypes.c_void_p]:
         for a in arrays:
