@@ -1,4 +1,5 @@
-"""Metal and CUDA text run here: as C++, by an emulator whose threads are fibers (`tests/emulator`)."""
+"""Text for graphics processors run here: Metal and CUDA as C++, OpenCL as what it is, by an emulator whose threads are
+fibers (`tests/emulator`)."""
 
 from __future__ import annotations
 
@@ -33,6 +34,14 @@ FLAGS = "-std=c++17 -fPIC -ffp-contract=off -march=native -Wall -Wextra -Werror"
 QUIET = """-Wno-unknown-attributes -Wno-unused-variable -Wno-unused-parameter -Wno-unused-function
  -Wno-unused-const-variable -Wno-ignored-attributes -Wno-pass-failed""".split()
 WATCH = "-fsanitize=thread,bounds".split()
+OPENCL = """-x cl -cl-std=CL1.2 -Xclang -finclude-default-header -Xclang -fdeclare-opencl-builtins -fPIC
+ -march=native -Wall -Wextra -Werror""".split()
+SHARED = ".bss=emulated_shared,alloc,load,data,contents"
+"""Of an object of OpenCL kernels: its only variables are what work-groups share."""
+
+
+UNWATCHED = '__attribute__((no_sanitize("thread")))'
+"""What reads no tensor."""
 
 
 def parameters(text: str, kernel: str) -> list[str]:
@@ -59,6 +68,19 @@ def _cuda_argument(number: int, declaration: str) -> str:
     return f"({declaration.rpartition('*')[0]}*)arguments[{number}]"
 
 
+def _opencl_argument(number: int, count: int, declaration: str) -> str:
+    """A parameter is a tensor's memory, or the place of the first element there; both follow the `count` tensors."""
+    where = f"arguments[{count + number}]"
+    return where if number % 2 else f"({declaration.rpartition('*')[0]}*){where}"
+
+
+def _opencl_entry(text: str, kernel: str) -> str:
+    found = parameters(text, kernel)
+    made = ", ".join(_opencl_argument(i, len(found) // 2, p) for i, p in enumerate(found))
+    head = f"{UNWATCHED} void emulated_{kernel}(const __global ulong *arguments)"
+    return f"{head};\n{head}\n{{\n    {kernel}({made});\n}}\n"
+
+
 def _entry(text: str, dialect: str, kernel: str) -> str:
     found = parameters(text, kernel)
     made = (
@@ -67,16 +89,17 @@ def _entry(text: str, dialect: str, kernel: str) -> str:
         else [_cuda_argument(i, p) for i, p in enumerate(found)]
     )
     ignored = "" if any(m.startswith("at.") for m in made) else "    (void)at;\n"
-    plain = '__attribute__((no_sanitize("thread")))'  # what it reads is no tensor
     return (
-        f'extern "C" {plain} void emulated_{kernel}(void *const *arguments, const emulated_position &at)\n'
+        f'extern "C" {UNWATCHED} void emulated_{kernel}(void *const *arguments, const emulated_position &at)\n'
         f"{{\n{ignored}    {kernel}({', '.join(made)});\n}}\n"
         f'extern "C" {{ extern const unsigned count_{kernel}; const unsigned count_{kernel} = {len(found)}; }}\n'
     )
 
 
-def as_cpp(text: str, dialect: str, kernels: Sequence[str]) -> str:
+def executable(text: str, dialect: str, kernels: Sequence[str]) -> str:
     """The kernels' text with an entry for each of them."""
+    if dialect == "opencl":
+        return "\n".join([text, *(_opencl_entry(text, k) for k in kernels)])
     entries = "\n".join(_entry(text, dialect, k) for k in kernels)
     if dialect == "metal":
         return f"{text}\n{entries}"
@@ -88,13 +111,23 @@ def _instruction(found: re.Match[str]) -> str:
     return f"{found.group(1).replace('.', '_')}({found.group(2)}, {found.group(3)});"
 
 
-def build(text: str, dialect: str, kernels: Sequence[str], folder: Path, *, watched: bool = False) -> Path:
-    """A shared library of kernels and emulator; `watched`: every access calls the emulator."""
-    (folder / "kernels.cpp").write_text(as_cpp(text, dialect, kernels))
+def build(
+    text: str, dialect: str, kernels: Sequence[str], folder: Path, *, watched: bool = False, defines: Sequence[str] = ()
+) -> Path:
+    """A shared library of kernels and emulator; `watched`: every access calls the emulator. defines: macros, for OpenCL
+    the names of extensions."""
     speed = ["-O1", "-fno-vectorize", "-fno-slp-vectorize", "-fno-unroll-loops", *WATCH] if watched else ["-O2"]
-    includes = ["-I", str(HERE / dialect), "-I", str(HERE)]
-    _run(COMPILER, *FLAGS, *QUIET, *speed, *includes, "-c", "kernels.cpp", "-o", "kernels.o", cwd=folder)
-    _run(COMPILER, "-shared", "kernels.o", _emulator(), "-lm", "-o", "libkernels.so", cwd=folder)
+    given = [f"-D{name}" for name in defines]
+    source = "kernels.cl" if dialect == "opencl" else "kernels.cpp"
+    (folder / source).write_text(executable(text, dialect, kernels))
+    if dialect == "opencl":
+        header = ["-include", str(HERE / "opencl" / "opencl_emulated.h")]
+        _run("clang-19", *OPENCL, *QUIET, *speed, *given, *header, "-c", source, "-o", "kernels.o", cwd=folder)
+        _run("objcopy", "--rename-section", SHARED, "kernels.o", cwd=folder)
+    else:
+        includes = ["-I", str(HERE / dialect), "-I", str(HERE)]
+        _run(COMPILER, *FLAGS, *QUIET, *speed, *given, *includes, "-c", source, "-o", "kernels.o", cwd=folder)
+    _run(COMPILER, "-shared", "-Wl,-z,defs", "kernels.o", _emulator(), "-lm", "-o", "libkernels.so", cwd=folder)
     return folder / "libkernels.so"
 
 
@@ -116,14 +149,22 @@ class Emulated:
     """A program's kernels on the emulator. `faults` are what it found in the last run."""
 
     def __init__(
-        self, program: Program, device: Device, folder: Path, *, text: str | None = None, watched: bool = False
+        self,
+        program: Program,
+        device: Device,
+        folder: Path,
+        *,
+        text: str | None = None,
+        watched: bool = False,
+        defines: Sequence[str] = (),
     ) -> None:
         self.program, self.watched, self.device = program, watched, device
         self.plan: Plan = make_plan(program, device)
         self.text = emit_kernels(program, device) if text is None else text
         folder.mkdir(parents=True, exist_ok=True)
         kernels = list(program.kernels_of(host=False))
-        self.library = ctypes.CDLL(str(build(self.text, device.dialect, kernels, folder, watched=watched)))
+        library = build(self.text, device.dialect, kernels, folder, watched=watched, defines=defines)
+        self.library = ctypes.CDLL(str(library))
         self.library.emulated_faults.restype = ctypes.c_char_p
         self.faults: list[str] = []
         self.host = _build_host(self.plan, folder)
@@ -150,11 +191,13 @@ class Emulated:
         params = self.program.kernels[name].params
         addresses = [buffers[buffer].ctypes.data + at * size for buffer, at, size in step.args]
         sizes = [p.size * p.dtype.nbytes for p in params]
+        if self.device.dialect == "opencl":
+            addresses += [v for buffer, at, _ in step.args for v in (buffers[buffer].ctypes.data, at)]
         groups = [t // g for t, g in zip(launch.threads, launch.group, strict=True)]
         if self.device.dialect == "cuda" and max(groups[1:]) > 65535:
             groups = [groups[0] * groups[1] * groups[2], 1, 1]
         self.library.emulated_run(
-            name.encode(), self.library[f"emulated_{name}"], (ctypes.c_void_p * len(params))(*addresses),
+            name.encode(), self.library[f"emulated_{name}"], (ctypes.c_void_p * len(addresses))(*addresses),
             (ctypes.c_size_t * len(params))(*sizes) if self.watched else None, len(params),
             (ctypes.c_uint * 3)(*groups), (ctypes.c_uint * 3)(*launch.group),
             int("barrier" in self.text or "syncthreads" in self.text),
