@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
+
+import numpy as np
 
 from ....ir.loops import Expr, cast
 from ..context import KernelBuilder, Lowering
@@ -21,8 +24,9 @@ def multiply_matrices(ctx: Lowering, p: Product, family: str) -> None:
     assert device is not None
     if not device.shares:
         return multiply_from_memory(ctx, p, family)
-    if p.m < FEW_ROWS:
-        return multiply_rows(ctx, p, family)
+    few = p.m < FEW_ROWS
+    if few:
+        p = replace(p, b=_by_columns(ctx, p))
 
     def reader(matrix: Matrix, *, rows: bool) -> Factor:
         steps = (matrix.row, matrix.col) if rows else (matrix.col, matrix.row)
@@ -41,6 +45,16 @@ def multiply_matrices(ctx: Lowering, p: Product, family: str) -> None:
         p.finish(k, (*unravel(batch, p.batch), row, column), 1, value)
 
     a, b = reader(p.a, rows=True), reader(p.b, rows=False)
-    multiply_on_grid(
-        ctx, GridProduct(prod(p.batch), p.m, p.n, p.k, a, b, p.acc, start if p.start else None, finish), family
-    )
+    product = GridProduct(prod(p.batch), p.m, p.n, p.k, a, b, p.acc, start if p.start else None, finish)
+    (multiply_rows if few else multiply_on_grid)(ctx, product, family)
+
+
+def _by_columns(ctx: Lowering, p: Product) -> Matrix:
+    """The second factor, turned so that columns are neighbours where it is a constant matrix."""
+    data = p.b.value.data
+    if p.b.col == 1 or data is None or any(p.b.batch):
+        return p.b
+    flat = np.ascontiguousarray(data).reshape(-1)
+    steps = (p.b.row * flat.itemsize, p.b.col * flat.itemsize)
+    turned = np.lib.stride_tricks.as_strided(flat, (p.k, p.n), steps, writeable=False)
+    return Matrix(ctx.pack("turned", np.ascontiguousarray(turned).reshape(-1)), p.b.batch, p.n, 1)

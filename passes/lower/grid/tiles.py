@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from ....ir.loops import Buffer, Expr, broadcast, cast, const, lane, minimum, select
 from ....ir.types import DType
@@ -18,6 +19,8 @@ from ..schedule import Schedule, choose
 
 Read = Callable[[KernelBuilder, Expr, Expr, Expr], Expr]
 """An element of a factor: (kernel, batch, depth, row or column), all inside their ranges."""
+Multiply: TypeAlias = Callable[[Expr, Expr, Expr], Expr]
+"""A sum with another product in it: (element of a row, element of a column, sum)."""
 Finish = Callable[[KernelBuilder, Expr, Expr, Expr, Expr], None]
 """Stores a result: (kernel, batch, row, column, sum)."""
 
@@ -32,7 +35,12 @@ class Factor:
 
 @dataclass(frozen=True, slots=True)
 class GridProduct:
-    """`batch` products of [m, depth] and [depth, n], sums of `acc`; `start` of a row and column is added to them."""
+    """`batch` products of [m, depth] and [depth, n], sums of `acc`; `start` of a row and column is added to them.
+
+    element: what factors are brought near as; None: `acc`. multiply: one step of the sum, `work` as long as a
+    multiply-add of floats. fetch: what bringing an element near takes, in the same unit. exact: sums of floats hold so
+    many products of whole numbers exactly; they are added up in i32, which `start` and `finish` take.
+    """
 
     batch: int
     m: int
@@ -43,6 +51,16 @@ class GridProduct:
     acc: DType
     start: Callable[[KernelBuilder, Expr, Expr, Expr], Expr] | None
     finish: Finish
+    element: DType | None = None
+    multiply: Multiply = multiply_add
+    work: float = 1.0
+    fetch: float = 3.0
+    exact: int | None = None
+
+    @property
+    def near(self) -> DType:
+        """Type of elements in shared memory and in a step."""
+        return self.element or self.acc
 
     @property
     def problem(self) -> str:
@@ -92,25 +110,34 @@ GROUPS = 16
 
 def multiply_on_grid(ctx: Lowering, p: GridProduct, family: str) -> None:
     """Append the kernel of a product to the node's calls."""
+    write_tiles(ctx, p, choose(ctx, "grid-product", p.problem, tile_schedules(ctx, p)), family)
+
+
+def tile_schedules(ctx: Lowering, p: GridProduct) -> list[Schedule[Tile]]:
+    """The tiles that fit the device, with what they take."""
     device = ctx.target.device
     assert device is not None
     tiles = [Tile(*shape, device.threads, device.lanes) for shape in SHAPES]
     fitting = [
         t for t in tiles
-        if t.shared_bytes(p.acc.nbytes) <= device.local_bytes and t.registers <= device.registers
+        if t.shared_bytes(p.near.nbytes) <= device.local_bytes and t.registers <= device.registers
         and (t.depth <= max(8, p.depth))
     ]  # fmt: skip
-    tile = choose(ctx, "grid-product", p.problem, [Schedule(str(t), _cost(p, t), t) for t in fitting])
+    return [Schedule(str(t), _cost(p, t), t) for t in fitting]
+
+
+def write_tiles(ctx: Lowering, p: GridProduct, tile: Tile, family: str) -> None:
+    """Append the kernel of a product by tiles."""
     _Tiled(ctx.kernel(), p, tile).write(family)
 
 
 def _cost(p: GridProduct, t: Tile) -> float:
     """Work of all threads, in multiply-adds: those outside the result count, an element from shared memory counts half
-    of one, an element brought there three, and work-groups too few to keep a device busy leave a part of it idle."""
+    of one, and work-groups too few to keep a device busy leave a part of it idle."""
     blocks = p.batch * -(-p.m // t.m) * -(-p.n // t.n)
     threads = t.threads[0] * t.threads[1]
     steps = -(-p.depth // t.depth) * t.depth
-    per_step = t.rows * t.columns + 0.5 * (t.rows + t.columns) + 3 * (t.m + t.n) / threads
+    per_step = p.work * t.rows * t.columns + 0.5 * (t.rows + t.columns) + p.fetch * (t.m + t.n) / threads
     return blocks * threads * steps * per_step * max(1.0, GROUPS / blocks)
 
 
@@ -126,8 +153,8 @@ class _Tiled:
             for y in k.loop("row_tile", -(-p.m // tile.m), kind="grid"):
                 for x in k.loop("column_tile", -(-p.n // tile.n), kind="grid"):
                     shared = [
-                        k.alloc("tile_a", p.acc, tile.depth * (tile.m + 1), "shared"),
-                        k.alloc("tile_b", p.acc, tile.depth * (tile.n + 1), "shared"),
+                        k.alloc("tile_a", p.near, tile.depth * (tile.m + 1), "shared"),
+                        k.alloc("tile_b", p.near, tile.depth * (tile.n + 1), "shared"),
                     ]
                     for ty in k.loop("ty", tile.threads[0], kind="thread"):
                         for tx in k.loop("tx", tile.threads[1], kind="thread"):
@@ -138,27 +165,62 @@ class _Tiled:
         k, p, tile = self.k, self.p, self.tile
         z, y, x = block
         first_row, first_column = k.let(y * tile.m, "first_row"), k.let(x * tile.n, "first_column")
-        sums = k.alloc("sums", p.acc, tile.rows * tile.columns, "register", tile.lanes)
-        for _, _, at in self._sums():
-            k.store(sums, at, const(0, p.acc, tile.lanes))
+        sums = self._zeros("sums", p.acc)
         number = k.let(thread[0] * tile.threads[1] + thread[1], "number")
-        for step in k.loop("step", -(-p.depth // tile.depth)):
-            begin = k.let(step * tile.depth, "begin")
-            self._bring(shared[0], p.a, (z, begin, first_row), (tile.m, p.m), number)
-            self._bring(shared[1], p.b, (z, begin, first_column), (tile.n, p.n), number)
-            k.barrier()
-            self._multiply(sums, shared, thread)
-            k.barrier()
+        steps = -(-p.depth // tile.depth)
+        together = steps if p.exact is None else min(steps, p.exact // tile.depth)
+        totals = self._zeros("totals", DType.I32) if together < steps else None
+        for step in k.loop("step", steps):
+            self._step((z, first_row, first_column), step * tile.depth, (shared, sums), thread, number)
+            if totals is not None:
+                for _ in k.when(step % together >= together - 1):
+                    self._settle(sums, totals)
+        if totals is not None:
+            self._settle(sums, totals)
         for i, j, at in self._sums():
             row = k.let(first_row + thread[0] + i * tile.threads[0], "row")
             column = k.let(first_column + (thread[1] + j * tile.threads[1]) * tile.lanes, "column")
-            value = k.let(k.load(sums, at), "value")
+            value = k.load(totals or sums, at)
+            value = k.let(value if p.exact is None else cast(value, DType.I32), "value")
             for lane_of in range(tile.lanes):
                 for _ in self._inside(row, column + lane_of):
                     single = value if tile.lanes == 1 else lane(value, lane_of)
                     if p.start is not None:
                         single = single + p.start(k, z, row, column + lane_of)
                     p.finish(k, z, row, column + lane_of, single)
+
+    def _zeros(self, name: str, dtype: DType) -> Buffer:
+        """Registers for the thread's sums."""
+        k, tile = self.k, self.tile
+        made = k.alloc(name, dtype, tile.rows * tile.columns, "register", tile.lanes)
+        for _, _, at in self._sums():
+            k.store(made, at, const(0, dtype, tile.lanes))
+        return made
+
+    def _settle(self, sums: Buffer, totals: Buffer) -> None:
+        """Sums of floats go to the integers, and begin anew."""
+        k = self.k
+        for _, _, at in self._sums():
+            k.store(totals, at, k.load(totals, at) + cast(k.load(sums, at), DType.I32))
+            k.store(sums, at, const(0, sums.dtype, self.tile.lanes))
+
+    def _step(
+        self,
+        place: tuple[Expr, Expr, Expr],
+        begin: Expr,
+        buffers: tuple[list[Buffer], Buffer],
+        thread: tuple[Expr, Expr],
+        number: Expr,
+    ) -> None:
+        """`tile.depth` elements of the sums from `begin` on; place: batch, first row and first column."""
+        k, p, tile, (shared, sums) = self.k, self.p, self.tile, buffers
+        z, first_row, first_column = place
+        begin = k.let(begin, "begin")
+        self._bring(shared[0], p.a, (z, begin, first_row), (tile.m, p.m), number)
+        self._bring(shared[1], p.b, (z, begin, first_column), (tile.n, p.n), number)
+        k.barrier()
+        self._multiply(sums, shared, thread)
+        k.barrier()
 
     def _sums(self) -> Iterator[tuple[Expr, Expr, Expr]]:
         """Loops over the thread's sums: row, column and place in its registers."""
@@ -190,16 +252,16 @@ class _Tiled:
             for _ in k.when(e < length * depth) if length * depth % threads else iter((None,)):
                 at, of = k.let(first_depth + d, "at"), k.let(first + place, "of")
                 value = factor.read(k, z, minimum(at, p.depth - 1), minimum(of, size - 1))
-                value = cast(value, p.acc)
+                value = cast(value, p.near)
                 if p.depth % depth:
-                    value = select(at < p.depth, value, const(0, p.acc))
+                    value = select(at < p.depth, value, const(0, p.near))
                 k.store(shared, d * (length + 1) + place, value)
 
     def _multiply(self, sums: Buffer, shared: list[Buffer], thread: tuple[Expr, Expr]) -> None:
         k, tile = self.k, self.tile
         for d in k.loop("d", tile.depth):
-            a = k.alloc("a", sums.dtype, tile.rows, "register")
-            b = k.alloc("b", sums.dtype, tile.columns, "register", tile.lanes)
+            a = k.alloc("a", self.p.near, tile.rows, "register")
+            b = k.alloc("b", self.p.near, tile.columns, "register", tile.lanes)
             for i in k.loop("i", tile.rows, kind="unroll"):
                 k.store(a, i, k.load(shared[0], d * (tile.m + 1) + thread[0] + i * tile.threads[0]))
             for j in k.loop("j", tile.columns, kind="unroll"):
@@ -207,4 +269,4 @@ class _Tiled:
                 k.store(b, j, k.load(shared[1], at, tile.lanes))
             for i, j, at in self._sums():
                 left = broadcast(k.load(a, i), tile.lanes)
-                k.store(sums, at, multiply_add(left, k.load(b, j), k.load(sums, at)))
+                k.store(sums, at, self.p.multiply(left, k.load(b, j), k.load(sums, at)))
