@@ -113,7 +113,7 @@ class Loaded:
             raise RuntimeError(f"{self.name}: there is no object for this machine")
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
-        self._jit = llvm.create_lljit_compiler()
+        self._jit = llvm.create_lljit_compiler(use_jit_link=True)
         symbol, once = f"{self.name}_run", f"{self.name}_prepare"
         library = llvm.JITLibraryBuilder().add_object_img(self._obj).add_current_process().export_symbol(symbol)
         if self._prepared_bytes:

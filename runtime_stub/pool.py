@@ -70,7 +70,7 @@ def _functions() -> dict[str, Any]:
     text += APART if sys.platform == "linux" else TOGETHER
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    jit = llvm.create_lljit_compiler()
+    jit = llvm.create_lljit_compiler(use_jit_link=True)
     names = ("c2c_pool_run", "c2c_pool_start", "c2c_trace_run")
     builder = llvm.JITLibraryBuilder().add_ir(text).add_current_process()
     for name in names:
