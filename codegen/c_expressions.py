@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -53,10 +53,19 @@ def apply(function: str, *args: Code) -> Code:
 
 
 class Operators:
-    """Writes operations and remembers which helpers they call."""
+    """Writes operations and remembers which helpers they call. halves: the machine computes in f16."""
 
-    def __init__(self) -> None:
+    has_half: ClassVar[bool] = False
+    """Whether f16 is a type of the language, `half`, where the machine computes in it."""
+
+    def __init__(self, *, halves: bool = False) -> None:
         self.helpers: dict[str, str] = {}
+        self.halves = halves
+        native = halves and self.has_half
+        self.as_bits: tuple[DType, ...] = (DType.BF16,) if native else SMALL_FLOATS
+        """Types kept as their bits and computed in float."""
+        self.types: dict[DType, str] = {**C_TYPES, DType.F16: "half"} if native else C_TYPES
+        """The language's name of each type."""
 
     def help(self, name: str, *args: Code) -> Code:
         """A call of helper `c2c_<name>`."""
@@ -72,7 +81,7 @@ class Operators:
 
     def helper(self, name: str) -> tuple[str, tuple[str, ...]]:
         """Text of helper `c2c_<name>` and the names of those that it needs."""
-        return helper(name)
+        return helper(name, self.types, self.as_bits)
 
     def function(self, name: str, dtype: DType) -> str:
         """How a function of <math.h> is called for a type."""
@@ -80,7 +89,7 @@ class Operators:
 
     def constant(self, dtype: DType, value: float) -> Code:
         """A literal that reads back as exactly this value."""
-        if dtype in SMALL_FLOATS:
+        if dtype in self.as_bits:
             with np.errstate(over="ignore"):
                 return Code(f"0x{int(np.asarray(value, dtype.numpy).view(np.uint16)):04x}")
         if dtype.is_float:
@@ -92,7 +101,11 @@ class Operators:
     def _float(self, dtype: DType, value: float) -> Code:
         with np.errstate(over="ignore"):
             number = np.asarray(value, dtype.numpy)
-        suffix = "f" if dtype is DType.F32 else ""
+        suffix = {DType.F16: "h", DType.F32: "f"}.get(dtype, "")
+        if dtype is DType.F16 and not math.isfinite(number):
+            return cast_to(
+                "half", Code("NAN" if math.isnan(number) else "INFINITY" if number > 0 else "-INFINITY", UNARY)
+            )
         if math.isnan(number):
             bits = int(number.view(np.uint32 if dtype is DType.F32 else np.uint64))
             u = DType.U32 if dtype is DType.F32 else DType.U64
@@ -125,7 +138,7 @@ class Operators:
         return self.narrow(dtype, infix(op, a, b))
 
     def _int_binary(self, op: str, dtype: DType, a: Code, b: Code) -> Code:
-        c, u = C_TYPES[dtype], unsigned(dtype)
+        c, u = self.types[dtype], unsigned(dtype)
         if op in ("div", "mod") and dtype.is_signed:
             return self.help(f"{op}_{dtype}", a, b)
         if op in _WRAPPING and (c != u or op == "shl"):
@@ -141,7 +154,7 @@ class Operators:
     # --- operations on one value
 
     def unary(self, op: str, dtype: DType, a: Code) -> Code:
-        if dtype in SMALL_FLOATS and op in ("neg", "abs"):
+        if dtype in self.as_bits and op in ("neg", "abs"):
             flipped = infix("xor", a, Code("0x8000")) if op == "neg" else infix("and", a, Code("0x7fff"))
             return cast_to("uint16_t", flipped)
         if dtype.is_float:
@@ -170,11 +183,11 @@ class Operators:
 
     def widen(self, dtype: DType, a: Code) -> Code:
         """A value as C computes with it: 16-bit floats become float."""
-        return self.help(f"float_{dtype}", a) if dtype in SMALL_FLOATS else a
+        return self.help(f"float_{dtype}", a) if dtype in self.as_bits else a
 
     def narrow(self, dtype: DType, a: Code) -> Code:
         """A computed float or double as `dtype`; other types as they are."""
-        return self.help(str(dtype), a) if dtype in SMALL_FLOATS else a
+        return self.help(str(dtype), a) if dtype in self.as_bits else a
 
     def cast(self, dtype: DType, source: DType, a: Code) -> Code:
         """Conversion of value; out-of-range floats are undefined, as in C."""
@@ -183,17 +196,17 @@ class Operators:
         a = self.widen(source, a)
         if dtype is DType.BOOL:
             return infix("ne", a, Code("0"))
-        if dtype in SMALL_FLOATS:
+        if dtype in self.as_bits:
             return self.help(str(dtype), a)
-        if C_TYPES[dtype] == C_TYPES[source] and source not in SMALL_FLOATS:
+        if self.types[dtype] == self.types[source] and source not in self.as_bits:
             return a
-        if dtype is DType.F32 and source in SMALL_FLOATS:
+        if dtype is DType.F32 and source in self.as_bits:
             return a
-        return cast_to(C_TYPES[dtype], a)
+        return cast_to(self.types[dtype], a)
 
     def bitcast(self, dtype: DType, source: DType, a: Code) -> Code:
         """Same bits in another type of the same width."""
-        if C_TYPES[dtype] == C_TYPES[source]:
+        if self.types[dtype] == self.types[source]:
             return a
         word = DType.U32 if dtype.bits == 32 else DType.U64
         if source in (DType.F32, DType.F64):

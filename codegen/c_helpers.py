@@ -5,6 +5,8 @@ A name is `c2c_<function>_<type>`; `helper` gives its text and the helpers that 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..ir.errors import CodegenError
 from ..ir.types import DType
 
@@ -101,8 +103,11 @@ def unsigned(dtype: DType) -> str:
     return "uint64_t" if dtype.bits == 64 else "uint32_t"
 
 
-def helper(name: str) -> tuple[str, tuple[str, ...]]:
-    """Text of helper `c2c_<name>` and the names of the helpers that it needs; raises CodegenError."""
+def helper(
+    name: str, types: Mapping[DType, str] = C_TYPES, as_bits: tuple[DType, ...] = SMALL_FLOATS
+) -> tuple[str, tuple[str, ...]]:
+    """Text of helper `c2c_<name>` and the names of the helpers that it needs; raises CodegenError. types: by the names
+    of the language; as_bits: which of them are kept as their bits."""
     if name in _FIXED:
         return _FIXED[name], _NEEDS.get(name, ())
     if name in _BIT_CASTS:
@@ -110,8 +115,8 @@ def helper(name: str) -> tuple[str, tuple[str, ...]]:
         return _BITS.format(to=to, source=source, name=f"c2c_{name}"), ()
     function, _, spelled = name.partition("_")
     dtype = DType(spelled)
-    c, u, n = C_TYPES[dtype], unsigned(dtype), f"c2c_{name}"
-    if function in _PAIRS and dtype in SMALL_FLOATS:
+    c, u, n = types[dtype], unsigned(dtype), f"c2c_{name}"
+    if function in _PAIRS and dtype in as_bits:
         wide = f"c2c_float_{dtype}"
         body = f"return {wide}(a) {_PAIRS[function]} {wide}(b) ? a : b;"
         return f"static inline {c} {n}({c} a, {c} b) {{ {body} }}\n", (f"float_{dtype}",)

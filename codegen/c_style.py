@@ -152,9 +152,8 @@ class CStyle:
     def parameter(self, p: Buffer) -> str:
         const = "" if p.name in self.written else "const "
         restrict = "" if self.kernel.inplace else self.restrict
-        return f"{self.spaces[p.space]}{const}{C_TYPES[p.dtype]} *{restrict.strip()} {self.names[p.name]}".replace(
-            "* ", "*"
-        )
+        text = f"{self.spaces[p.space]}{const}{self.operators.types[p.dtype]} *{restrict.strip()} {self.names[p.name]}"
+        return text.replace("* ", "*")
 
     def line(self, text: str) -> None:
         self.lines.append("    " * self.depth + text)
@@ -225,7 +224,7 @@ class CStyle:
 
     def define(self, name: str, value: Expr) -> None:
         """A constant, or a filled local array, of a value."""
-        c = self.index_type if value.lanes == 1 and self.is_index(value) else C_TYPES[value.dtype]
+        c = self.index_type if value.lanes == 1 and self.is_index(value) else self.operators.types[value.dtype]
         if value.lanes == 1:
             self.line(f"const {c} {name} = {self.value(value).text};")
             return
@@ -237,7 +236,7 @@ class CStyle:
         if buffer.space not in self.spaces:
             raise CodegenError(f"no {buffer.space} memory on this target", where=f"kernel {self.kernel.name}")
         extent = f"[{max(buffer.size, 1)}]" + (f"[{buffer.lanes}]" if buffer.lanes > 1 else "")
-        self.line(f"{self.spaces[buffer.space]}{C_TYPES[buffer.dtype]} {self.names[buffer.name]}{extent};")
+        self.line(f"{self.spaces[buffer.space]}{self.operators.types[buffer.dtype]} {self.names[buffer.name]}{extent};")
 
     def store(self, s: Store) -> None:
         value, index, lanes = s.value, s.index, s.value.lanes
@@ -368,7 +367,7 @@ class CStyle:
     def _regrouped(self, e: Bitcast, at: str) -> Code:
         """Lane `at` of the same bits in another number of lanes."""
         source, name = self.temporary(e.a), self.fresh("t")
-        self.line(f"{C_TYPES[e.dtype]} {name}[{e.lanes}];")
+        self.line(f"{self.operators.types[e.dtype]} {name}[{e.lanes}];")
         self.line(f"memcpy({name}, {'&' if e.a.lanes == 1 else ''}{self.names[source.name]}, sizeof {name});")
         return Code(f"{name}[{at or '0'}]")
 
@@ -395,7 +394,7 @@ class CStyle:
         b = None if e.b is None else self._named(e.b)
         name = self.fresh("t")
         lanes = ", ".join(self._lane(a, b, i).text for i in e.lanes_of)
-        self.line(f"const {C_TYPES[e.dtype]} {name}[{e.lanes}] = {{{lanes}}};")
+        self.line(f"const {self.operators.types[e.dtype]} {name}[{e.lanes}] = {{{lanes}}};")
         return Code(f"{name}[{at}]")
 
     def _named(self, e: Expr) -> Expr:
@@ -409,7 +408,7 @@ class CStyle:
         return self.value(b, str(i - a.lanes))
 
     def _reduce(self, e: Reduce, at: str) -> Code:
-        name, c = self.fresh("t"), C_TYPES[e.dtype]
+        name, c = self.fresh("t"), self.operators.types[e.dtype]
         text, lanes = self.value(e.a, "l").text, e.a.lanes
         if lanes == 1:
             return self.value(e.a)

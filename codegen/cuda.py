@@ -78,6 +78,27 @@ static inline uint16_t c2c_bf16_of_f64(double x) /* rounded to odd first, so tha
         name="u64_of_f64", to="uint64_t", source="double", call="(uint64_t)__double_as_longlong(x)"
     ),
 }
+
+
+def _half_arithmetic(name: str, operands: str) -> str:
+    """A helper of one instruction on bits of f16 (NVIDIA, PTX ISA, half precision floating point instructions)."""
+    parameters = ", ".join(f"uint16_t {x}" for x in operands)
+    places = ", ".join(f"%{i}" for i in range(len(operands) + 1))
+    inputs = ", ".join(f'"h"({x})' for x in operands)
+    return f"""\
+static inline uint16_t c2c_{name}_f16({parameters})
+{{
+    uint16_t y;
+    asm("{name}.rn.f16 {places};" : "=h"(y) : {inputs});
+    return y;
+}}
+"""
+
+
+_HALVES = {
+    f"{name}_f16": _half_arithmetic(name, operands)
+    for name, operands in (("add", "ab"), ("sub", "ab"), ("mul", "ab"), ("fma", "abc"))
+}
 _NEEDS: dict[str, tuple[str, ...]] = {"bf16_of_f64": ("bf16",)}
 
 _RESERVED = frozenset(
@@ -95,11 +116,19 @@ class CudaOperators(Operators):
     """Multiply-adds that round once, and bits by CUDA's own functions."""
 
     def helper(self, name: str) -> tuple[str, tuple[str, ...]]:
-        text, needs = (_HELPERS[name], _NEEDS.get(name, ())) if name in _HELPERS else super().helper(name)
+        own = _HELPERS | _HALVES
+        text, needs = (own[name], _NEEDS.get(name, ())) if name in own else super().helper(name)
         return text.replace("static inline", "static __device__ inline"), needs
 
     def fma(self, dtype: DType, a: Code, b: Code, c: Code) -> Code:
+        if dtype is DType.F16 and self.halves:
+            return self.help("fma_f16", a, b, c)
         return super().fma(dtype, a, b, c) if dtype in SMALL_FLOATS else apply(self.function("fma", dtype), a, b, c)
+
+    def binary(self, op: str, dtype: DType, a: Code, b: Code, *, index: bool = False) -> Code:
+        if dtype is DType.F16 and self.halves and f"{op}_f16" in _HALVES:
+            return self.help(f"{op}_f16", a, b)
+        return super().binary(op, dtype, a, b, index=index)
 
     def cast(self, dtype: DType, source: DType, a: Code) -> Code:
         if source is DType.F64 and dtype in SMALL_FLOATS:
@@ -148,7 +177,7 @@ class CudaStyle(GridStyle):
 
 def emit_cuda(program: Program, device: Device) -> str:
     """CUDA C++ of all kernels; the program must have been verified. Raises CodegenError for what CUDA cannot do."""
-    operators = CudaOperators()
+    operators = CudaOperators(halves=device.fp16)
     kernels = [CudaStyle(k, operators, device).text() for k in program.kernels_of(host=False).values()]
     return "\n".join(
         [

@@ -13,7 +13,6 @@ from ..ir.errors import CodegenError
 from ..ir.loops import Binary, Bitcast, Buffer, For, Kernel, Var
 from ..ir.program import Program
 from .c_expressions import Code, Operators, apply
-from .c_helpers import C_TYPES
 from .c_style import RESERVED, CStyle
 from .devices import Device
 from .launch import Launch, count, launch, nest
@@ -98,7 +97,7 @@ class GridStyle(CStyle):
         """Declaration of a pointer to the buffer's elements."""
         const = "" if p.name in self.written else "const "
         restrict = "" if self.kernel.inplace else self.restrict
-        return f"{self.spaces['param']}{const}{C_TYPES[p.dtype]} *{restrict}{name}"
+        return f"{self.spaces['param']}{const}{self.operators.types[p.dtype]} *{restrict}{name}"
 
     def for_loop(self, stmt: For) -> None:
         if stmt.kind == "unroll" and self.device.unrolls:
@@ -111,7 +110,7 @@ class GridStyle(CStyle):
         """Byte by byte: these languages have no memcpy."""
         source, name = self.temporary(e.a), self.fresh("t")
         size, byte = e.lanes * e.dtype.nbytes, f"{self.private}uint8_t *"
-        self.line(f"{C_TYPES[e.dtype]} {name}[{e.lanes}];")
+        self.line(f"{self.operators.types[e.dtype]} {name}[{e.lanes}];")
         self.line(f"for (int b = 0; b < {size}; b++) (({byte}){name})[b] = (({byte}){self._first(source)})[b];")
         return Code(f"{name}[{at or '0'}]")
 

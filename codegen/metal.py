@@ -10,11 +10,10 @@ from typing import ClassVar
 
 from ..ir.errors import CodegenError
 from ..ir.loops import Call, Kernel
-from ..ir.loops_visit import uses, uses_f64
+from ..ir.loops_visit import uses, uses_type
 from ..ir.program import Program
 from ..ir.types import DType
 from .c_expressions import Code, Operators, apply
-from .c_helpers import C_TYPES, SMALL_FLOATS
 from .devices import Device
 from .grid_style import GridStyle, node_of
 
@@ -67,6 +66,8 @@ _RESERVED = frozenset(
 class MetalOperators(Operators):
     """Functions by one name for all types, and bits by `as_type`."""
 
+    has_half: ClassVar[bool] = True
+
     def helper(self, name: str) -> tuple[str, tuple[str, ...]]:
         return (_HELPERS[name], ()) if name in _HELPERS else super().helper(name)
 
@@ -74,12 +75,11 @@ class MetalOperators(Operators):
         return name
 
     def fma(self, dtype: DType, a: Code, b: Code, c: Code) -> Code:
-        return super().fma(dtype, a, b, c) if dtype in SMALL_FLOATS else apply("fma", a, b, c)
+        return super().fma(dtype, a, b, c) if dtype in self.as_bits else apply("fma", a, b, c)
 
     def bitcast(self, dtype: DType, source: DType, a: Code) -> Code:
-        if C_TYPES[dtype] == C_TYPES[source]:
-            return a
-        return apply(f"as_type<{C_TYPES[dtype]}>", Code(f"{C_TYPES[source]}({a.text})"))
+        to, of = self.types[dtype], self.types[source]
+        return a if to == of else apply(f"as_type<{to}>", Code(f"{of}({a.text})"))
 
 
 class MetalStyle(GridStyle):
@@ -121,7 +121,7 @@ def emit_metal(program: Program, device: Device) -> str:
     """Metal of all kernels; the program must have been verified. Raises CodegenError for what Metal cannot do."""
     for kernel in program.kernels_of(host=False).values():
         _check(program, kernel, device)
-    operators = MetalOperators()
+    operators = MetalOperators(halves=device.fp16)
     kernels = [MetalStyle(k, operators, device).text() for k in program.kernels_of(host=False).values()]
     return "\n".join(
         [
@@ -134,7 +134,7 @@ def emit_metal(program: Program, device: Device) -> str:
 
 
 def _check(program: Program, kernel: Kernel, device: Device) -> None:
-    if uses_f64(kernel):
+    if uses_type(kernel, DType.F64):
         raise CodegenError(
             "Metal has no 64-bit floats", where=node_of(program, kernel),
             remedy="cast to float32 in the model, or compile for opencl or a processor",

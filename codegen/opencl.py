@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ..ir.loops import Buffer, Kernel
-from ..ir.loops_visit import uses_f64
+from ..ir.loops_visit import uses_type
 from ..ir.program import Program
 from ..ir.types import DType
 from .c_expressions import Code, Operators, apply, cast_to
-from .c_helpers import C_TYPES, SMALL_FLOATS
 from .devices import Device
 from .grid_style import GridStyle
-from .vector_style import VectorStyle
+from .vector_style import ELEMENTS, VectorStyle
 
 _PREAMBLE = """\
 typedef char int8_t;
@@ -30,6 +29,14 @@ typedef ulong uint64_t;
 #define c2c_fma(a, b, c) fma(a, b, c)
 #else
 #define c2c_fma(a, b, c) ((a) * (b) + (c))
+#endif
+"""
+
+_HALF = """\
+#if defined(FP_FAST_FMA_HALF) || defined(FP_FAST_FMAF) || defined(__FMA__)
+#define c2c_fma_half(a, b, c) fma(a, b, c)
+#else
+#define c2c_fma_half(a, b, c) ((a) * (b) + (c))
 #endif
 """
 
@@ -86,6 +93,8 @@ _RESERVED = frozenset(
 class OpenClOperators(Operators):
     """Functions by one name for all types, and bits as the language reads them."""
 
+    has_half: ClassVar[bool] = True
+
     def helper(self, name: str) -> tuple[str, tuple[str, ...]]:
         needs = ("bf16",) if name == "bf16_of_f64" else ()
         return (_HELPERS[name], needs) if name in _HELPERS else super().helper(name)
@@ -94,21 +103,23 @@ class OpenClOperators(Operators):
         return name
 
     def fma(self, dtype: DType, a: Code, b: Code, c: Code) -> Code:
-        if dtype in SMALL_FLOATS:
+        if dtype in self.as_bits:
             return super().fma(dtype, a, b, c)
-        return apply("c2c_fma", a, b, c)
+        return apply("c2c_fma_half" if dtype is DType.F16 else "c2c_fma", a, b, c)
 
     def cast(self, dtype: DType, source: DType, a: Code) -> Code:
-        if source is DType.F64 and dtype in SMALL_FLOATS:
+        if source is DType.F64 and dtype in self.as_bits:
             return self.help(f"{dtype}_of_f64", a)
+        if dtype is DType.F16 and dtype is not source and dtype not in self.as_bits:
+            return apply("convert_half_rte", self.widen(source, a))
         return super().cast(dtype, source, a)
 
     def bitcast(self, dtype: DType, source: DType, a: Code) -> Code:
-        if C_TYPES[dtype] == C_TYPES[source]:
+        if self.types[dtype] == self.types[source]:
             return a
-        if dtype in (DType.F32, DType.F64) or source in (DType.F32, DType.F64):
+        if any(d.is_float and d not in self.as_bits for d in (dtype, source)):
             return apply(f"as_{_word(dtype)}", a)
-        return cast_to(C_TYPES[dtype], a)
+        return cast_to(self.types[dtype], a)
 
     def _float(self, dtype: DType, value: float) -> Code:
         if value != value:
@@ -117,9 +128,9 @@ class OpenClOperators(Operators):
 
 
 def _word(dtype: DType) -> str:
-    """OpenCL's own name of a type of 32 or 64 bits."""
-    names = {DType.F32: "float", DType.F64: "double", DType.I32: "int", DType.U32: "uint", DType.I64: "long"}
-    return names.get(dtype, "ulong")
+    """OpenCL's own name of a type of 16 bits or more."""
+    names = {**ELEMENTS, DType.F16: "half", DType.BF16: "ushort"}
+    return names[dtype]
 
 
 class OpenClStyle(VectorStyle):
@@ -173,15 +184,18 @@ class OpenClStyle(VectorStyle):
 
 def emit_opencl(program: Program, device: Device) -> str:
     """OpenCL C of all kernels; the program must have been verified. Raises CodegenError for what OpenCL cannot do."""
-    operators = OpenClOperators()
+    operators = OpenClOperators(halves=device.fp16)
     kernels_on_device = program.kernels_of(host=False)
     kernels = [OpenClStyle(k, operators, device).text() for k in kernels_on_device.values()]
-    wide = any(uses_f64(k) for k in kernels_on_device.values())
+    wide = any(uses_type(k, DType.F64) for k in kernels_on_device.values())
+    half = device.fp16 and any(uses_type(k, DType.F16) for k in kernels_on_device.values())
     return "\n".join(
         [
             f"/* {program.name}: a compiled network in OpenCL C 1.2; {program.name}_plan.h says how it runs. */",
             *(["#pragma OPENCL EXTENSION cl_khr_fp64 : enable"] if wide else []),
+            *(["#pragma OPENCL EXTENSION cl_khr_fp16 : enable"] if half else []),
             _PREAMBLE,
+            *([_HALF] if half else []),
             *operators.helpers.values(),
             *kernels,
         ]

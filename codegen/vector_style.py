@@ -45,6 +45,8 @@ class VectorStyle(GridStyle):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        native = {DType.F16: self.operators.types[DType.F16]} if DType.F16 not in self.operators.as_bits else {}
+        self.elements: dict[DType, str] = {**ELEMENTS, **native}
         self.vectors: set[str] = set()
         """Names of variables and buffers that hold vectors; others of several lanes are arrays."""
 
@@ -56,15 +58,17 @@ class VectorStyle(GridStyle):
             super().define(name, value)
             return
         self.vectors.add(name)
-        self.line(f"const {_type(value)} {name} = {code.text};")
+        self.line(f"const {self._type(value)} {name} = {code.text};")
 
     def alloc(self, buffer: Buffer) -> None:
-        if buffer.lanes not in WIDTHS or buffer.dtype not in ELEMENTS:
+        if buffer.lanes not in WIDTHS or buffer.dtype not in self.elements:
             super().alloc(buffer)
             return
         name = self.names[buffer.name]
         self.vectors.add(name)
-        self.line(f"{self.spaces[buffer.space]}{ELEMENTS[buffer.dtype]}{buffer.lanes} {name}[{max(buffer.size, 1)}];")
+        self.line(
+            f"{self.spaces[buffer.space]}{self.elements[buffer.dtype]}{buffer.lanes} {name}[{max(buffer.size, 1)}];"
+        )
 
     def store(self, s: Store) -> None:
         code = self.vector(s.value) if s.value.lanes > 1 and s.index.lanes == 1 else None
@@ -101,7 +105,7 @@ class VectorStyle(GridStyle):
         return super()._var(e, at)
 
     def _lane_of(self, name: str, dtype: DType, at: str) -> str:
-        return f"{name}.s{int(at):x}" if at.isdigit() else f"((__private {ELEMENTS[dtype]} *)&{name})[{at}]"
+        return f"{name}.s{int(at):x}" if at.isdigit() else f"((__private {self.elements[dtype]} *)&{name})[{at}]"
 
     def _lookup(self, e: Lookup, at: str) -> Code:
         table = self.names[e.table.name] if isinstance(e.table, Var) else ""
@@ -126,9 +130,12 @@ class VectorStyle(GridStyle):
 
     # --- expressions
 
+    def _type(self, e: Expr) -> str:
+        return f"{self.elements[e.dtype]}{e.lanes}"
+
     def vector(self, e: Expr) -> Code | None:
         """The expression for all lanes; None where there is no such form."""
-        if e.lanes not in WIDTHS or e.dtype not in ELEMENTS:
+        if e.lanes not in WIDTHS or e.dtype not in self.elements:
             return None
         writer = self._vector_writers.get(type(e))
         return None if writer is None else writer(self, e)
@@ -138,7 +145,7 @@ class VectorStyle(GridStyle):
         return None if any(m is None for m in made) else [m for m in made if m is not None]
 
     def _v_const(self, e: Const) -> Code:
-        return Code(f"({_type(e)})({self.operators.constant(e.dtype, e.value).text})")
+        return Code(f"({self._type(e)})({self.operators.constant(e.dtype, e.value).text})")
 
     def _v_var(self, e: Var) -> Code | None:
         name = self.names[e.name]
@@ -197,18 +204,22 @@ class VectorStyle(GridStyle):
 
     def _v_cast(self, e: Cast) -> Code | None:
         x = e.a
-        halves = isinstance(x, Load) and x.dtype is DType.F16 and x.buffer.space == "param" and x.index.lanes == 1
+        bits = DType.F16 not in self.elements
+        halves = (
+            bits and isinstance(x, Load) and x.dtype is DType.F16 and x.buffer.space == "param" and x.index.lanes == 1
+        )
         if halves and isinstance(x, Load) and e.dtype is DType.F32:
             return Code(f"vload_half{e.lanes}(0, (const __global half *)({self._address(x.buffer, x.index)}))")
         made = self._all(e.a)
-        return None if made is None else apply(f"convert_{_type(e)}", made[0])
+        rounding = "_rte" if e.dtype is DType.F16 else ""
+        return None if made is None else apply(f"convert_{self._type(e)}{rounding}", made[0])
 
     def _v_bitcast(self, e: Bitcast) -> Code | None:
         made = self._all(e.a) if e.a.lanes == e.lanes else None
-        return None if made is None else apply(f"as_{_type(e)}", made[0])
+        return None if made is None else apply(f"as_{self._type(e)}", made[0])
 
     def _v_broadcast(self, e: Broadcast) -> Code:
-        return Code(f"({_type(e)})({self.value(e.a).text})")
+        return Code(f"({self._type(e)})({self.value(e.a).text})")
 
     def _v_shuffle(self, e: Shuffle) -> Code | None:
         name = self.names.get(e.a.name) if isinstance(e.a, Var) else None
@@ -226,7 +237,3 @@ class VectorStyle(GridStyle):
         Select: _v_select, Cast: _v_cast, Bitcast: _v_bitcast, Broadcast: _v_broadcast, Shuffle: _v_shuffle,
         Call: _v_call,
     }  # fmt: skip
-
-
-def _type(e: Expr) -> str:
-    return f"{ELEMENTS[e.dtype]}{e.lanes}"

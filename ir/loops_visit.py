@@ -181,6 +181,6 @@ def uses(kernel: Kernel, test: Callable[[Expr], bool]) -> bool:
     return any(test(x) for s in statements(kernel.body) for e in expressions(s) for x in walk(e))
 
 
-def uses_f64(kernel: Kernel) -> bool:
-    """Whether a kernel reads, computes or writes 64-bit floats."""
-    return any(p.dtype is DType.F64 for p in kernel.params) or uses(kernel, lambda x: x.dtype is DType.F64)
+def uses_type(kernel: Kernel, dtype: DType) -> bool:
+    """Whether a kernel reads, computes or writes numbers of a type."""
+    return any(p.dtype is dtype for p in kernel.params) or uses(kernel, lambda x: x.dtype is dtype)

@@ -14,7 +14,8 @@ from math import ceil
 from ..codegen.target import Target
 from ..ir.graph import Graph, Value
 from ..ir.loops import Barrier, For, Kernel
-from ..ir.loops_visit import statements, uses_f64
+from ..ir.loops_visit import statements, uses_type
+from ..ir.types import DType
 from .loops.count import effort
 from .lower.context import Call
 from .minimum_cut import Network
@@ -52,7 +53,7 @@ def lacking(kernel: Kernel, target: Target) -> str:
     """What a device has not that a kernel needs; "" where it runs it."""
     device = target.device
     assert device is not None
-    if not device.f64 and uses_f64(kernel):
+    if not device.f64 and uses_type(kernel, DType.F64):
         return "64-bit floats"
     if device.tensors is not None and len(kernel.params) > device.tensors:
         return f"kernels of {len(kernel.params)} tensors"

@@ -30,9 +30,11 @@ needs_compiler = pytest.mark.skipif(
     shutil.which(COMPILER) is None, reason="clang-19 is missing: apt-get install clang-19"
 )
 
-FLAGS = "-std=c++17 -fPIC -ffp-contract=off -march=native -Wall -Wextra -Werror".split()
+FLAGS = """-std=c++17 -fPIC -ffp-contract=off -Xclang -ffloat16-excess-precision=none -march=native
+ -Wall -Wextra -Werror""".split()
 QUIET = """-Wno-unknown-attributes -Wno-unused-variable -Wno-unused-parameter -Wno-unused-function
- -Wno-unused-const-variable -Wno-ignored-attributes -Wno-pass-failed""".split()
+ -Wno-unused-const-variable -Wno-ignored-attributes -Wno-pass-failed
+ -Wno-user-defined-literals""".split()
 WATCH = "-fsanitize=thread,bounds".split()
 OPENCL = """-x cl -cl-std=CL1.2 -Xclang -finclude-default-header -Xclang -fdeclare-opencl-builtins -fPIC
  -march=native -Wall -Wextra -Werror""".split()
@@ -103,12 +105,13 @@ def executable(text: str, dialect: str, kernels: Sequence[str]) -> str:
     entries = "\n".join(_entry(text, dialect, k) for k in kernels)
     if dialect == "metal":
         return f"{text}\n{entries}"
-    text = re.sub(r'asm\("([\w.]+) %0, %1;" : "=\w"\((\w+)\) : "\w"\((\w+)\)\);', _instruction, text)
+    text = re.sub(r'asm\("([\w.]+) [%\d, ]+;" : ("=\w"\(\w+\)) : ([^;]*)\);', _instruction, text)
     return f'#include "cuda_emulated.h"\n{text}\n{entries}'
 
 
 def _instruction(found: re.Match[str]) -> str:
-    return f"{found.group(1).replace('.', '_')}({found.group(2)}, {found.group(3)});"
+    names = re.findall(r"\((\w+)\)", f"{found.group(2)}, {found.group(3)}")
+    return f"{found.group(1).replace('.', '_')}({', '.join(names)});"
 
 
 def build(
@@ -143,6 +146,14 @@ def _emulator() -> Path:
 def _run(*command: str | Path, cwd: Path) -> None:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[:4000]
+
+
+def check_equal(program: Program, found: Sequence[Array], expected: Sequence[Array], what: str) -> None:
+    """Outputs equal bit by bit, but for the bits of a NaN."""
+    for port, a, b in zip(program.outputs, found, expected, strict=True):
+        at = np.flatnonzero((a != b) & ~((a != a) & (b != b)))
+        message = f"{port.name}, {what}: " + ", ".join(f"[{i}] {a[i]} for {b[i]}" for i in at[:5])
+        assert np.array_equal(a, b, equal_nan=port.dtype.is_float), message
 
 
 class Emulated:

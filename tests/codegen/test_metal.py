@@ -25,17 +25,19 @@ from c2c.ir.errors import CodegenError
 from c2c.ir.loops import const
 from c2c.ir.loops_builder import Builder
 from c2c.ir.loops_interp import run_program
-from c2c.ir.loops_random import ALL, random_inputs, random_program
+from c2c.ir.loops_random import ALL, INTS, random_inputs, random_program
 from c2c.ir.loops_verify import verify_program
 from c2c.ir.program import Port, Program, Slot, Step
 from c2c.ir.types import DType
 from c2c.passes.loops.spread import spread
 
-from ..emulation import COMPILER, HERE, Emulated, needs_compiler
+from ..emulation import COMPILER, HERE, Emulated, check_equal, needs_compiler
 from .test_opencl import on_grid
 
 WITHOUT_F64 = tuple(d for d in ALL if d is not DType.F64)
 DTYPES = {"metal": WITHOUT_F64, "cuda": ALL}
+HALVES = (DType.F16, DType.BF16, *INTS, DType.BOOL)
+"""With these, multiply-adds are of f16 alone: products are exact in f32, and the interpreter rounds as the emulator."""
 
 
 @needs_compiler
@@ -46,11 +48,24 @@ def test_exact_programs_are_equal(first: int, dialect: str, tmp_path: Path) -> N
     expected = run_program(program, random_inputs(program, first))
     emulated = Emulated(on_grid(program), DEVICES[dialect][0], tmp_path)
     found = emulated.run(random_inputs(program, first))
-    for port, a, b in zip(program.outputs, found, expected, strict=True):
-        at = np.flatnonzero((a != b) & ~((a != a) & (b != b)))
-        message = f"{port.name}, seeds from {first}: " + ", ".join(f"[{i}] {a[i]} for {b[i]}" for i in at[:5])
-        assert np.array_equal(a, b, equal_nan=port.dtype.is_float), message
+    check_equal(program, found, expected, f"seeds from {first}")
     assert emulated.faults == []
+
+
+@needs_compiler
+@pytest.mark.parametrize("dialect", DTYPES)
+@pytest.mark.parametrize("first", [0, 2000])
+def test_arithmetic_in_halves_is_equal(first: int, dialect: str, tmp_path: Path) -> None:
+    program, device = half_program(first), replace(DEVICES[dialect][0], fp16=True)
+    expected = run_program(program, random_inputs(program, first))
+    emulated = Emulated(on_grid(program), device, tmp_path)
+    check_equal(program, emulated.run(random_inputs(program, first)), expected, f"seeds from {first}")
+    assert ("fma.rn.f16" if dialect == "cuda" else "0h)") in emulated.text
+
+
+def half_program(first: int, count: int = 8) -> Program:
+    """Random kernels with arithmetic in f16, multiply-adds included."""
+    return random_program(range(first, first + count), dtypes=HALVES, inexact=True)
 
 
 STRICT = """-x cl -cl-std=clc++2021 -target spir64 -Xclang -finclude-default-header -Wall -Wextra -Werror -fsyntax-only
@@ -66,8 +81,9 @@ def refused(text: str, folder: Path) -> str:
 
 @needs_compiler
 def test_a_strict_front_end_takes_the_text(tmp_path: Path) -> None:
-    program = on_grid(random_program(range(8), dtypes=WITHOUT_F64))
+    program, halves = on_grid(random_program(range(8), dtypes=WITHOUT_F64)), on_grid(half_program(0))
     assert refused(emit_metal(program, DEVICES["metal"][0]), tmp_path) == ""
+    assert refused(emit_metal(halves, replace(DEVICES["metal"][0], fp16=True)), tmp_path) == ""
 
 
 @needs_compiler
@@ -141,9 +157,12 @@ __device__ double fmod(double, double), fma(double, double, double);
 
 
 @needs_compiler
-def test_a_front_end_for_cuda_takes_the_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("halves", [False, True])
+def test_a_front_end_for_cuda_takes_the_text(halves: bool, tmp_path: Path) -> None:
     """Compiled for a device, as far as assembly: clang checks the constraints of PTX instructions."""
-    text = emit_cuda(on_grid(random_program(range(8))), DEVICES["cuda"][0])
+    device = DEVICES["cuda"][0]
+    program = on_grid(half_program(0) if halves else random_program(range(8)))
+    text = emit_cuda(program, replace(device, fp16=halves))
     (tmp_path / "k.cu").write_text(CUDA_SHIM + text)
     flags = "-x cuda --cuda-device-only -nocudainc -nocudalib --cuda-gpu-arch=sm_70 -S -O1 -Werror".split()
     command = [COMPILER, *flags, "-Wno-unknown-cuda-version", "-o", "k.ptx", "k.cu"]

@@ -19,12 +19,14 @@ from c2c.ir.loops import const
 from c2c.ir.loops_builder import Builder
 from c2c.ir.loops_interp import run_program
 from c2c.ir.loops_parse import parse_kernel
-from c2c.ir.loops_random import random_inputs, random_program
+from c2c.ir.loops_random import ALL, random_inputs, random_program
 from c2c.ir.loops_verify import verify_program
 from c2c.ir.program import Program, Slot, Step
+from c2c.ir.types import DType
 from c2c.passes.loops import optimise_kernel
 from c2c.passes.loops.spread import spread
 
+from ..emulation import check_equal
 from ..opencl import OPENCL, needs_opencl, run_on_device
 
 Array = np.ndarray[Any, Any]
@@ -62,18 +64,19 @@ def test_exact_programs_are_equal(first: int, target: str, tmp_path: Path) -> No
     expected = run_program(program, random_inputs(program, first))
     program = on_grid(program)
     found = run_on_device(program, target, random_inputs(program, first), tmp_path)
-    for port, a, b in zip(program.outputs, found, expected, strict=True):
-        at = np.flatnonzero((a != b) & ~((a != a) & (b != b)))
-        message = f"{port.name}, seeds from {first}: " + ", ".join(f"[{i}] {a[i]} for {b[i]}" for i in at[:5])
-        assert np.array_equal(a, b, equal_nan=port.dtype.is_float), message
+    check_equal(program, found, expected, f"seeds from {first}")
 
 
 @pytest.mark.skipif(shutil.which("clang-19") is None, reason="clang-19 is missing: apt-get install clang-19")
 @pytest.mark.parametrize("target", OPENCL)
-def test_a_strict_front_end_takes_the_text(target: str, tmp_path: Path) -> None:
-    program = on_grid(random_program(range(8), inexact=True))
+@pytest.mark.parametrize("halves", [False, True])
+def test_a_strict_front_end_takes_the_text(target: str, halves: bool, tmp_path: Path) -> None:
+    if halves:
+        program = on_grid(random_program(range(8), inexact=True, dtypes=tuple(d for d in ALL if d is not DType.F64)))
+    else:
+        program = on_grid(random_program(range(8), inexact=True))
     path = tmp_path / "k.cl"
-    path.write_text(emit_opencl(program, DEVICES[target][0]))
+    path.write_text(emit_opencl(program, replace(DEVICES[target][0], fp16=halves)))
     flags = "-x cl -cl-std=CL1.2 -Xclang -finclude-default-header -target spir64 -Wall -Wextra -Werror"
     quiet = "-Wno-unused-variable -Wno-unused-parameter -Wno-unused-function -fsyntax-only"
     done = subprocess.run(

@@ -3,6 +3,7 @@ bytes): random programs equal to the interpreter bit by bit, a network, and race
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from c2c.codegen.opencl import emit_opencl
 from c2c.ir.loops_interp import run_program
 from c2c.ir.loops_random import random_inputs, random_program
 
-from ..emulation import Emulated, build, needs_compiler
-from .test_metal import compiled
+from ..emulation import Emulated, build, check_equal, needs_compiler
+from .test_metal import compiled, half_program
 from .test_opencl import on_grid
 from .test_opencl_races import without
 
@@ -31,11 +32,18 @@ def test_exact_programs_are_equal(first: int, target: str, tmp_path: Path) -> No
     expected = run_program(program, random_inputs(program, first))
     emulated = Emulated(on_grid(program), DEVICES[target][0], tmp_path)
     found = emulated.run(random_inputs(program, first))
-    for port, a, b in zip(program.outputs, found, expected, strict=True):
-        at = np.flatnonzero((a != b) & ~((a != a) & (b != b)))
-        message = f"{port.name}, seeds from {first}: " + ", ".join(f"[{i}] {a[i]} for {b[i]}" for i in at[:5])
-        assert np.array_equal(a, b, equal_nan=port.dtype.is_float), message
+    check_equal(program, found, expected, f"seeds from {first}")
     assert emulated.faults == []
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("first", [0, 2000])
+def test_arithmetic_in_halves_is_equal(first: int, target: str, tmp_path: Path) -> None:
+    program, device = half_program(first), replace(DEVICES[target][0], fp16=True)
+    expected = run_program(program, random_inputs(program, first))
+    emulated = Emulated(on_grid(program), device, tmp_path)
+    check_equal(program, emulated.run(random_inputs(program, first)), expected, f"seeds from {first}")
+    assert emulated.text.count("c2c_fma_half(") > 2
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -26,4 +26,21 @@ inline float __double2float_rz(double x)
 /* Instructions of PTX. */
 inline void cvt_f32_f16(float &y, unsigned short x) { y = (float)__builtin_bit_cast(_Float16, x); }
 inline void cvt_rn_f16_f32(unsigned short &y, float x) { y = __builtin_bit_cast(unsigned short, (_Float16)x); }
+inline float half_bits(unsigned short x) { return (float)__builtin_bit_cast(_Float16, x); }
+inline void add_rn_f16(unsigned short &y, unsigned short a, unsigned short b)
+{
+    cvt_rn_f16_f32(y, half_bits(a) + half_bits(b));
+}
+inline void sub_rn_f16(unsigned short &y, unsigned short a, unsigned short b)
+{
+    cvt_rn_f16_f32(y, half_bits(a) - half_bits(b));
+}
+inline void mul_rn_f16(unsigned short &y, unsigned short a, unsigned short b)
+{
+    cvt_rn_f16_f32(y, half_bits(a) * half_bits(b));
+}
+inline void fma_rn_f16(unsigned short &y, unsigned short a, unsigned short b, unsigned short c)
+{
+    cvt_rn_f16_f32(y, __builtin_fmaf(half_bits(a), half_bits(b), half_bits(c)));
+}
 inline void cvt_rn_f16_f64(unsigned short &y, double x) { y = __builtin_bit_cast(unsigned short, (_Float16)x); }

@@ -84,6 +84,14 @@ OVERLOAD float convert_float_rtz(double x)
     return __builtin_fabs((double)f) > __builtin_fabs(x) ? as_float(as_uint(f) - 1) : f;
 }
 
+#define HALF_OF(T) \
+    OVERLOAD half convert_half_rte(T x) { return (half)x; }
+ALL_TYPES(HALF_OF)
+#define HALVES_OF(n, T) \
+    OVERLOAD half##n convert_half##n##_rte(T##n x) { return __builtin_convertvector(x, half##n); }
+#define VECTORS_OF(T) ALL_WIDTHS(HALVES_OF, T)
+ALL_TYPES(VECTORS_OF)
+
 /* Functions; those of half by way of float, which rounds the exact ones alike. */
 #define LANES(n, T, name)                                                                                  \
     OVERLOAD T##n name(T##n x)                                                                             \
