@@ -38,6 +38,7 @@ from ..ir.loops import (
     Shuffle,
     Stmt,
     Store,
+    SubgroupXor,
     Unary,
     Var,
 )
@@ -419,9 +420,12 @@ class CStyle:
         self.line(f"    for (int l = 0; l < h; l++) {name}[l] = {combined};")
         return Code(f"{name}[0]")
 
+    def _subgroup_xor(self, e: SubgroupXor, at: str) -> Code:
+        raise CodegenError("an exchange of values needs a GPU target", where=f"kernel {self.kernel.name}")
+
     _writers: ClassVar[dict[type, Callable[..., Code]]] = {
         Const: _const, Var: _var, Load: _load, Binary: _binary, Unary: _unary, Fma: _fma, Dot: _dot,
         Lookup: _lookup, Cast: _cast,
         Bitcast: _bitcast, Select: _select, Broadcast: _broadcast, Ramp: _ramp, Call: _call, Shuffle: _shuffle,
-        Reduce: _reduce,
+        Reduce: _reduce, SubgroupXor: _subgroup_xor,
     }  # fmt: skip

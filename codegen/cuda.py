@@ -171,6 +171,10 @@ class CudaStyle(GridStyle):
         group = f"({group})" if " " in group else group
         return f"{group} * {size} + {self.thread_number(dimension)}"
 
+    def exchange(self, dtype: DType, value: Code, mask: int) -> Code:
+        """Threads of a warp follow each other by their numbers (CUDA C++ Programming Guide, thread hierarchy)."""
+        return apply("__shfl_xor_sync", Code("0xffffffff"), value, Code(str(mask)))
+
     def barrier(self) -> None:
         self.line("__syncthreads();")
 

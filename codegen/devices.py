@@ -77,7 +77,9 @@ class Device:
     hide latency. threads, lanes: rows and columns of threads that make a tile of a product, and neighbouring columns
     that each of them computes as a vector. shares: the memory that a work-group shares is nearer than the caches; else
     products read straight from memory. unrolls: short loops of known length are marked to be unrolled; compilers for
-    processors do better on their own. subgroup: threads that run in lock-step; 1: not known. images, fp16: whether it
+    processors do better on their own. subgroup: threads that run in lock-step; 1: not known. shuffles: what lets them
+    exchange values of registers, their number being certain: the language, or an extension of OpenCL by the name of its
+    maker; empty: nothing. images, fp16: whether it
     reads them through a cache of their own, and computes in 16-bit floats. f64: whether it has 64-bit floats. tensors:
     that a kernel takes at most; None: any number. What a device cannot run runs on the host. chip: one of those that
     the row stands for, by which reports rate kernels.
@@ -103,11 +105,17 @@ class Device:
     hand_over_byte: float = 0.1
     host_operation: float = 1.0
     subgroup: int = 1
+    shuffles: Literal["", "language", "intel", "qcom"] = ""
     images: bool = False
     fp16: bool = False
     f64: bool = False
     tensors: int | None = None
     chip: Chip | None = None
+
+    @property
+    def exchange(self) -> int:
+        """Threads that exchange values of registers; 1: none do."""
+        return self.subgroup if self.shuffles else 1
 
 
 LEAST = Device("opencl")
@@ -118,19 +126,27 @@ CPU = Device(
     "opencl", 32 << 10, 64, registers=512, threads=(8, 1), lanes=16, shares=False, unrolls=False, operation=0.1,
     thread_operation=1.0, hand_over=20e3, hand_over_byte=0.0, f64=True,
 )  # fmt: skip
-ADRENO = replace(LEAST, local_bytes=32 << 10, work_group=1024, subgroup=64, images=True, fp16=True, chip=ADRENO_740)
+ADRENO = replace(
+    LEAST, local_bytes=32 << 10, work_group=1024, subgroup=64, shuffles="qcom", images=True, fp16=True, chip=ADRENO_740
+)
 """Qualcomm, Snapdragon Mobile Platform OpenCL General Programming and Optimization (80-NB295-11), and Mesa, as above:
 since Adreno 6xx."""
 MALI = replace(LEAST, local_bytes=32 << 10, work_group=256, subgroup=16, images=True, fp16=True, chip=MALI_G710)
 """Arm Mali GPU OpenCL Developer Guide: 256 threads with 64 registers at most; local memory lies in memory. Valhall."""
-INTEL = replace(LEAST, local_bytes=64 << 10, work_group=256, subgroup=16, images=True, fp16=True)
+INTEL = replace(LEAST, local_bytes=64 << 10, work_group=256, subgroup=16, shuffles="intel", images=True, fp16=True)
 """Intel, oneAPI GPU Optimization Guide: 64 KB a subslice, 128 registers of 32 bytes for 16 threads. Since Gen9."""
 NVIDIA = replace(LEAST, local_bytes=48 << 10, work_group=1024, subgroup=32, images=True, f64=True)
-"""NVIDIA, CUDA C++ Programming Guide, table of compute capabilities; its OpenCL has no cl_khr_fp16."""
-METAL_IOS = Device("metal", 32 << 10, 1024, subgroup=32, images=True, fp16=True, tensors=31, chip=APPLE_A16)
-"""Apple, Metal Feature Set Tables: since family Apple4 (A11, 2017)."""
+"""NVIDIA, CUDA C++ Programming Guide, table of compute capabilities; its OpenCL has no cl_khr_fp16 and no exchanges of
+values."""
+CUDA = replace(NVIDIA, dialect="cuda", shuffles="language")
+"""The same, section on warp shuffle functions."""
+METAL = Device("metal", 16 << 10, 512, subgroup=32, images=True, fp16=True, tensors=31)
+"""Apple, Metal Feature Set Tables: what families Apple3 and Mac2 have in common."""
+METAL_IOS = replace(METAL, local_bytes=32 << 10, work_group=1024, shuffles="language", chip=APPLE_A16)
+"""The same, family Apple7 (A14, 2020): SIMD-scoped permute and matrix multiply operations; 32 threads in a
+simdgroup."""
 METAL_MACOS = replace(METAL_IOS, chip=None)
-"""The same, family Mac2."""
+"""The same, M1."""
 
 DEVICES: dict[str, tuple[Device, str]] = {
     "opencl": (LEAST, "any device with OpenCL 1.2: kernels as source, a C driver that builds them"),
@@ -141,12 +157,9 @@ DEVICES: dict[str, tuple[Device, str]] = {
     "opencl-mali": (MALI, "Arm Mali since Valhall (G77)"),
     "opencl-intel": (INTEL, "Intel graphics since Gen9"),
     "opencl-nvidia": (NVIDIA, "NVIDIA by OpenCL"),
-    "metal": (
-        replace(METAL_IOS, local_bytes=16 << 10, work_group=512, chip=None),
-        "any device with Metal 2.2: the least of the others and of older ones (Apple3)",
-    ),
-    "metal-ios": (METAL_IOS, "iPhone and iPad since A11: Metal source, an Objective-C driver"),
-    "metal-macos": (METAL_MACOS, "Macs: Metal source, an Objective-C driver"),
-    "cuda": (replace(NVIDIA, dialect="cuda"), "NVIDIA since compute capability 5.0: CUDA source for NVRTC, a C driver"),
+    "metal": (METAL, "any device with Metal 2.2, those before A14 and Macs with Intel's or AMD's graphics, too"),
+    "metal-ios": (METAL_IOS, "iPhone and iPad since A14 (Apple7): Metal source, an Objective-C driver"),
+    "metal-macos": (METAL_MACOS, "Macs with Apple silicon (Apple7): Metal source, an Objective-C driver"),
+    "cuda": (CUDA, "NVIDIA since compute capability 5.0: CUDA source for NVRTC, a C driver"),
 }  # fmt: skip
 """Rows by target: the device and what the target stands for."""

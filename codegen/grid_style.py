@@ -1,17 +1,21 @@
 """Kernels of loop IR as functions that each thread of a grid runs: what OpenCL, Metal and CUDA share.
 
 Grid and thread loops become numbers that the language gives a thread; its other loops stay. Indices are 32-bit: a
-buffer of 2^31 elements or more is refused.
+buffer of 2^31 elements or more is refused. Where threads exchange values, their numbers are made of their subgroup's
+and of their place in it, as far as a language leaves open which threads are a subgroup.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import prod
 from typing import ClassVar
 
 from ..ir.errors import CodegenError
-from ..ir.loops import Binary, Bitcast, Buffer, For, Kernel, Var
+from ..ir.loops import Binary, Bitcast, Buffer, For, Kernel, SubgroupXor, Var
+from ..ir.loops_visit import uses
 from ..ir.program import Program
+from ..ir.types import DType
 from .c_expressions import Code, Operators, apply
 from .c_style import RESERVED, CStyle
 from .devices import Device
@@ -32,6 +36,14 @@ class GridStyle(CStyle):
         self.device = device
         self.launch: Launch = launch(kernel, device)
         self.has_threads = bool(nest(kernel).threads)
+        self.flat = ""
+        """Where threads exchange values, the variable that numbers them."""
+        self.exchanges = uses(kernel, lambda e: isinstance(e, SubgroupXor))
+        threads = prod(self.launch.group)
+        if self.exchanges and threads % device.subgroup and device.subgroup % threads:
+            raise CodegenError(
+                f"{threads} threads are no whole subgroups of {device.subgroup}", where=f"kernel {kernel.name}"
+            )
         for p in kernel.params:
             if p.size >= INDEX_LIMIT:
                 raise CodegenError(
@@ -51,6 +63,14 @@ class GridStyle(CStyle):
 
     def global_number(self, dimension: int) -> str:
         """The number of the thread in the grid."""
+        raise NotImplementedError
+
+    def flat_number(self) -> str | None:
+        """The number of the thread by its subgroup and its place there; None where `thread_number` is by them."""
+        return None
+
+    def exchange(self, dtype: DType, value: Code, mask: int) -> Code:
+        """The value of the thread of the subgroup whose place differs in the bits of `mask`."""
         raise NotImplementedError
 
     private: ClassVar[str] = ""
@@ -78,14 +98,26 @@ class GridStyle(CStyle):
                 self.line(f"if ({self.names[loop.var]} >= {count(loop)})")
                 self.line("    return;")
         self.block(found.between)
-        for dimension, loop in zip(range(len(found.threads) - 1, -1, -1), found.threads, strict=True):
-            self.number(loop, self.thread_number(dimension))
+        self.thread_numbers(found.threads)
         self.block(found.body)
         return "\n".join([self.head(params), "{", *self.lines, "}", ""])
 
     def head(self, params: list[str]) -> str:
         """The function's name and parameters."""
         return f"{self.function} {self.kernel.name}({', '.join(params)})"
+
+    def thread_numbers(self, loops: Sequence[For]) -> None:
+        """The variables of thread loops, the outermost first."""
+        flat = self.flat_number() if self.exchanges else None
+        numbers = [self.thread_number(dimension) for dimension in range(len(loops))]
+        if flat is not None:
+            name = self.flat = self.fresh("thread_of_group")
+            self.line(f"const int {name} = {flat};")
+            x, y, _ = self.launch.group
+            numbers = [f"{name} % {x}", f"{name} / {x} % {y}", f"{name} / {x * y}"]
+            numbers[len(loops) - 1] = numbers[len(loops) - 1].partition(" %")[0]
+        for dimension, loop in zip(range(len(loops) - 1, -1, -1), loops, strict=True):
+            self.number(loop, numbers[dimension])
 
     def number(self, loop: For, value: str) -> None:
         """The variable of a grid or thread loop."""
@@ -125,9 +157,17 @@ class GridStyle(CStyle):
             return apply(e.op, self.value(e.a, at), self.value(e.b, at))
         return super()._binary(e, at)
 
+    def _subgroup_xor(self, e: SubgroupXor, at: str) -> Code:
+        if e.mask >= self.device.exchange:
+            raise CodegenError(
+                f"threads that differ by {e.mask} exchange values on no such device", where=f"kernel {self.kernel.name}"
+            )
+        return self.exchange(e.dtype, self.value(e.a), e.mask)
+
     _writers: ClassVar[dict[type, Callable[..., Code]]] = {
         **CStyle._writers,
         Binary: _binary,
+        SubgroupXor: _subgroup_xor,
     }
 
 

@@ -13,7 +13,7 @@ from ..ir.loops import Call, Kernel
 from ..ir.loops_visit import uses, uses_type
 from ..ir.program import Program
 from ..ir.types import DType
-from .c_expressions import Code, Operators, apply
+from .c_expressions import Code, Operators, apply, cast_to
 from .devices import Device
 from .grid_style import GridStyle, node_of
 
@@ -43,6 +43,13 @@ static inline uint16_t c2c_bf16(float x)
 """,
     "f32_of_u32": "static inline float c2c_f32_of_u32(uint32_t x) { return as_type<float>(x); }\n",
     "u32_of_f32": "static inline uint32_t c2c_u32_of_f32(float x) { return as_type<uint32_t>(x); }\n",
+    "shuffle_xor_64": """\
+static inline uint64_t c2c_shuffle_xor_64(uint64_t x, ushort mask)
+{
+    const uint low = simd_shuffle_xor(uint(x), mask), high = simd_shuffle_xor(uint(x >> 32), mask);
+    return uint64_t(high) << 32 | low;
+}
+""",
 }
 
 MISSING = ("erf", "expm1", "log1p")
@@ -59,8 +66,12 @@ _RESERVED = frozenset(
     atomic_int atomic_uint atomic_bool array fma min max clamp mix step smoothstep sign dot cross distance length
     normalize select fract modf frexp ldexp rsqrt exp2 exp10 log2 log10 powr sinpi cospi tanpi sincos isnan isinf
     isfinite signbit popcount clz ctz rotate mulhi mad24 absdiff hadd reverse_bits any all median3 saturate trunc
+    simd_shuffle_xor simdgroup_at lane_at
     """.split()
 )
+
+
+_IN_SIMDGROUP = ("uint simdgroup_at [[simdgroup_index_in_threadgroup]]", "uint lane_at [[thread_index_in_simdgroup]]")
 
 
 class MetalOperators(Operators):
@@ -95,13 +106,12 @@ class MetalStyle(GridStyle):
 
     def head(self, params: list[str]) -> str:
         x, y, z = self.launch.group
-        numbers = (
-            ("group_at [[threadgroup_position_in_grid]]", "thread_at [[thread_position_in_threadgroup]]")
-            if self.has_threads
-            else ("grid_at [[thread_position_in_grid]]",)
-        )
+        numbers: tuple[str, ...] = ("uint3 grid_at [[thread_position_in_grid]]",)
+        if self.has_threads:
+            own = ("uint3 thread_at [[thread_position_in_threadgroup]]",)
+            numbers = ("uint3 group_at [[threadgroup_position_in_grid]]", *(_IN_SIMDGROUP if self.exchanges else own))
         bound = [f"{p} [[buffer({i})]]" for i, p in enumerate(params)]
-        rows = ",\n    ".join([*bound, *(f"uint3 {n}" for n in numbers)])
+        rows = ",\n    ".join([*bound, *numbers])
         return f"[[max_total_threads_per_threadgroup({x * y * z})]]\n{self.function} {self.kernel.name}(\n    {rows})"
 
     def group_number(self, dimension: int) -> str:
@@ -112,6 +122,14 @@ class MetalStyle(GridStyle):
 
     def global_number(self, dimension: int) -> str:
         return f"grid_at.{'xyz'[dimension]}"
+
+    def flat_number(self) -> str | None:
+        return f"simdgroup_at * {self.device.subgroup} + lane_at"
+
+    def exchange(self, dtype: DType, value: Code, mask: int) -> Code:
+        if dtype.bits == 64:
+            return cast_to(self.operators.types[dtype], self.operators.help("shuffle_xor_64", value, Code(str(mask))))
+        return apply("simd_shuffle_xor", value, Code(str(mask)))
 
     def barrier(self) -> None:
         self.line("threadgroup_barrier(mem_flags::mem_threadgroup);")

@@ -11,6 +11,7 @@ from ..ir.types import DType
 from .c_expressions import Code, Operators, apply, cast_to
 from .devices import Device
 from .grid_style import GridStyle
+from .opencl_subgroups import subgroups
 from .vector_style import ELEMENTS, VectorStyle
 
 _PREAMBLE = """\
@@ -152,7 +153,8 @@ class OpenClStyle(VectorStyle):
         x, y, z = self.launch.group
         name = f"{self.function} {self.kernel.name}("
         rows = ",\n    ".join(params)
-        return f"__attribute__((reqd_work_group_size({x}, {y}, {z})))\n{name}\n    {rows})"
+        size = " C2C_SUBGROUPS" if self.exchanges else ""
+        return f"__attribute__((reqd_work_group_size({x}, {y}, {z}))){size}\n{name}\n    {rows})"
 
     def parameters(self, p: Buffer) -> tuple[str, ...]:
         base, at = self._place(p)
@@ -178,6 +180,27 @@ class OpenClStyle(VectorStyle):
     def global_number(self, dimension: int) -> str:
         return f"get_global_id({dimension})"
 
+    def flat_number(self) -> str | None:
+        x, y, z = self.launch.group
+        self.line(f"__local uint c2c_near[{x * y * z}];")
+        return f"c2c_thread({x}, {y})"
+
+    def exchange(self, dtype: DType, value: Code, mask: int) -> Code:
+        """In words of 32 bits, the only type that all extensions have."""
+        if dtype.bits == 64:
+            bits = self.fresh("t")
+            self.line(f"const ulong {bits} = {self.operators.bitcast(DType.U64, dtype, value).text};")
+            low, high = (self._word(Code(f"(uint)({bits}{part})"), mask).text for part in ("", " >> 32"))
+            return self.operators.bitcast(dtype, DType.U64, Code(f"((ulong){high} << 32 | {low})"))
+        if not dtype.is_float:
+            return cast_to(self.operators.types[dtype], self._word(cast_to("uint", value), mask))
+        bits_of = DType.U32 if dtype is DType.F32 else DType.U16
+        word = self._word(self.operators.bitcast(bits_of, dtype, value), mask)
+        return self.operators.bitcast(dtype, bits_of, word if dtype is DType.F32 else cast_to("ushort", word))
+
+    def _word(self, word: Code, mask: int) -> Code:
+        return apply("c2c_shuffle_xor", Code("c2c_near"), Code(self.flat), word, Code(str(mask)))
+
     def barrier(self) -> None:
         self.line("barrier(CLK_LOCAL_MEM_FENCE);")
 
@@ -186,7 +209,8 @@ def emit_opencl(program: Program, device: Device) -> str:
     """OpenCL C of all kernels; the program must have been verified. Raises CodegenError for what OpenCL cannot do."""
     operators = OpenClOperators(halves=device.fp16)
     kernels_on_device = program.kernels_of(host=False)
-    kernels = [OpenClStyle(k, operators, device).text() for k in kernels_on_device.values()]
+    styles = [OpenClStyle(k, operators, device) for k in kernels_on_device.values()]
+    kernels = [s.text() for s in styles]
     wide = any(uses_type(k, DType.F64) for k in kernels_on_device.values())
     half = device.fp16 and any(uses_type(k, DType.F16) for k in kernels_on_device.values())
     return "\n".join(
@@ -196,6 +220,7 @@ def emit_opencl(program: Program, device: Device) -> str:
             *(["#pragma OPENCL EXTENSION cl_khr_fp16 : enable"] if half else []),
             _PREAMBLE,
             *([_HALF] if half else []),
+            *([subgroups(device)] if any(s.exchanges for s in styles) else []),
             *operators.helpers.values(),
             *kernels,
         ]

@@ -237,6 +237,15 @@ class Reduce(Expr):
 
 
 @dataclass(frozen=True, slots=True)
+class SubgroupXor(Expr):
+    """a as the thread computed it whose number in the work-group differs in the bits of `mask`. A scalar, the whole
+    value of a Let; all threads come to it, as to a barrier, but memory is not ordered by it."""
+
+    a: Expr
+    mask: int
+
+
+@dataclass(frozen=True, slots=True)
 class Call(Expr):
     """A function of `CALLS`, lane by lane."""
 
@@ -454,6 +463,11 @@ def shuffle(a: Expr, b: Expr | None, lanes_of: tuple[int, ...]) -> Expr:
 def ramp(base: Operand, stride: int, lanes: int) -> Expr:
     base = as_expr(base, Const(DType.I64, 1, 0))
     return Ramp(DType.I64, lanes, base, stride) if lanes > 1 else base
+
+
+def subgroup_xor(a: Expr, mask: int) -> Expr:
+    """The value of the thread whose number differs in the bits of `mask`; to be named by a Let."""
+    return SubgroupXor(a.dtype, a.lanes, a, mask)
 
 
 def reduce(op: str, a: Expr) -> Expr:

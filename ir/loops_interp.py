@@ -1,7 +1,7 @@
 """Runs loop IR on numpy arrays, one statement after the other: the definition of its semantics, and slow.
 
 Vector values are arrays of `lanes` elements, scalars arrays of one. `Fma` rounds twice. Workers run one after another,
-threads of a work-group as well, from barrier to barrier.
+threads of a work-group as well, from one place where they meet to the next.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from .loops import (
     Shuffle,
     Stmt,
     Store,
+    SubgroupXor,
     Unary,
     Var,
 )
@@ -107,26 +108,31 @@ class _Run:
             yield run
 
     def together(self, loop: For) -> None:
-        """A work-group: its threads one after another from barrier to barrier."""
+        """A work-group: its threads one after another from one place where they meet to the next."""
         self.shared = {}
         runs = list(self.team(loop, {}))
         body = loop.body
         while len(body.body) == 1 and isinstance(body.body[0], For) and body.body[0].kind == "thread":
             body = body.body[0].body
-        running = [run.steps(body) for run in runs]
-        while running:
-            left = [steps for steps in running if next(steps, None) is not None]
-            if left and len(left) != len(running):
-                raise RunError("not all threads of a work-group reach a barrier", where=f"kernel {self.name}")
-            running = left
+        steps = [run.steps(body) for run in runs]
+        while True:
+            places = [next(s, None) for s in steps]
+            first = places[0] if places else None
+            if any(place is not first for place in places):
+                kind = "a barrier" if isinstance(first, Barrier | None) else "an exchange"
+                raise RunError(f"not all threads of a work-group reach {kind}", where=f"kernel {self.name}")
+            if first is None:
+                return
+            if isinstance(first, Let):
+                _exchange(runs, first)
 
-    def steps(self, block: Block) -> Iterator[bool]:
-        """Runs a thread's block; comes back at each barrier."""
+    def steps(self, block: Block) -> Iterator[Stmt]:
+        """Runs a thread's block; comes back with each statement for which all threads meet, before it has run."""
         for stmt in block.body:
-            if not any(isinstance(s, Barrier) for s in (stmt, *statements(Block((stmt,))))):
+            if not any(_meets(s) for s in statements(Block((stmt,)))):
                 self.statement(stmt)
-            elif isinstance(stmt, Barrier):
-                yield True
+            elif _meets(stmt):
+                yield stmt
             elif isinstance(stmt, For):
                 for i in range(int(self.value(stmt.begin)[0]), int(self.value(stmt.end)[0]), stmt.step):
                     self.values[stmt.var] = np.array([i], np.int64)
@@ -199,6 +205,19 @@ class _Run:
             case Call():
                 return call(e.name, e.dtype, [self.value(a) for a in e.args])
         return combine(e, [self.value(x) for x in operands(e)])
+
+
+def _meets(stmt: Stmt) -> bool:
+    """Whether all threads of a work-group run a statement together."""
+    return isinstance(stmt, Barrier) or isinstance(stmt, Let) and isinstance(stmt.value, SubgroupXor)
+
+
+def _exchange(runs: Sequence[_Run], let: Let) -> None:
+    """Each thread's name for the value of another one."""
+    assert isinstance(let.value, SubgroupXor)
+    given = [run.value(let.value.a) for run in runs]
+    for number, run in enumerate(runs):
+        run.values[let.name] = given[number ^ let.value.mask]
 
 
 def combine(e: Expr, x: list[Array]) -> Array:

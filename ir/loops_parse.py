@@ -46,6 +46,7 @@ from .loops import (
     Space,
     Stmt,
     Store,
+    SubgroupXor,
     Unary,
     Var,
 )
@@ -59,7 +60,7 @@ _TOKEN = re.compile(
     |(?P<number>-?(?:\d+\.\d*(?:e[-+]?\d+)?|\d+e[-+]?\d+|\d+|inf\b|nan\b(?:\(0x[0-9a-f]+\))?)|(?:true|false)(?=:))
     |(?P<file>@[^\s]+)
     |(?P<digest>sha256:[0-9a-f]{64})
-    |(?P<typed>(?:cast|bitcast|broadcast|ramp|shuffle|reduce)<)
+    |(?P<typed>(?:cast|bitcast|broadcast|ramp|shuffle|reduce|subgroup_xor)<)
     |(?P<name>[A-Za-z_]\w*)
     |(?P<sign><<|>>|<=|>=|==|!=|[-+*/%&|^<>(){}\[\],:;=])""",
     re.VERBOSE,
@@ -442,6 +443,8 @@ class _Parser:
             self.refuse(f"parameters of {name} are integers")
         if name == "broadcast":
             return Broadcast(a.dtype, numbers[0], a)
+        if name == "subgroup_xor" and len(numbers) == 1:
+            return SubgroupXor(a.dtype, a.lanes, a, numbers[0])
         if name == "ramp" and len(numbers) == 2:
             return Ramp(DType.I64, numbers[0], a, numbers[1])
         if name == "shuffle":

@@ -6,6 +6,8 @@ unless `inexact` adds Fma and calls.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from . import loops as ir
@@ -20,24 +22,38 @@ ALL = (*FLOATS, *INTS, DType.BOOL)
 LANES = (1, 1, 2, 4, 8, 16)
 ROWS, ROOM = 6, 512
 """Iterations of the outer loop; elements that each of them may write."""
+GROUPS, TEAM = 2, (4, 16)
+"""Work-groups and their threads, of kernels whose threads exchange values."""
 
 
 class RandomKernel:
-    """`kernel` with one input and one output of every type in `dtypes`, ROWS · ROOM elements each."""
+    """`kernel` with one input and one output of every type in `dtypes`, ROWS · ROOM elements each. `subgroup`: where it
+    is more than 1, the rows are threads, of which so many exchange values."""
 
-    def __init__(self, seed: int, dtypes: tuple[DType, ...] = ALL, inexact: bool = False):
+    def __init__(self, seed: int, dtypes: tuple[DType, ...] = ALL, inexact: bool = False, subgroup: int = 1):
         self.rng = np.random.default_rng(seed)
-        self.dtypes, self.inexact = dtypes, inexact
+        self.dtypes, self.inexact, self.subgroup = dtypes, inexact, subgroup
         self.k = Builder()
-        self.inputs = {d: self.k.param(f"x_{d}", d, ROWS * ROOM) for d in dtypes}
-        self.outputs = {d: self.k.param(f"y_{d}", d, ROWS * ROOM) for d in dtypes}
+        rows = ROWS if subgroup == 1 else GROUPS * TEAM[0] * TEAM[1]
+        self.inputs = {d: self.k.param(f"x_{d}", d, rows * ROOM) for d in dtypes}
+        self.outputs = {d: self.k.param(f"y_{d}", d, rows * ROOM) for d in dtypes}
         self.known: list[Expr] = []
         self.used = dict.fromkeys(dtypes, 0)
-        loop = self.k.parallel("row", ROWS) if self.rng.random() < 0.7 else self.k.loop("row", ROWS)
-        for row in loop:
+        self.divergent = 0
+        for row in self.rows():
             self.row = row
             self.statements(row, depth=0)
         self.kernel: Kernel = self.k.kernel(f"random_{seed}")
+
+    def rows(self) -> Iterator[Expr]:
+        """The outer loop, or those of a grid."""
+        if self.subgroup == 1:
+            yield from self.k.parallel("row", ROWS) if self.rng.random() < 0.7 else self.k.loop("row", ROWS)
+            return
+        for group in self.k.loop("group", GROUPS, kind="grid"):
+            for y in self.k.loop("ty", TEAM[0], kind="thread"):
+                for x in self.k.loop("tx", TEAM[1], kind="thread"):
+                    yield self.k.let((group * TEAM[0] + y) * TEAM[1] + x, "row")
 
     def pick(self, options: tuple[object, ...] | list[object]) -> object:
         return options[int(self.rng.integers(len(options)))]
@@ -70,6 +86,8 @@ class RandomKernel:
                 self.registers()
             else:
                 self.store()
+        if self.subgroup > 1 and not self.divergent:
+            self.exchange()
         self.store()
         self.known = known
 
@@ -81,10 +99,20 @@ class RandomKernel:
 
     def branch(self, i: Expr, depth: int) -> None:
         cond = i < int(self.rng.integers(0, 6)) if self.chance(0.5) else self.expr(DType.BOOL, 1, 1)
+        self.divergent += 1
         for _ in self.k.when(cond):
             self.statements(i, depth + 1)
         for _ in self.k.otherwise() if self.chance(0.5) else ():
             self.statements(i, depth + 1)
+        self.divergent -= 1
+
+    def exchange(self) -> None:
+        """A value of another thread, which is stored as it is."""
+        dtype, mask = self.dtype(), int(self.rng.integers(1, self.subgroup))
+        self.known.append(self.k.let(ir.subgroup_xor(self.expr(dtype, 1, 2), mask), "other"))
+        if self.used[dtype] < ROOM:
+            self.k.store(self.outputs[dtype], self.row * ROOM + self.used[dtype], self.known[-1])
+            self.used[dtype] += 1
 
     def registers(self) -> None:
         """A register tile, written and read in unrolled loops."""
@@ -243,9 +271,11 @@ def random_memory(kernel: Kernel, seed: int) -> list[np.ndarray]:
     return result
 
 
-def random_program(seeds: range, inexact: bool = False, threads: int = 2, dtypes: tuple[DType, ...] = ALL) -> Program:
+def random_program(
+    seeds: range, inexact: bool = False, threads: int = 2, dtypes: tuple[DType, ...] = ALL, subgroup: int = 1
+) -> Program:
     """One step a random kernel: all read the same inputs, each writes its own outputs."""
-    kernels = [RandomKernel(s, dtypes, inexact).kernel for s in seeds]
+    kernels = [RandomKernel(s, dtypes, inexact, subgroup).kernel for s in seeds]
     ins = [p for p in kernels[0].params if p.name.startswith("x_")]
     outs = [(n, p) for n, k in enumerate(kernels) for p in k.params if p.name.startswith("y_")]
     steps = []

@@ -36,6 +36,7 @@ from .loops import (
     Shuffle,
     Stmt,
     Store,
+    SubgroupXor,
     Unary,
     Var,
 )
@@ -202,6 +203,8 @@ def _typed(e: Expr) -> str:
             return f"shuffle<{lanes}>{_args(e.a) if e.b is None else _args(e.a, e.b)}"
         case Reduce():
             return f"reduce<{e.op}>{_args(e.a)}"
+        case SubgroupXor():
+            return f"subgroup_xor<{e.mask}>{_args(e.a)}"
     raise AssertionError(f"{type(e).__name__} has no text")
 
 

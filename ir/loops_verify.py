@@ -44,6 +44,7 @@ from .loops import (
     Shuffle,
     Stmt,
     Store,
+    SubgroupXor,
     Unary,
     Var,
 )
@@ -57,6 +58,8 @@ STACK_BYTES = 1 << 16
 """Stack and register buffers of one kernel together; worker threads of an app may have small stacks."""
 
 GRID_DIMENSIONS = 3
+SUBGROUP = 128
+"""Threads of a subgroup, at most."""
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _INT_ONLY = ("and", "or", "xor", "shl", "shr")
@@ -145,7 +148,8 @@ class _Checker:
     guards: int = 0
     around: list[str] = field(default_factory=list)
     """Kinds of the loops around a statement, outermost first."""
-    in_group: bool = False
+    group: int = 0
+    """Threads of a work-group, inside of thread loops."""
     at: Stmt | None = None
 
     def run(self) -> None:
@@ -190,7 +194,7 @@ class _Checker:
                     self.block(stmt.other)
                 self.guards -= 1
             case Let():
-                self.expr(stmt.value)
+                self.exchange(stmt.value) if isinstance(stmt.value, SubgroupXor) else self.expr(stmt.value)
                 self.define(stmt.name)
                 self.names[stmt.name] = (stmt.value.dtype, stmt.value.lanes)
                 known = interval(stmt.value, self.ranges)
@@ -205,8 +209,7 @@ class _Checker:
             case Prefetch():
                 self.prefetch(stmt)
             case Barrier():
-                if not self.in_group or self.guards:
-                    self.fail("a barrier stands where not all threads of a work-group must come")
+                self.for_all("a barrier")
 
     def loop(self, loop: For, outermost: bool) -> None:
         self.typed(loop.begin, DType.I64, "begin")
@@ -222,7 +225,10 @@ class _Checker:
         if loop.kind in ("grid", "thread"):
             self.grid_loop(loop)
         self.define(loop.var)
-        names, ranges, unrolled = dict(self.names), dict(self.ranges), set(self.unrolled)
+        names, ranges, unrolled, group = dict(self.names), dict(self.ranges), set(self.unrolled), self.group
+        if loop.kind == "thread":
+            assert isinstance(loop.end, Const)
+            self.group = max(self.group, 1) * int(loop.end.value)
         self.names[loop.var] = (DType.I64, 1)
         known = loop_interval(loop, self.ranges)
         if known is not None:
@@ -238,7 +244,7 @@ class _Checker:
             self.block(loop.body)
         self.around.pop()
         self.guards -= may_not_run
-        self.names, self.ranges, self.unrolled = names, ranges, unrolled
+        self.names, self.ranges, self.unrolled, self.group = names, ranges, unrolled, group
 
     def grid_loop(self, loop: For) -> None:
         """Grid loops are outermost, thread loops come next; at most three of each, counting from 0 to a constant."""
@@ -250,7 +256,19 @@ class _Checker:
             self.fail(f"a {loop.kind} loop stands inside of other loops")
         if self.around.count(loop.kind) == GRID_DIMENSIONS:
             self.fail(f"there are more than {GRID_DIMENSIONS} {loop.kind} loops")
-        self.in_group = self.in_group or loop.kind == "thread"
+
+    def for_all(self, what: str) -> None:
+        """What all threads of a work-group take part in stands where they all come."""
+        if not self.group or self.guards:
+            self.fail(f"{what} stands where not all threads of a work-group must come")
+
+    def exchange(self, e: SubgroupXor) -> None:
+        self.for_all("subgroup_xor")
+        self.expr(e.a)
+        if e.lanes != 1 or e.a.dtype is not e.dtype or e.a.lanes != 1:
+            self.fail(f"subgroup_xor of {e.a.dtype}x{e.a.lanes} to {e.dtype}x{e.lanes}")
+        if not 0 < e.mask < SUBGROUP or self.group % (1 << e.mask.bit_length()):
+            self.fail(f"subgroup_xor by {e.mask} in work-groups of {self.group} threads")
 
     def alloc(self, buffer: Buffer) -> None:
         self.define(buffer.name)
@@ -332,6 +350,8 @@ class _Checker:
             case Load():
                 self.access(e.buffer, e.index, e.lanes)
                 return "" if e.dtype is e.buffer.dtype else f"{e.dtype} from {e.buffer.dtype} '{e.buffer.name}'"
+            case SubgroupXor():
+                return "stands inside of another expression"
         return _node_problem(e)
 
 

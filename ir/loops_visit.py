@@ -29,6 +29,7 @@ from .loops import (
     Shuffle,
     Stmt,
     Store,
+    SubgroupXor,
     Unary,
 )
 from .types import DType
@@ -48,6 +49,7 @@ _OPERANDS: dict[type[Expr], Callable[[Any], tuple[Expr, ...]]] = {
     Bitcast: lambda e: (e.a,),
     Broadcast: lambda e: (e.a,),
     Reduce: lambda e: (e.a,),
+    SubgroupXor: lambda e: (e.a,),
     Ramp: lambda e: (e.base,),
     Shuffle: lambda e: (e.a,) if e.b is None else (e.a, e.b),
     Call: lambda e: e.args,
@@ -65,6 +67,7 @@ _REBUILD: dict[type[Expr], Callable[[Any, tuple[Any, ...]], Expr]] = {
     Broadcast: lambda e, x: Broadcast(e.dtype, e.lanes, x[0]),
     Reduce: lambda e, x: Reduce(e.dtype, e.lanes, e.op, x[0]),
     Ramp: lambda e, x: Ramp(e.dtype, e.lanes, x[0], e.stride),
+    SubgroupXor: lambda e, x: SubgroupXor(e.dtype, e.lanes, x[0], e.mask),
     Shuffle: lambda e, x: Shuffle(e.dtype, e.lanes, x[0], x[1] if len(x) > 1 else None, e.lanes_of),
     Call: lambda e, x: Call(e.dtype, e.lanes, e.name, x),
 }

@@ -59,6 +59,8 @@ def _metal_argument(declaration: str) -> str:
         "threadgroup_position_in_grid": "at.of_group",
         "thread_position_in_threadgroup": "at.in_group",
         "thread_position_in_grid": "at.in_grid",
+        "simdgroup_index_in_threadgroup": "at.subgroup",
+        "thread_index_in_simdgroup": "at.lane",
     }
     found = re.fullmatch(r"(.*?)\w+ \[\[(?:buffer\((\d+)\)|(\w+))\]\]", declaration)
     assert found is not None, declaration
@@ -124,8 +126,9 @@ def build(
     source = "kernels.cl" if dialect == "opencl" else "kernels.cpp"
     (folder / source).write_text(executable(text, dialect, kernels))
     if dialect == "opencl":
+        quiet = ["-Wno-ignored-pragmas"] if defines else []  # clang knows not all extensions
         header = ["-include", str(HERE / "opencl" / "opencl_emulated.h")]
-        _run("clang-19", *OPENCL, *QUIET, *speed, *given, *header, "-c", source, "-o", "kernels.o", cwd=folder)
+        _run("clang-19", *OPENCL, *QUIET, *speed, *given, *quiet, *header, "-c", source, "-o", "kernels.o", cwd=folder)
         _run("objcopy", "--rename-section", SHARED, "kernels.o", cwd=folder)
     else:
         includes = ["-I", str(HERE / dialect), "-I", str(HERE)]
@@ -177,6 +180,7 @@ class Emulated:
         library = build(self.text, device.dialect, kernels, folder, watched=watched, defines=defines)
         self.library = ctypes.CDLL(str(library))
         self.library.emulated_faults.restype = ctypes.c_char_p
+        ctypes.c_uint.in_dll(self.library, "emulated_subgroup").value = max(device.subgroup, 1)
         self.faults: list[str] = []
         self.host = _build_host(self.plan, folder)
 
@@ -211,7 +215,7 @@ class Emulated:
             name.encode(), self.library[f"emulated_{name}"], (ctypes.c_void_p * len(addresses))(*addresses),
             (ctypes.c_size_t * len(params))(*sizes) if self.watched else None, len(params),
             (ctypes.c_uint * 3)(*groups), (ctypes.c_uint * 3)(*launch.group),
-            int("barrier" in self.text or "syncthreads" in self.text),
+            int(any(word in self.text for word in ("barrier", "syncthreads", "simd", "shfl"))),
         )  # fmt: skip
 
 

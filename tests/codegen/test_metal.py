@@ -139,6 +139,12 @@ CUDA_SHIM = """
 struct three { unsigned x, y, z; };
 extern const __device__ three threadIdx, blockIdx;
 __device__ void __syncthreads();
+__device__ int __shfl_xor_sync(unsigned, int, int);
+__device__ unsigned __shfl_xor_sync(unsigned, unsigned, int);
+__device__ long long __shfl_xor_sync(unsigned, long long, int);
+__device__ unsigned long long __shfl_xor_sync(unsigned, unsigned long long, int);
+__device__ float __shfl_xor_sync(unsigned, float, int);
+__device__ double __shfl_xor_sync(unsigned, double, int);
 __device__ int min(int, int);
 __device__ int max(int, int);
 __device__ unsigned __float_as_uint(float);

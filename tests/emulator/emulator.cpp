@@ -9,12 +9,13 @@
 #include <ucontext.h>
 #include <vector>
 
-enum { MOST = 1024, STACK = 1 << 20 };
+enum { MOST = 1024, STACK = 1 << 20, BROUGHT = 64 };
 static const uint32_t NOBODY = 0xffffffff, SEVERAL = 0xfffffffe;
 
 struct fiber {
     jmp_buf here;
-    int started, done, line;
+    int started, done, line, gathers;
+    char brought[BROUGHT];
     emulated_position at;
 };
 
@@ -33,7 +34,7 @@ static struct {
     fiber fibers[MOST];
     jmp_buf scheduler;
     fiber *now;
-    char *stacks;
+    char *stacks, *gathered; /* what all threads have brought to where they met last */
     emulated_entry entry;
     void *const *arguments;
     const char *name;
@@ -45,6 +46,8 @@ static struct {
 } self;
 
 extern char __start_emulated_shared[] __attribute__((weak)), __stop_emulated_shared[] __attribute__((weak));
+
+unsigned emulated_subgroup = 32;
 
 /* Once for each kernel and kind. */
 static void fault(const char *what)
@@ -91,27 +94,58 @@ static void resume(fiber *f)
 
 emulated_position emulated_at(void) { return self.now->at; }
 
-void emulated_barrier(int line)
+static void meet(int line, int gathers)
 {
     self.now->line = line;
+    self.now->gathers = gathers;
     to_scheduler();
 }
 
-/* Threads that wait, after one round of all; what is wrong with where they wait. */
-static unsigned waiting(unsigned threads)
+void emulated_barrier(int line) { meet(line, 0); }
+
+void emulated_gather(int line, const void *mine, size_t bytes, void *all)
 {
-    unsigned wait = 0, gone = 0, i;
+    unsigned first = self.now->at.subgroup * emulated_subgroup;
+    if (bytes > BROUGHT)
+        abort();
+    memcpy(self.now->brought, mine, bytes);
+    meet(line, 1);
+    for (unsigned i = 0; i < emulated_subgroup; i++)
+        memcpy((char *)all + i * bytes, self.gathered + (first + i) * BROUGHT, bytes);
+}
+
+void emulated_shuffle_xor(int line, const void *mine, size_t bytes, unsigned mask, void *theirs)
+{
+    char all[EMULATED_SUBGROUP * 8];
+    emulated_gather(line, mine, bytes, all);
+    if (mask >= emulated_subgroup)
+        fault("a shuffle beyond its subgroup");
+    memcpy(theirs, all + (self.now->at.lane ^ mask) % emulated_subgroup * bytes, bytes);
+}
+
+void emulated_fault(const char *what) { fault(what); }
+
+/* Threads that wait, after one round of all; what is wrong with where they wait. gathers: whether all of those exchange
+ * values. */
+static unsigned waiting(unsigned threads, bool *gathers)
+{
+    unsigned wait = 0, exchanges = 0, i;
     int line = 0;
+    bool apart = false;
     for (i = 0; i < threads; i++) {
         fiber *f = &self.fibers[i];
-        gone += f->done;
         wait += !f->done;
-        if (!f->done && line && f->line != line)
-            fault("barrier divergence: threads wait at different barriers");
+        exchanges += !f->done && f->gathers;
+        apart |= !f->done && line && f->line != line;
         line = f->done ? line : f->line;
     }
-    if (wait && gone)
-        fault("barrier divergence: threads ended before a barrier");
+    if (apart)
+        fault(exchanges ? "exchange divergence: threads wait at different places"
+                        : "barrier divergence: threads wait at different barriers");
+    if (wait && wait < threads)
+        fault(exchanges ? "exchange divergence: threads ended before an exchange"
+                        : "barrier divergence: threads ended before a barrier");
+    *gathers = wait && exchanges == wait;
     return wait;
 }
 
@@ -123,8 +157,11 @@ static void run_group(unsigned threads)
         for (i = 0; i < threads && !self.stopped; i++)
             if (!self.fibers[i].done)
                 resume(&self.fibers[i]);
-        self.interval++;
-        left = self.stopped ? 0 : waiting(threads);
+        bool gathers = false;
+        left = self.stopped ? 0 : waiting(threads, &gathers);
+        self.interval += !gathers;
+        for (i = 0; i < threads && left; i++)
+            memcpy(self.gathered + i * BROUGHT, self.fibers[i].brought, BROUGHT);
     }
 }
 
@@ -144,7 +181,8 @@ static void place(unsigned x, unsigned y, unsigned z, const unsigned t[3])
         for (unsigned b = 0; b < t[1]; b++)
             for (unsigned a = 0; a < t[0]; a++, i++) {
                 self.fibers[i].done = 0;
-                self.fibers[i].at = {{x, y, z}, {a, b, c}, {x * t[0] + a, y * t[1] + b, z * t[2] + c}};
+                self.fibers[i].at = {{x, y, z}, {a, b, c}, {x * t[0] + a, y * t[1] + b, z * t[2] + c},
+                                     i / emulated_subgroup, i % emulated_subgroup};
             }
 }
 
@@ -243,10 +281,12 @@ void emulated_run(const char *name, emulated_entry entry, void *const *arguments
                   const unsigned groups[3], const unsigned threads[3], int barriers)
 {
     unsigned all = threads[0] * threads[1] * threads[2], number = 0;
+    if (!self.gathered)
+        self.gathered = (char *)calloc(MOST + EMULATED_SUBGROUP, BROUGHT);
     if (!self.stacks)
         self.stacks = (char *)mmap(NULL, (size_t)MOST * STACK, PROT_READ | PROT_WRITE,
                                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (all > MOST || self.stacks == MAP_FAILED)
+    if (all > MOST || self.stacks == MAP_FAILED || !self.gathered)
         abort();
     self.name = name;
     self.entry = entry;

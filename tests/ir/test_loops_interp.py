@@ -119,6 +119,37 @@ def test_threads_wait_for_each_other_at_barriers() -> None:
     assert y.tolist() == [*range(9, 1, -1), *range(17, 9, -1)]
 
 
+def test_threads_exchange_values() -> None:
+    """Sums of four neighbours by a butterfly; the threads of both loops count."""
+    kernel = parse_kernel(
+        """kernel k(x: i32[16], y: i32[16]) {
+             grid g = 0 to 2 {
+               thread a = 0 to 4 {
+                 thread b = 0 to 2 {
+                   let t: i64 = g * 8 + a * 2 + b
+                   let one: i32 = subgroup_xor<1>(x[t])
+                   let two: i32 = x[t] + one
+                   let others: i32 = subgroup_xor<2>(two)
+                   store y[t] = two + others
+                 }
+               }
+             }
+           }"""
+    )
+    verify_kernel(kernel)
+    y = np.zeros(16, np.int32)
+    run_kernel(kernel, [np.arange(16, dtype=np.int32), y])
+    assert y.tolist() == [6] * 4 + [22] * 4 + [38] * 4 + [54] * 4
+
+
+@pytest.mark.parametrize("body", ["if t < 2 { let a: i32 = subgroup_xor<1>(y[t]) }",
+                                  "if t < 2 { barrier } else { let a: i32 = subgroup_xor<1>(y[t]) }"])  # fmt: skip
+def test_an_exchange_that_some_threads_miss_is_an_error(body: str) -> None:
+    kernel = parse_kernel(f"kernel k(y: i32[4]) {{ thread t = 0 to 4 {{ {body} }} }}")
+    with pytest.raises(RunError, match="not all threads"):
+        run_kernel(kernel, [np.zeros(4, np.int32)])
+
+
 def test_a_barrier_that_some_threads_miss_is_an_error() -> None:
     kernel = parse_kernel("kernel k(y: i32[4]) { thread t = 0 to 4 { if t < 2 { barrier } } }")
     with pytest.raises(RunError, match="not all threads"):

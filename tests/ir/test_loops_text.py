@@ -38,6 +38,10 @@ def test_random_kernels_round_trip(seed: int) -> None:
     round_trip(RandomKernel(seed, inexact=True).kernel)
 
 
+def test_exchanges_round_trip() -> None:
+    assert "subgroup_xor<" in round_trip(RandomKernel(3, subgroup=16).kernel)
+
+
 def every_node() -> Kernel:
     """A kernel with every kind of node and every optional part."""
     k = Builder()

@@ -43,6 +43,7 @@ def test_random_kernels_pass(seed: int) -> None:
         "alloc a: f32x8[2] register unroll u = 0 to 2 { store a[1 - u] = 1.0:f32x8 }",
         "store y[ramp<4, -5>(15)] = 1.0:f32x4",
         "prefetch y[-99]",
+        "thread t = 0 to 8 { serial i = 0 to 2 { let a: f32 = subgroup_xor<5>(x[t]) store y[t] = a } }",
     ],
 )
 def test_right_kernels_pass(body: str) -> None:
@@ -72,6 +73,13 @@ def test_right_kernels_pass(body: str) -> None:
         ("grid g = 0 to 4 { barrier }", "a barrier stands where not all threads"),
         ("thread t = 0 to 4 { if t < 2 { barrier } }", "a barrier stands where not all threads"),
         ("thread t = 0 to 4 { serial i = 0 to n[t] { barrier } }", "a barrier stands where not all threads"),
+        ("let a: f32 = subgroup_xor<1>(x[0])", "subgroup_xor stands where not all threads"),
+        ("thread t = 0 to 4 { if t < 2 { let a: f32 = subgroup_xor<1>(x[t]) } }", "subgroup_xor stands where not all"),
+        ("thread t = 0 to 4 { store y[t] = subgroup_xor<1>(x[t]) }", "stands inside of another expression"),
+        ("thread t = 0 to 4 { let a: f32 = subgroup_xor<4>(x[t]) }", "subgroup_xor by 4 in work-groups of 4 threads"),
+        ("thread t = 0 to 6 { let a: f32 = subgroup_xor<2>(x[t]) }", "subgroup_xor by 2 in work-groups of 6 threads"),
+        ("thread t = 0 to 4 { let a: f32 = subgroup_xor<0>(x[t]) }", "subgroup_xor by 0"),
+        ("thread t = 0 to 4 { let a: f32x4 = subgroup_xor<1>(x[0; 4]) }", "subgroup_xor of f32x4"),
         ("let x: i64 = 1", "name 'x' is defined twice"),
         ("serial i = 0 to 2 { parallel j = 0 to 2 { } }", "parallel loop must be the only statement"),
         ("let a: i64 = 1 parallel j = 0 to 2 { }", "parallel loop must be the only statement"),

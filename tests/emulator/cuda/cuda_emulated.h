@@ -7,6 +7,7 @@
 #define __launch_bounds__(threads)
 #define __shared__ EMULATED_SHARED
 #define __syncthreads() emulated_barrier(__LINE__)
+#define __shfl_xor_sync(threads, x, mask) shuffle_xor(__LINE__, threads, x, mask)
 #define threadIdx (emulated_at().in_group)
 #define blockIdx (emulated_at().of_group)
 
@@ -21,6 +22,15 @@ inline float __double2float_rz(double x)
     const float f = (float)x;
     const double more = f < 0 ? -(double)f : (double)f, most = x < 0 ? -x : x;
     return more > most ? __uint_as_float(__float_as_uint(f) - 1) : f;
+}
+
+template <class T> inline T shuffle_xor(int line, unsigned threads, T x, unsigned mask)
+{
+    T y;
+    if (threads != 0xffffffff)
+        emulated_fault("a shuffle of a part of a warp");
+    emulated_shuffle_xor(line, &x, sizeof x, mask, &y);
+    return y;
 }
 
 /* Instructions of PTX. */

@@ -11,9 +11,11 @@ struct emulated_uint3 {
 };
 struct emulated_position {
     struct emulated_uint3 of_group, in_group, in_grid;
+    uint subgroup, lane;
 };
 struct emulated_position emulated_at(void) __attribute__((const));
 void emulated_barrier(int line) __attribute__((noduplicate));
+void emulated_shuffle_xor(int line, const void *mine, size_t bytes, uint mask, void *theirs) __attribute__((noduplicate));
 
 static inline size_t emulated_number(struct emulated_uint3 of, uint dimension)
 {
@@ -142,6 +144,23 @@ DOT(char, char, int) DOT(uchar, uchar, uint) DOT(char, uchar, int) DOT(uchar, ch
 #define dot_4x8packed_uu_uint(a, b) dot(as_uchar4((uint)(a)), as_uchar4((uint)(b)))
 #define dot_4x8packed_su_int(a, b) dot(as_char4((uint)(a)), as_uchar4((uint)(b)))
 #define dot_4x8packed_us_int(a, b) dot(as_uchar4((uint)(a)), as_char4((uint)(b)))
+#endif
+
+/* Subgroups: of the extensions that our text knows, the exchange of words. */
+#define get_sub_group_id() (emulated_at().subgroup)
+#define get_sub_group_local_id() (emulated_at().lane)
+static inline uint emulated_word(int line, uint x, uint mask)
+{
+    uint y;
+    emulated_shuffle_xor(line, &x, sizeof x, mask, &y);
+    return y;
+}
+#ifdef cl_intel_subgroups
+#define intel_sub_group_shuffle_xor(x, mask) emulated_word(__LINE__, x, mask)
+#endif
+#ifdef cl_qcom_subgroup_shuffle
+#define CLK_SUB_GROUP_SHUFFLE_WIDTH_WAVE_SIZE_QCOM 0
+#define qcom_sub_group_shuffle_xor(x, mask, width, other) ((void)(width), (void)(other), emulated_word(__LINE__, x, mask))
 #endif
 
 #pragma OPENCL EXTENSION cl_khr_fp16 : disable

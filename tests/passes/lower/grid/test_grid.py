@@ -11,7 +11,7 @@ import pytest
 
 from c2c.codegen.launch import count
 from c2c.codegen.target import Target
-from c2c.ir.loops import Barrier, For
+from c2c.ir.loops import Barrier, For, Let, SubgroupXor
 from c2c.ir.loops_visit import statements
 from c2c.passes.grid import on_grid
 from c2c.passes.lower import lower_node
@@ -137,6 +137,26 @@ def test_a_tail_is_part_of_the_kernel(target: str) -> None:
     graph = with_tail(case, factor)
     (got,) = run_graph(graph, [*case.arrays, factor], target=target)
     np.testing.assert_allclose(got, np.abs(case.expected()[0]) * factor, atol=1e-5)
+
+
+EXCHANGING = ("opencl-adreno", "opencl-intel")
+"""With one subgroup a team, and with four."""
+
+
+@pytest.mark.parametrize("target", EXCHANGING)
+def test_teams_that_exchange_what_they_accumulate(target: str) -> None:
+    """Among it the first of equal maxima, wherever it is."""
+    x, scale, bias = normal((4, 130), (130,), (130,))
+    equal = np.zeros((4, 130), np.float32)
+    equal[[0, 1, 1, 2, 2, 3, 3], [129, 63, 64, 15, 16, 97, 96]] = 1
+    cases = [Case("Softmax", [x]), Case("LayerNormalization", [x, scale, bias])]
+    check(
+        [*cases, Case("ArgMax", [equal], {"axis": 1}), Case("ReduceL2", [x, np.array([1])], {}, frozenset({1}))], target
+    )
+    (call,) = on_grid(lower_node(cases[1].node(), Target.parse(target)))
+    found = list(statements(call.kernel.body))
+    assert sum(isinstance(s, Barrier) for s in found) == {"opencl-adreno": 0, "opencl-intel": 2}[target]
+    assert any(isinstance(s, Let) and isinstance(s.value, SubgroupXor) for s in found)
 
 
 @pytest.mark.parametrize("target", TARGETS)
