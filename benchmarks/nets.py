@@ -1,10 +1,8 @@
-"""The benchmark networks as ONNX files (opset 17): He-normal weights and sane batch-norm statistics from fixed seeds.
-
-usage: python benchmarks/nets.py DIR [NAME...]
-"""
+"""The benchmark networks as ONNX files (opset 17): He-normal weights and sane batch-norm statistics from fixed seeds."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 import zlib
 from collections.abc import Callable
@@ -314,6 +312,8 @@ def main(folder: Path, names: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where they are written")
+    parser.add_argument("name", nargs="*", help=f"which, of {', '.join(NETS | OTHERS)} (default: {', '.join(NETS)})")
+    options = parser.parse_args()
+    sys.exit(main(options.folder, options.name))
