@@ -1,4 +1,4 @@
-"""The benchmark networks as ONNX files (opset 17): He-normal weights and sane batch-norm statistics from fixed seeds."""
+"""The benchmark networks as ONNX files (opset 17): He-normal weights, sane batch-norm statistics, fixed seeds."""
 
 from __future__ import annotations
 
