@@ -12,6 +12,7 @@ from ..ir.types import DType
 from .c_expressions import Code, Operators, apply
 from .c_helpers import SMALL_FLOATS
 from .devices import Device
+from .dots import dot_helper
 from .grid_style import GridStyle
 from .launch import GROUPS_ALONG
 
@@ -117,8 +118,11 @@ class CudaOperators(Operators):
 
     def helper(self, name: str) -> tuple[str, tuple[str, ...]]:
         own = _HELPERS | _HALVES
-        text, needs = (own[name], _NEEDS.get(name, ())) if name in own else super().helper(name)
+        text, needs = (own[name], _NEEDS.get(name, ())) if name in own else self._shared(name)
         return text.replace("static inline", "static __device__ inline"), needs
+
+    def _shared(self, name: str) -> tuple[str, tuple[str, ...]]:
+        return (dot_helper(name, "cuda"), ()) if name.startswith("dot_") else super().helper(name)
 
     def fma(self, dtype: DType, a: Code, b: Code, c: Code) -> Code:
         if dtype is DType.F16 and self.halves:

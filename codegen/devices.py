@@ -81,8 +81,9 @@ class Device:
     exchange values of registers, their number being certain: the language, or an extension of OpenCL by the name of its
     maker; empty: nothing. images, fp16: whether it
     reads them through a cache of their own, and computes in 16-bit floats. f64: whether it has 64-bit floats. tensors:
-    that a kernel takes at most; None: any number. What a device cannot run runs on the host. chip: one of those that
-    the row stands for, by which reports rate kernels.
+    that a kernel takes at most; None: any number. What a device cannot run runs on the host. dots: what a dot product
+    of four signed bytes takes that is added to an i32, in multiply-adds of floats; None: no instruction has it on some
+    of them. chip: one of those that the row stands for, by which reports rate kernels.
 
     What calls are expected to take, in nanoseconds, to tell those that a host runs faster (`passes/host_steps.py`):
     launch: a kernel; operation: one of all threads together, thread_operation: one of a thread that runs alone;
@@ -110,6 +111,7 @@ class Device:
     fp16: bool = False
     f64: bool = False
     tensors: int | None = None
+    dots: float | None = None
     chip: Chip | None = None
 
     @property
@@ -130,16 +132,23 @@ ADRENO = replace(
     LEAST, local_bytes=32 << 10, work_group=1024, subgroup=64, shuffles="qcom", images=True, fp16=True, chip=ADRENO_740
 )
 """Qualcomm, Snapdragon Mobile Platform OpenCL General Programming and Optimization (80-NB295-11), and Mesa, as above:
-since Adreno 6xx."""
-MALI = replace(LEAST, local_bytes=32 << 10, work_group=256, subgroup=16, images=True, fp16=True, chip=MALI_G710)
-"""Arm Mali GPU OpenCL Developer Guide: 256 threads with 64 registers at most; local memory lies in memory. Valhall."""
+since Adreno 6xx. Dot products of bytes since A650 (has_dp4acc there), and where the driver has
+cl_khr_integer_dot_product."""
+MALI = replace(
+    LEAST, local_bytes=32 << 10, work_group=256, subgroup=16, images=True, fp16=True, dots=1.0, chip=MALI_G710
+)  # fmt: skip
+"""Arm Mali GPU OpenCL Developer Guide: 256 threads with 64 registers at most; local memory lies in memory. Valhall.
+Dot products of bytes since G76: Arm, Compute Library (cl_arm_integer_dot_product_int8); their rate is taken to be that
+of multiply-adds."""
 INTEL = replace(LEAST, local_bytes=64 << 10, work_group=256, subgroup=16, shuffles="intel", images=True, fp16=True)
-"""Intel, oneAPI GPU Optimization Guide: 64 KB a subslice, 128 registers of 32 bytes for 16 threads. Since Gen9."""
+"""Intel, oneAPI GPU Optimization Guide: 64 KB a subslice, 128 registers of 32 bytes for 16 threads. Since Gen9; dot
+products of bytes (DP4A) since Gen12."""
 NVIDIA = replace(LEAST, local_bytes=48 << 10, work_group=1024, subgroup=32, images=True, f64=True)
 """NVIDIA, CUDA C++ Programming Guide, table of compute capabilities; its OpenCL has no cl_khr_fp16 and no exchanges of
 values."""
-CUDA = replace(NVIDIA, dialect="cuda", shuffles="language")
-"""The same, section on warp shuffle functions."""
+CUDA = replace(NVIDIA, dialect="cuda", shuffles="language", dots=1.0)
+"""The same, section on warp shuffle functions; dot products of bytes (__dp4a) since 6.1, as many as multiply-adds of
+floats on 7.x and 8.0. Older devices run them written out."""
 METAL = Device("metal", 16 << 10, 512, subgroup=32, images=True, fp16=True, tensors=31)
 """Apple, Metal Feature Set Tables: what families Apple3 and Mac2 have in common."""
 METAL_IOS = replace(METAL, local_bytes=32 << 10, work_group=1024, shuffles="language", chip=APPLE_A16)

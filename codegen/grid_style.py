@@ -12,7 +12,7 @@ from math import prod
 from typing import ClassVar
 
 from ..ir.errors import CodegenError
-from ..ir.loops import Binary, Bitcast, Buffer, For, Kernel, SubgroupXor, Var
+from ..ir.loops import Binary, Bitcast, Buffer, Dot, Expr, For, Kernel, SubgroupXor, Var
 from ..ir.loops_visit import uses
 from ..ir.program import Program
 from ..ir.types import DType
@@ -151,6 +151,14 @@ class GridStyle(CStyle):
         name = self.names[value.name]
         return f"&{name}" if value.lanes == 1 else name
 
+    def _dot(self, e: Dot, at: str) -> Code:
+        """Of the bytes of two words by the device's own instruction, where it has one."""
+        if e.lanes == 1 and _is_word(e.a) and _is_word(e.b) and e.dtype is DType.I32:
+            assert isinstance(e.a, Bitcast) and isinstance(e.b, Bitcast)
+            name = f"dot_{'s' if e.a.dtype.is_signed else 'u'}{'s' if e.b.dtype.is_signed else 'u'}"
+            return self.operators.help(name, self.value(e.a.a), self.value(e.b.a), self.value(e.c, at))
+        return super()._dot(e, at)
+
     def _binary(self, e: Binary, at: str) -> Code:
         """Indices by the language's own min and max of int."""
         if e.op in ("min", "max") and self.is_index(e):
@@ -168,7 +176,13 @@ class GridStyle(CStyle):
         **CStyle._writers,
         Binary: _binary,
         SubgroupXor: _subgroup_xor,
+        Dot: _dot,
     }
+
+
+def _is_word(e: Expr) -> bool:
+    """Whether four bytes are those of one integer."""
+    return isinstance(e, Bitcast) and e.lanes == 4 and e.dtype.bits == 8 and e.a.lanes == 1 and e.a.dtype.is_int
 
 
 def node_of(program: Program, kernel: Kernel) -> str:

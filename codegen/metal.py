@@ -15,6 +15,7 @@ from ..ir.program import Program
 from ..ir.types import DType
 from .c_expressions import Code, Operators, apply, cast_to
 from .devices import Device
+from .dots import dot_helper
 from .grid_style import GridStyle, node_of
 
 _PREAMBLE = """\
@@ -80,6 +81,8 @@ class MetalOperators(Operators):
     has_half: ClassVar[bool] = True
 
     def helper(self, name: str) -> tuple[str, tuple[str, ...]]:
+        if name.startswith("dot_"):
+            return dot_helper(name, "metal"), ()
         return (_HELPERS[name], ()) if name in _HELPERS else super().helper(name)
 
     def function(self, name: str, dtype: DType) -> str:

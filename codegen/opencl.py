@@ -10,6 +10,7 @@ from ..ir.program import Program
 from ..ir.types import DType
 from .c_expressions import Code, Operators, apply, cast_to
 from .devices import Device
+from .dots import dot_helper
 from .grid_style import GridStyle
 from .opencl_subgroups import subgroups
 from .vector_style import ELEMENTS, VectorStyle
@@ -97,6 +98,8 @@ class OpenClOperators(Operators):
     has_half: ClassVar[bool] = True
 
     def helper(self, name: str) -> tuple[str, tuple[str, ...]]:
+        if name.startswith("dot_"):
+            return dot_helper(name, "opencl"), ()
         needs = ("bf16",) if name == "bf16_of_f64" else ()
         return (_HELPERS[name], needs) if name in _HELPERS else super().helper(name)
 

@@ -51,7 +51,7 @@ FEATURES: dict[str, dict[str, Feature]] = {
         "fp16": Feature(("fullfp16",), ("neon",)),
         **_features(dotprod="neon", i8mm="neon", bf16="neon", fp16fml="fp16"),
     },
-    "gpu": {},
+    "gpu": _features(dots=""),
 }
 
 SPELLINGS = {"fullfp16": "fp16"}
@@ -126,8 +126,16 @@ class Target:
         else:
             wanted = [f for f in table if f == name or name in _needed(f, table)]
             has = tuple(f for f in self.has if f not in wanted)
+        if self.device is not None:
+            return replace(self, has=has, device=self._device_with(has), edits=(*self.edits, edit))
         spelled = tuple(sign + llvm for f in wanted for llvm in table[f].llvm)
         return replace(self, has=has, extra=(*self.extra, *spelled), edits=(*self.edits, edit))
+
+    def _device_with(self, has: tuple[str, ...]) -> Device:
+        assert self.device is not None
+        if "dots" in has and self.device.dialect == "metal":
+            raise TargetError("Metal has no dot products of bytes", where=f"target '{self.name}'")
+        return replace(self.device, dots=(self.device.dots or 1.0) if "dots" in has else None)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -188,7 +196,9 @@ class Target:
     @property
     def byte_levels(self) -> DType | None:
         """Type of bytes whose products with i8 instructions add in fours, to i32 of a whole register; None where no
-        instruction does."""
+        instruction does. Graphics processors keep levels in bytes in any case: what they move counts."""
+        if self.device is not None:
+            return DType.I8
         if "avx512vnni" in self.has or "i8mm" in self.has or "avxvnni" in self.has and self.vector_bits == 256:
             return DType.U8
         return DType.I8 if "dotprod" in self.has else None
@@ -342,7 +352,10 @@ TARGETS: dict[str, Target] = {
             _NEON, name="arm64-dotprod", has=("neon", "dotprod"), extra=("+neon", "+dotprod"),
             l2_bytes=512 << 10, about="ARMv8.2 with int8 dot products: since Cortex-A55, A76, Apple A13",
         ),
-        *(Target(n, "gpu", n, about=about, device=device) for n, (device, about) in DEVICES.items()),
+        *(
+            Target(n, "gpu", n, ("dots",) if device.dots else (), about=about, device=device)
+            for n, (device, about) in DEVICES.items()
+        ),
     )
 }  # fmt: skip
 """Rows by name; `native` is filled in by `Target.parse`, since it differs by machine."""

@@ -43,7 +43,6 @@ LEVELS: dict[int, tuple[str, ...]] = {
 
 LOOPS_ONLY = frozenset(
     (
-        "integer-arithmetic",
         "share-factors",
         "pack-strides",
         "sparse-products",

@@ -15,6 +15,8 @@ from ...ir.loops import Expr, broadcast, cast, const, maximum, minimum, ramp, sh
 from ...ir.types import DType, TensorType
 from .context import KernelBuilder, Lowering, Site, lowers, strides
 from .dynamic_levels import found_range, level
+from .grid.integer_conv import convolve_integers
+from .grid.levels import Levels, largest_of
 from .integer_product import Finish as Sums
 from .integer_product import multiply_rows
 from .matmul import batch_strides, multiply, write
@@ -155,6 +157,9 @@ def integer_convolution(
 ) -> None:
     """Parallel over images, blocks of output channels and rows; a tile holds channels × one vector along the row."""
     x, w = data[0], weights[0]
+    if ctx.target.device is not None and w.data is not None and (weights[1] is None or weights[1].data is not None):
+        largest = ctx.node.attrs.get("largest", largest_of(*data))
+        return convolve_integers(ctx, Levels(*data, largest), _without_zero(*weights, axis=0), finish)
     out, lanes = ctx.node.output.type, ctx.lanes(DType.I32)
     win, groups = window(ctx.node, x.type, out, w.type.dims[2:]), ctx.node.attrs.get("group", 1)
     vectors = ceil(win.w.out / lanes)
@@ -237,10 +242,7 @@ def _centred(ctx: Lowering, hint: str, value: Value, zero: Value | None, axis: i
     """value - zero as i16; a zero point of rank 1 with several elements runs along `axis`."""
     dims = value.type.dims
     if value.data is not None and (zero is None or zero.data is not None):
-        shift = np.zeros((), np.int16) if zero is None or zero.data is None else zero.data.astype(np.int16)
-        if shift.ndim == 1:
-            shift = shift.reshape([-1 if i == axis and shift.size > 1 else 1 for i in range(len(dims))])
-        return ctx.pack(hint, value.data.astype(np.int16) - shift)
+        return ctx.pack(hint, _without_zero(value, zero, axis))
     out = ctx.scratch(hint, DType.I16, value.type.size)
     out.type = TensorType(DType.I16, dims)
     lanes = ctx.lanes(DType.I16)
@@ -253,6 +255,15 @@ def _centred(ctx: Lowering, hint: str, value: Value, zero: Value | None, axis: i
             k.write(out, site, cast(k.read(value, site), DType.I16) - shift_now)
     k.done("centre")
     return out
+
+
+def _without_zero(value: Value, zero: Value | None, axis: int) -> np.ndarray:
+    """The same of constants."""
+    assert value.data is not None
+    shift = np.zeros((), np.int16) if zero is None or zero.data is None else zero.data.astype(np.int16)
+    if shift.ndim == 1:
+        shift = shift.reshape([-1 if i == axis and shift.size > 1 else 1 for i in range(value.type.rank)])
+    return np.asarray(value.data.astype(np.int16) - shift)
 
 
 def _unravel(k: KernelBuilder, index: Expr, dims: tuple[int, ...]) -> list[Expr]:

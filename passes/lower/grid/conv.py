@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from math import prod
 
-from ....ir.loops import Expr, cast, const, maximum, minimum, select
-from ..context import KernelBuilder, Lowering, lowers_on_grid, strides
+from ....ir.loops import Expr, cast, const, select
+from ..context import KernelBuilder, Lowering, lowers_on_grid
 from ..product import multiply_add
 from ..strided import coordinates
-from ..window import Axis
 from .conv_memory import convolve_from_memory
 from .conv_shape import ConvShape
 from .tiles import Factor, GridProduct, multiply_on_grid
@@ -97,25 +96,6 @@ class _Conv(ConvShape):
 
     def read(self, k: KernelBuilder, image: Expr, channel: Expr, at: list[Expr], taps: list[Expr]) -> Expr:
         """An element of x as a tap of an output position sees it: 0 beyond the image."""
-        inside: Expr | None = None
-        places: list[Expr] = []
-        for axis, o, t in zip(self.window.axes, at, taps, strict=True):
-            place, test = _place(k, axis, o, t)
-            places.append(place)
-            if test is not None:
-                inside = test if inside is None else inside & test
-        steps = strides(self.x.type)
-        offset = image * steps[0] + channel * steps[1]
-        for place, step in zip(self.window.spatial(*places), steps[2:], strict=True):
-            offset = offset + place * step
+        offset, inside = self.position(k, image, channel, at, taps)
         value = k.load(k.tensor(self.x, "x"), offset)
         return value if inside is None else select(inside, value, const(0, value.dtype))
-
-
-def _place(k: KernelBuilder, axis: Axis, out: Expr, tap: Expr) -> tuple[Expr, Expr | None]:
-    """Where a tap reads along an axis, moved inside, and whether it is inside; None where it always is."""
-    place = out * axis.stride + tap * axis.dilation - axis.pad
-    if axis.is_inside:
-        return place, None
-    place = k.let(place, "place")
-    return maximum(minimum(place, axis.size - 1), 0), (place >= 0) & (place < axis.size)

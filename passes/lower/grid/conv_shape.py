@@ -7,11 +7,11 @@ from functools import cached_property
 from math import prod
 
 from ....ir.graph import Value
-from ....ir.loops import Expr, cast, const
+from ....ir.loops import Expr, cast, const, maximum, minimum
 from ....ir.types import DType
-from ..context import KernelBuilder, Lowering, Site
+from ..context import KernelBuilder, Lowering, Site, strides
 from ..elementwise import operand_type
-from ..window import Window, window
+from ..window import Axis, Window, window
 
 
 class ConvShape:
@@ -63,6 +63,24 @@ class ConvShape:
                     return False
         return True
 
+    def position(
+        self, k: KernelBuilder, image: Expr, channel: Expr, at: Sequence[Expr], taps: Sequence[Expr]
+    ) -> tuple[Expr, Expr | None]:
+        """Where a tap of an output position reads x, moved inside, and whether it is inside; None where it always
+        is."""
+        inside: Expr | None = None
+        places: list[Expr] = []
+        for axis, o, t in zip(self.window.axes, at, taps, strict=True):
+            place, test = _place(k, axis, o, t)
+            places.append(place)
+            if test is not None:
+                inside = test if inside is None else inside & test
+        steps = strides(self.x.type)
+        offset = image * steps[0] + channel * steps[1]
+        for place, step in zip(self.window.spatial(*places), steps[2:], strict=True):
+            offset = offset + place * step
+        return offset, inside
+
     def rows(self) -> tuple[int, int]:
         """Rows of results in a plane, and their width."""
         d, h, w = self.outs
@@ -79,3 +97,12 @@ class ConvShape:
         ctx = self.ctx
         site = Site((image, channel, *self.window.spatial(at[0], at[1], at[2])), -1, value.lanes)
         k.write(ctx.output, site, ctx.epilogue(k, site, cast(value, self.dtype)))
+
+
+def _place(k: KernelBuilder, axis: Axis, out: Expr, tap: Expr) -> tuple[Expr, Expr | None]:
+    """Where a tap reads along an axis, moved inside, and whether it is inside; None where it always is."""
+    place = out * axis.stride + tap * axis.dilation - axis.pad
+    if axis.is_inside:
+        return place, None
+    place = k.let(place, "place")
+    return maximum(minimum(place, axis.size - 1), 0), (place >= 0) & (place < axis.size)

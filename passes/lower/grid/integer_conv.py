@@ -1,0 +1,156 @@
+"""Convolutions of integers by constant weights on a grid, with exact 32-bit sums: as products, or a thread a result.
+
+Words hold four channels of a pixel. Σ (x - zero) w = Σ x w - zero Σ w: they keep their zero point, which also lies
+around the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+
+from ....ir.loops import Expr, cast, const, minimum, select
+from ....ir.types import DType
+from ..context import KernelBuilder, Lowering, Site, strides
+from ..product import multiply_add
+from ..strided import coordinates
+from .conv_shape import ConvShape
+from ..integer_product import Finish
+from .integer_product import FEW, IntegerProduct, exact_depth, multiply_integers
+from .levels import Correction, Levels
+from .tiles import Factor
+from .words import TOGETHER, joined, words_of
+
+FEW_CHANNELS = 4
+"""Groups with fewer output channels have no tile of them."""
+
+
+def convolve_integers(ctx: Lowering, levels: Levels, weights: np.ndarray, finish: Finish) -> None:
+    """Append the kernels of a convolution by `weights` [K, C / groups, …], without zero points, to the node's calls."""
+    conv = _IntegerConv(ctx, levels, weights, finish)
+    if conv.channels_out < FEW_CHANNELS or conv.depth < FEW_CHANNELS:
+        conv.by_results()
+    else:
+        conv.by_product()
+
+
+class _IntegerConv(ConvShape):
+    def __init__(self, ctx: Lowering, levels: Levels, weights: np.ndarray, finish: Finish) -> None:
+        narrow = np.abs(weights.astype(np.int32) + 0.5).max(initial=0) < 128
+        super().__init__(ctx, levels.value, ctx.pack("weights", weights.astype(np.int8 if narrow else np.int16)))
+        self.levels, self.weights, self.finish, self.narrow = levels, weights, finish, narrow
+        self.rows_of_weights = weights.reshape(len(weights), -1)
+        self.exact = exact_depth(self.rows_of_weights, levels.largest)
+        self.places = self.batch * prod(self.outs)
+
+    def by_product(self) -> None:
+        """For each group [K, C · taps] · [C · taps, N · pixels]."""
+        assert self.w.data is not None
+        sides = (self._weights(self.w.data.reshape(len(self.weights), -1)), Factor(self._pixel, False))
+        words, correction = None, None
+        blocks = -(-self.channels_in // TOGETHER)
+        if self.narrow and self.levels.are_bytes:
+            words, correction = self._words(blocks), Correction(self.ctx, self.levels, self.rows_of_weights)
+        known = correction
+
+        def start(k: KernelBuilder, group: Expr, channel: Expr, place: Expr) -> Expr:
+            assert known is not None
+            return known.at(k, group * self.channels_out + channel)
+
+        def finish(k: KernelBuilder, group: Expr, channel: Expr, place: Expr, value: Expr) -> None:
+            image, *at = coordinates(k, place, (self.batch, *self.outs))
+            self._finish(k, image, group * self.channels_out + channel, at, value)
+
+        multiply_integers(
+            self.ctx,
+            IntegerProduct(
+                self.groups, self.channels_out, self.places, self.depth, sides, words,
+                blocks * self.window.taps, start if known is not None and known.value is not None else None,
+                self.exact, finish,
+            ),
+            "conv_integer",
+        )  # fmt: skip
+
+    def _finish(self, k: KernelBuilder, image: Expr, channel: Expr, at: Sequence[Expr], value: Expr) -> None:
+        self.finish(k, Site((image, channel, *self.window.spatial(at[0], at[1], at[2])), -1, 1), value)
+
+    def _weights(self, rows: np.ndarray) -> Factor:
+        """Weights [K, depth], or levels in words of them; neighbours are those that threads side by side read."""
+        depth, few = rows.shape[1], self.places < FEW
+        data = rows.reshape(self.groups, self.channels_out, depth)
+        data = data.transpose(0, 2, 1) if few else data
+        value = self.ctx.pack("weights", np.ascontiguousarray(data).reshape(-1))
+        steps = (1, self.channels_out) if few else (depth, 1)
+
+        def read(k: KernelBuilder, group: Expr, at: Expr, channel: Expr) -> Expr:
+            first = group * (self.channels_out * depth)
+            return k.load(k.tensor(value, "w"), first + channel * steps[0] + at * steps[1])
+
+        return Factor(read, not few)
+
+    # --- single levels
+
+    def _pixel(self, k: KernelBuilder, group: Expr, depth: Expr, place: Expr) -> Expr:
+        channel, *taps = coordinates(k, depth, (self.channels_in, *self.taps))
+        image, *at = coordinates(k, place, (self.batch, *self.outs))
+        return self._level(k, image, group * self.channels_in + channel, at, taps)
+
+    def _level(self, k: KernelBuilder, image: Expr, channel: Expr, at: Sequence[Expr], taps: Sequence[Expr]) -> Expr:
+        """A level less the zero point as a tap of an output position sees it, i32: 0 beyond the image."""
+        offset, inside = self.position(k, image, channel, at, taps)
+        value = self.levels.number(k, k.load(k.tensor(self.x, "x"), offset))
+        return value if inside is None else select(inside, value, const(0, DType.I32))
+
+    # --- words
+
+    def _words(self, blocks: int) -> tuple[Factor, Factor]:
+        """Readers of weights [K][blocks · taps] and of pixels."""
+        taps, last = self.window.taps, self.channels_in - 1
+        by_taps = self.weights.reshape(-1, self.channels_in, taps).transpose(0, 2, 1)
+        words = words_of(by_taps).transpose(0, 2, 1).reshape(len(self.weights), -1)
+        step = strides(self.x.type)[1]
+
+        def pixel(k: KernelBuilder, group: Expr, depth: Expr, place: Expr) -> Expr:
+            block, *tap = coordinates(k, depth, (blocks, *self.taps))
+            image, *at = coordinates(k, place, (self.batch, *self.outs))
+            first = k.let(block * TOGETHER, "channel")
+            offset, inside = self.position(k, image, group * self.channels_in + first, at, tap)
+            offset, source = k.let(offset, "from"), k.tensor(self.x, "x")
+            whole = not self.channels_in % TOGETHER
+            apart = [const(j) if whole else minimum(first + j, last) - first for j in range(TOGETHER)]
+            word = self.levels.signed(joined([k.load(source, offset + a * step) for a in apart]))
+            return word if inside is None else select(inside, word, self.levels.empty(k))
+
+        return self._weights(words), Factor(pixel, False)
+
+    # --- a thread a result
+
+    def by_results(self) -> None:
+        """A thread a result: depthwise layers and others with few channels in a group."""
+        k = self.ctx.kernel()
+        for image in k.loop("n", self.batch):
+            for group in k.loop("group", self.groups):
+                for channel in k.loop("channel", self.channels_out):
+                    for d in k.loop("z", self.outs[0]):
+                        for h in k.loop("y", self.outs[1]):
+                            for w in k.loop("x", self.outs[2]):
+                                self._result(k, image, group, channel, [d, h, w])
+        k.done("conv_integer_direct")
+
+    def _result(self, k: KernelBuilder, image: Expr, group: Expr, channel: Expr, at: list[Expr]) -> None:
+        acc = DType.F32 if self.exact >= self.depth else DType.I32
+        total = k.alloc("total", acc, 1, "register")
+        output = k.let(group * self.channels_out + channel, "output")
+        k.store(total, 0, const(0, acc))
+        for c in k.loop("c", self.channels_in):
+            for t in k.loop("q", self.taps[0]):
+                for r in k.loop("r", self.taps[1]):
+                    for s in k.loop("s", self.taps[2]):
+                        value = self._level(k, image, group * self.channels_in + c, at, [t, r, s])
+                        tap = ((t * self.taps[1]) + r) * self.taps[2] + s
+                        place = (output * self.channels_in + c) * self.window.taps + tap
+                        weight = cast(k.load(k.tensor(self.w, "w"), place), acc)
+                        k.store(total, 0, multiply_add(cast(value, acc), weight, k.load(total, 0)))
+        self._finish(k, image, output, at, cast(k.load(total, 0), DType.I32))
