@@ -12,11 +12,11 @@ from math import prod
 from typing import ClassVar
 
 from ..ir.errors import CodegenError
-from ..ir.loops import Binary, Bitcast, Buffer, Dot, Expr, For, Kernel, SubgroupXor, Var
+from ..ir.loops import Binary, Bitcast, Buffer, Dot, Expr, For, Kernel, Load, SubgroupXor, Var
 from ..ir.loops_visit import uses
 from ..ir.program import Program
 from ..ir.types import DType
-from .c_expressions import Code, Operators, apply
+from .c_expressions import Code, Operators, apply, cast_to, infix
 from .c_style import RESERVED, CStyle
 from .devices import Device
 from .launch import Launch, count, launch, nest
@@ -140,11 +140,22 @@ class GridStyle(CStyle):
 
     def _regrouped(self, e: Bitcast, at: str) -> Code:
         """Byte by byte: these languages have no memcpy."""
+        if e.lanes == 1 and isinstance(e.a, Load) and e.a.index.lanes == 1 and e.a.dtype.bits == 8:
+            return self._joined(e.dtype, e.a)
         source, name = self.temporary(e.a), self.fresh("t")
         size, byte = e.lanes * e.dtype.nbytes, f"{self.private}uint8_t *"
         self.line(f"{self.operators.types[e.dtype]} {name}[{e.lanes}];")
         self.line(f"for (int b = 0; b < {size}; b++) (({byte}){name})[b] = (({byte}){self._first(source)})[b];")
         return Code(f"{name}[{at or '0'}]")
+
+    def _joined(self, dtype: DType, bytes_: Load) -> Code:
+        """Neighbouring bytes as one integer, the first in its lowest bits."""
+        word = f"uint{dtype.bits}_t"
+        total = Code("")
+        for j in range(bytes_.lanes):
+            byte = cast_to(word, cast_to("uint8_t", Code(self.element(bytes_.buffer, bytes_.index, str(j)))))
+            total = infix("or", total, infix("shl", byte, Code(str(8 * j)))) if j else byte
+        return cast_to(self.operators.types[dtype], total)
 
     def _first(self, value: Var) -> str:
         """The address of a value's first lane."""

@@ -120,6 +120,11 @@ class VectorStyle(GridStyle):
         )
         return Code(self._lane_of(table, e.dtype, f" {place.text}"))
 
+    def _regrouped(self, e: Bitcast, at: str) -> Code:
+        """A whole vector as one integer by the language's own name of that."""
+        made = self.vector(e.a) if e.lanes == 1 and e.dtype in ELEMENTS else None
+        return super()._regrouped(e, at) if made is None else apply(f"as_{ELEMENTS[e.dtype]}", made)
+
     def _first(self, value: Var) -> str:
         name = self.names[value.name]
         return f"&{name}" if name in self.vectors else super()._first(value)

@@ -7,10 +7,9 @@ Of bytes Σ (a - zero) w = Σ a w - zero Σ w, and the last term is where the su
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
 
@@ -22,15 +21,15 @@ from .books import stream_cycles
 from .byte_books import ByteBook, CodedBytes, book_cycles, byte_book, byte_form
 from .context import KernelBuilder, Lowering, Site
 from .conv_kernel import unravel
+from .grid.integer_rows import multiply_integer_rows
+from .grid.levels import Levels, largest_of
+from .integer_sums import Finish
 from .micro import Rows as MicroRows
 from .micro import multiply, packed, products_together, rows_of
 from .packing import spans
 from .schedule import DENSE, Schedule, choose
 from .tasks import PARALLEL_MACS, guarded, pieces, tasks
 from .tile import Tile, choose_tile, tiles
-
-Finish: TypeAlias = Callable[[KernelBuilder, Site, Expr], None]
-"""Stores a vector of 32-bit sums at its site."""
 
 ROWS = 64
 """Rows of a task at least where there is more than one."""
@@ -53,6 +52,8 @@ class Rows:
 
 def multiply_rows(ctx: Lowering, a: Value, zero: Value | None, weights: np.ndarray, finish: Finish) -> None:
     """Append the kernels of (a - zero) · weights: a [..., K], zero a scalar, weights [K, N] without zero points."""
+    if ctx.target.device is not None:
+        return multiply_integer_rows(ctx, Levels(a, zero, largest_of(a, zero)), weights, finish)
     plan = _plan(ctx, prod(a.type.dims[:-1]), weights)
     form = _dense_form(ctx.target, weights) if plan is None else byte_form(ctx.target)
     together = products_together(ctx.target, form) if plan is None else plan[0].together

@@ -17,8 +17,8 @@ from .context import KernelBuilder, Lowering, Site, lowers, strides
 from .dynamic_levels import found_range, level
 from .grid.integer_conv import convolve_integers
 from .grid.levels import Levels, largest_of
-from .integer_product import Finish as Sums
 from .integer_product import multiply_rows
+from .integer_sums import Finish as Sums
 from .matmul import batch_strides, multiply, write
 from .packing import bordered, spans
 from .product import Matrix, Product, whole_and_rest

@@ -20,7 +20,7 @@ from ..product import unravel
 from ..schedule import Schedule, choose
 from ..tasks import guarded
 from .conv_shape import ConvShape
-from .planes import Planes, planes_of
+from .planes import Planes
 from .registers import Columns, RegisterTile, Sums, busy, register_tiles
 
 NEAR = 1 << 20
@@ -61,7 +61,7 @@ class ChannelTile:
 def convolve_from_memory(ctx: Lowering, conv: ConvShape) -> None:
     """Append the kernels of a convolution to the node's calls."""
     plan = choose(ctx, "grid-conv", conv.problem, _candidates(conv))
-    planes = planes_of(ctx, conv.x, conv.window, plan.tile.lanes)
+    planes = conv.planes(plan.tile.lanes)
     if isinstance(plan, RowTile):
         _Rows(ctx, conv, planes, plan).write()
     else:

@@ -12,6 +12,7 @@ from ....ir.types import DType
 from ..context import KernelBuilder, Lowering, Site, strides
 from ..elementwise import operand_type
 from ..window import Axis, Window, window
+from .planes import Planes, planes_of
 
 
 class ConvShape:
@@ -85,6 +86,10 @@ class ConvShape:
         """Rows of results in a plane, and their width."""
         d, h, w = self.outs
         return (1, d * h * w) if self.merges else (d * h, w)
+
+    def planes(self, slack: int) -> Planes:
+        """x as kernels without shared memory read it; `slack` elements behind it may be read."""
+        return planes_of(self.ctx, self.x, self.window, slack)
 
     def start(self, k: KernelBuilder, channel: Expr) -> Expr:
         """What the sum of an output channel begins from."""

@@ -14,14 +14,16 @@ import numpy as np
 from ....ir.loops import Expr, cast, const, minimum, select
 from ....ir.types import DType
 from ..context import KernelBuilder, Lowering, Site, strides
+from ..integer_sums import Finish
 from ..product import multiply_add
 from ..strided import coordinates
+from .conv_memory import convolve_from_memory
 from .conv_shape import ConvShape
-from ..integer_product import Finish
 from .integer_product import FEW, IntegerProduct, exact_depth, multiply_integers
 from .levels import Correction, Levels
+from .planes import Planes, arranged
 from .tiles import Factor
-from .words import TOGETHER, joined, words_of
+from .words import TOGETHER, fits_words, joined, words_of
 
 FEW_CHANNELS = 4
 """Groups with fewer output channels have no tile of them."""
@@ -29,8 +31,11 @@ FEW_CHANNELS = 4
 
 def convolve_integers(ctx: Lowering, levels: Levels, weights: np.ndarray, finish: Finish) -> None:
     """Append the kernels of a convolution by `weights` [K, C / groups, …], without zero points, to the node's calls."""
-    conv = _IntegerConv(ctx, levels, weights, finish)
-    if conv.channels_out < FEW_CHANNELS or conv.depth < FEW_CHANNELS:
+    conv, device = _IntegerConv(ctx, levels, weights, finish), ctx.target.device
+    assert device is not None
+    if not device.shares:
+        convolve_from_memory(ctx, conv)
+    elif conv.channels_out < FEW_CHANNELS or conv.depth < FEW_CHANNELS:
         conv.by_results()
     else:
         conv.by_product()
@@ -38,12 +43,13 @@ def convolve_integers(ctx: Lowering, levels: Levels, weights: np.ndarray, finish
 
 class _IntegerConv(ConvShape):
     def __init__(self, ctx: Lowering, levels: Levels, weights: np.ndarray, finish: Finish) -> None:
-        narrow = np.abs(weights.astype(np.int32) + 0.5).max(initial=0) < 128
+        narrow = fits_words(weights)
         super().__init__(ctx, levels.value, ctx.pack("weights", weights.astype(np.int8 if narrow else np.int16)))
         self.levels, self.weights, self.finish, self.narrow = levels, weights, finish, narrow
         self.rows_of_weights = weights.reshape(len(weights), -1)
         self.exact = exact_depth(self.rows_of_weights, levels.largest)
-        self.places = self.batch * prod(self.outs)
+        self.places, self.bias = self.batch * prod(self.outs), None
+        self.acc = DType.F32 if self.exact >= self.depth else DType.I32
 
     def by_product(self) -> None:
         """For each group [K, C · taps] · [C · taps, N · pixels]."""
@@ -61,7 +67,7 @@ class _IntegerConv(ConvShape):
 
         def finish(k: KernelBuilder, group: Expr, channel: Expr, place: Expr, value: Expr) -> None:
             image, *at = coordinates(k, place, (self.batch, *self.outs))
-            self._finish(k, image, group * self.channels_out + channel, at, value)
+            self.store(k, image, group * self.channels_out + channel, at, value)
 
         multiply_integers(
             self.ctx,
@@ -73,8 +79,21 @@ class _IntegerConv(ConvShape):
             "conv_integer",
         )  # fmt: skip
 
-    def _finish(self, k: KernelBuilder, image: Expr, channel: Expr, at: Sequence[Expr], value: Expr) -> None:
-        self.finish(k, Site((image, channel, *self.window.spatial(at[0], at[1], at[2])), -1, 1), value)
+    def planes(self, slack: int) -> Planes:
+        """x less its zero point, as the sums take it."""
+        near = DType.F32 if self.acc is DType.F32 else DType.I16
+
+        def element(k: KernelBuilder, level: Expr) -> Expr:
+            return cast(self.levels.number(k, level), near)
+
+        if self.x.type.dtype is near and self.levels.zero is None:
+            return super().planes(slack)
+        return arranged(self.ctx, self.x, self.window, slack, near, element)
+
+    def store(self, k: KernelBuilder, image: Expr, channel: Expr, at: Sequence[Expr], value: Expr) -> None:
+        """Sums of neighbouring results from position `at` on."""
+        site = Site((image, channel, *self.window.spatial(at[0], at[1], at[2])), -1, value.lanes)
+        self.finish(k, site, cast(value, DType.I32))
 
     def _weights(self, rows: np.ndarray) -> Factor:
         """Weights [K, depth], or levels in words of them; neighbours are those that threads side by side read."""
@@ -140,7 +159,7 @@ class _IntegerConv(ConvShape):
         k.done("conv_integer_direct")
 
     def _result(self, k: KernelBuilder, image: Expr, group: Expr, channel: Expr, at: list[Expr]) -> None:
-        acc = DType.F32 if self.exact >= self.depth else DType.I32
+        acc = self.acc
         total = k.alloc("total", acc, 1, "register")
         output = k.let(group * self.channels_out + channel, "output")
         k.store(total, 0, const(0, acc))
@@ -153,4 +172,4 @@ class _IntegerConv(ConvShape):
                         place = (output * self.channels_in + c) * self.window.taps + tap
                         weight = cast(k.load(k.tensor(self.w, "w"), place), acc)
                         k.store(total, 0, multiply_add(cast(value, acc), weight, k.load(total, 0)))
-        self._finish(k, image, output, at, cast(k.load(total, 0), DType.I32))
+        self.store(k, image, output, at, k.load(total, 0))

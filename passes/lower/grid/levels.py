@@ -55,9 +55,8 @@ class Levels:
     def number(self, k: KernelBuilder, level: Expr) -> Expr:
         """A level less the zero point, i32."""
         wide = cast(level, DType.I32)
-        if self.zero is None or self.known_zero == -self._shift:
-            return wide
-        return wide - (self.zero_point(k) + self._shift)
+        known = self.known_zero
+        return wide - (self.zero_point(k) + self._shift if known is None else known + self._shift)
 
     def signed(self, word: Expr) -> Expr:
         """A word of levels as one of signed bytes."""

@@ -6,11 +6,13 @@ stride is an image of its own, in which the same tap reads element o + (tap · d
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
 from ....ir.graph import Value
 from ....ir.loops import Expr, const, maximum, minimum
+from ....ir.types import DType
 from ..context import KernelBuilder, Lowering
 from ..product import unravel
 from ..window import Axis, Window
@@ -70,18 +72,28 @@ class Planes:
         return phase * prod(self.sizes) + self.place(*far)
 
 
+Element = Callable[[KernelBuilder, Expr], Expr]
+"""What an element of the image is arranged as."""
+
+
 def planes_of(ctx: Lowering, x: Value, window: Window, slack: int) -> Planes:
     """The image of a convolution: x itself where every tap is a neighbour already, else arranged by a call."""
-    d, h, w = (Phases(a) for a in window.axes)
     if window.is_pointwise:
+        d, h, w = (Phases(a) for a in window.axes)
         return Planes(x, (d, h, w), 0)
+    return arranged(ctx, x, window, slack, x.type.dtype, lambda k, element: element)
+
+
+def arranged(ctx: Lowering, x: Value, window: Window, slack: int, dtype: DType, element: Element) -> Planes:
+    """The image arranged by a call, its elements made `dtype` on the way."""
+    d, h, w = (Phases(a) for a in window.axes)
     size = x.type.dims[0] * x.type.dims[1] * prod(a.count * a.size for a in (d, h, w)) + slack
-    made = Planes(ctx.scratch("planes", x.type.dtype, size), (d, h, w), slack)
-    _arrange(ctx, x, made)
+    made = Planes(ctx.scratch("planes", dtype, size), (d, h, w), slack)
+    _arrange(ctx, x, made, element)
     return made
 
 
-def _arrange(ctx: Lowering, x: Value, planes: Planes) -> None:
+def _arrange(ctx: Lowering, x: Value, planes: Planes, element: Element) -> None:
     """A thread a row."""
     k = ctx.kernel()
     d, h, w = planes.axes
@@ -103,14 +115,14 @@ def _arrange(ctx: Lowering, x: Value, planes: Planes) -> None:
                 assert inside is not None
                 base = k.let(base * w.axis.size, "row")
                 for _ in k.when(inside):
-                    _row(k, x, planes, base, to, phase[2])
+                    _row(k, x, planes, base, to, phase[2], element)
                 for _ in k.otherwise():
                     for at in k.loop("w", w.size):
-                        k.store(k.tensor(planes.value), to + at, const(0, x.type.dtype))
+                        k.store(k.tensor(planes.value), to + at, const(0, planes.value.type.dtype))
     k.done("planes")
 
 
-def _row(k: KernelBuilder, x: Value, planes: Planes, base: Expr, to: Expr, phase: Expr) -> None:
+def _row(k: KernelBuilder, x: Value, planes: Planes, base: Expr, to: Expr, phase: Expr, element: Element) -> None:
     """One row of one phase: zeros, what lies in the image, zeros."""
     w = planes.axes[2]
     axis = w.axis
@@ -119,10 +131,10 @@ def _row(k: KernelBuilder, x: Value, planes: Planes, base: Expr, to: Expr, phase
     first = k.let(minimum(first, w.size), "first")
     last = (axis.size - 1 + axis.pad + axis.stride - phase) / axis.stride
     last = k.let(maximum(minimum(last, w.size), first), "last")
-    out, zero = k.tensor(planes.value), const(0, x.type.dtype)
+    out, zero = k.tensor(planes.value), const(0, planes.value.type.dtype)
     for at in k.loop("w", first):
         k.store(out, to + at, zero)
     for at in k.loop("w", last, first):
-        k.store(out, to + at, k.load(k.tensor(x), base + (at * axis.stride + phase - axis.pad)))
+        k.store(out, to + at, element(k, k.load(k.tensor(x), base + (at * axis.stride + phase - axis.pad))))
     for at in k.loop("w", w.size, last):
         k.store(out, to + at, zero)

@@ -168,7 +168,7 @@ class _Tiled:
         sums = self._zeros("sums", p.acc)
         number = k.let(thread[0] * tile.threads[1] + thread[1], "number")
         steps = -(-p.depth // tile.depth)
-        together = steps if p.exact is None else min(steps, p.exact // tile.depth)
+        together = steps if p.exact is None or p.exact >= p.depth else p.exact // tile.depth
         totals = self._zeros("totals", DType.I32) if together < steps else None
         for step in k.loop("step", steps):
             self._step((z, first_row, first_column), step * tile.depth, (shared, sums), thread, number)

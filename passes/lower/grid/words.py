@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ....ir.loops import Expr, binary, bitcast, cast, dot
+from ....ir.loops import Const, Expr, binary, bitcast, cast, const, dot
 from ....ir.types import DType
 from ..context import Lowering
 
@@ -30,21 +30,28 @@ def dot_work(ctx: Lowering) -> float:
 
 def joined(values: Sequence[Expr]) -> Expr:
     """Four bytes, i8 or u8, as a word."""
-    bits = [cast(bitcast(v, DType.U8), DType.I32) for v in values]
+    bits = [cast(bitcast(v, DType.U8), DType.U32) for v in values]
     word = bits[0]
     for place, b in enumerate(bits[1:], 1):
         word = word | binary("shl", b, 8 * place)
-    return word
+    return bitcast(word, DType.I32)
 
 
-def repeated(value: Expr) -> Expr:
+def repeated(level: Expr) -> Expr:
     """A word of four times the same level, i32."""
-    return (value & 255) * 0x01010101
+    if isinstance(level, Const):
+        return const(int(np.full(4, level.value, np.int8).view("<i4")[0]), DType.I32)
+    return (level & 255) * 0x01010101
 
 
 def as_signed(word: Expr, dtype: DType) -> Expr:
     """Bytes of u8 less 128, so that they are i8."""
     return binary("xor", word, -0x7F7F7F80) if dtype is DType.U8 else word
+
+
+def fits_words(levels: np.ndarray) -> bool:
+    """Whether whole numbers are signed bytes."""
+    return bool(levels.min(initial=0) >= -128 and levels.max(initial=0) <= 127)
 
 
 def words_of(levels: np.ndarray) -> np.ndarray:

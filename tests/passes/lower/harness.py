@@ -17,6 +17,7 @@ from c2c.ir.graph import Graph, Node, Value
 from c2c.ir.loops import Buffer, Kernel, Prefetch, Stmt
 from c2c.ir.loops_interp import _Run, run_program
 from c2c.ir.loops_verify import verify_program
+from c2c.ir.program import Program
 from c2c.ir.types import DType, Layout, TensorType
 from c2c.passes.grid import on_grid
 from c2c.passes.lower import Call, lower_graph
@@ -84,8 +85,17 @@ def run_op(
     return run_ops([case], target=target, threads=threads)[0]
 
 
-def run_ops(cases: Sequence[Case], *, target: str = "native", threads: int = 1) -> list[list[Array]]:
+def run_ops(
+    cases: Sequence[Case], *, target: str = "native", threads: int = 1, tuning: Tuning | None = None
+) -> list[list[Array]]:
     """Outputs of each case; all of them are compiled into one object."""
+    graph, inputs = graph_of(cases)
+    found = iter(run_graph(graph, inputs, target=target, threads=threads, tuning=tuning))
+    return [[next(found) for _ in range(case.outputs)] for case in cases]
+
+
+def graph_of(cases: Sequence[Case]) -> tuple[Graph, list[Array]]:
+    """All cases side by side in one graph, and its inputs."""
     nodes = [case.node(f"n{i}_") for i, case in enumerate(cases)]
     inputs = [
         (v, a)
@@ -95,8 +105,13 @@ def run_ops(cases: Sequence[Case], *, target: str = "native", threads: int = 1) 
     ]
     outputs = [v for node in nodes for v in node.outputs]
     graph = Graph("cases", [v for v, _ in inputs], outputs, nodes, [v.name for v in outputs])
-    found = iter(run_graph(graph, [a for _, a in inputs], target=target, threads=threads))
-    return [[next(found) for _ in node.outputs] for node in nodes]
+    return graph, [a for _, a in inputs]
+
+
+def program_of(graph: Graph, target: str, tuning: Tuning | None = None) -> Program:
+    """A graph lowered as it is for a graphics processor."""
+    options = CompileOptions(Target.parse(target), name="model")
+    return _assembled(graph, on_grid(lower_graph(graph, options.target, 1, tuning=tuning)), options)
 
 
 def run_graph(
@@ -104,9 +119,10 @@ def run_graph(
 ) -> list[Array]:
     """Outputs of a graph lowered as it is (no graph passes); values of inputs and outputs lie in their own layout."""
     options = CompileOptions(Target.parse(target), threads=threads, name="model")
+    if options.target.device is not None:  # in memory that holds NaN where nothing has been written
+        results: list[Array] = run_program(program_of(graph, target, tuning), inputs, fill=0xFF)
+        return results
     calls = lower_graph(graph, options.target, threads, tuning=tuning)
-    if options.target.device is not None:
-        return _interpreted(graph, on_grid(calls), options, inputs)
     memory = plan(calls, graph, overwrite(calls, graph, {}))
     program = assemble(graph, calls, memory, options)
     verify_program(program)
@@ -120,13 +136,10 @@ def run_graph(
     return results
 
 
-def _interpreted(graph: Graph, calls: list[Call], options: CompileOptions, inputs: Sequence[Array]) -> list[Array]:
-    """Outputs of kernels for a grid, whose memory holds NaN where nothing has been written."""
-    memory = plan(calls, graph, overwrite(calls, graph, {}))
-    program = assemble(graph, calls, memory, options)
+def _assembled(graph: Graph, calls: list[Call], options: CompileOptions) -> Program:
+    program = assemble(graph, calls, plan(calls, graph, overwrite(calls, graph, {})), options)
     verify_program(program)
-    results: list[Array] = run_program(program, inputs, fill=0xFF)
-    return results
+    return program
 
 
 def in_blocks(case: Case, block: int) -> Graph:
