@@ -16,7 +16,7 @@ _ARM = "cl_arm_integer_dot_product_accumulate_int8"
 
 def dot_helper(name: str, dialect: Dialect) -> str:
     """The text of helper `c2c_<name>`."""
-    left, right = name[-2:]
+    left, right = name[-2], name[-1]
     text = _HEAD.format(name=name, body=_body(left, right, dialect))
     if dialect != "opencl" or left != right:
         return text

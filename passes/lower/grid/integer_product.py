@@ -64,7 +64,7 @@ def exact_depth(weights: np.ndarray, largest: int) -> int:
     in any order."""
     size = np.abs(weights.astype(np.int64))
     if size.sum(-1).max(initial=0) * largest < EXACT:
-        return max(1, weights.shape[-1])
+        return max(1, int(weights.shape[-1]))
     return int((EXACT - 1) // max(1, int(size.max(initial=1)) * largest))
 
 
