@@ -33,6 +33,14 @@ template <class T> inline T shuffle_xor(int line, unsigned threads, T x, unsigne
     return y;
 }
 
+#define __CUDA_ARCH__ 750
+inline int __dp4a(int a, int b, int c)
+{
+    for (int j = 0; j < 4; j++)
+        c = (int)((unsigned)c + (unsigned)((signed char)(a >> 8 * j) * (signed char)(b >> 8 * j)));
+    return c;
+}
+
 /* Instructions of PTX. */
 inline void cvt_f32_f16(float &y, unsigned short x) { y = (float)__builtin_bit_cast(_Float16, x); }
 inline void cvt_rn_f16_f32(unsigned short &y, float x) { y = __builtin_bit_cast(unsigned short, (_Float16)x); }

@@ -146,6 +146,15 @@ DOT(char, char, int) DOT(uchar, uchar, uint) DOT(char, uchar, int) DOT(uchar, ch
 #define dot_4x8packed_us_int(a, b) dot(as_uchar4((uint)(a)), as_char4((uint)(b)))
 #endif
 
+#ifdef cl_arm_integer_dot_product_accumulate_int8 /* Khronos registry, extensions/arm */
+OVERLOAD int arm_dot_acc(char4 a, char4 b, int c)
+{
+    for (int i = 0; i < 4; i++)
+        c = (int)((uint)c + (uint)(a[i] * b[i]));
+    return c;
+}
+#endif
+
 /* Subgroups: of the extensions that our text knows, the exchange of words. */
 #define get_sub_group_id() (emulated_at().subgroup)
 #define get_sub_group_local_id() (emulated_at().lane)
