@@ -21,7 +21,7 @@ typedef void(CL_CALL *cl_notify)(cl_object event, cl_int status, void *user);
 
 enum { CL_SUCCESS = 0, CL_MEM_OBJECT_ALLOCATION_FAILURE = -4, CL_OUT_OF_RESOURCES = -5, CL_OUT_OF_HOST_MEMORY = -6,
        CL_INVALID_BUFFER_SIZE = -61, CL_COMPLETE = 0 };
-enum { CL_PLATFORM_NAME = 0x0902, CL_DEVICE_NAME = 0x102B, CL_DRIVER_VERSION = 0x102D,
+enum { CL_PLATFORM_NAME = 0x0902, CL_DEVICE_NAME = 0x102B, CL_DRIVER_VERSION = 0x102D, CL_DEVICE_EXTENSIONS = 0x1030,
        CL_DEVICE_MAX_WORK_GROUP_SIZE = 0x1004, CL_PROGRAM_BINARY_SIZES = 0x1165, CL_PROGRAM_BINARIES = 0x1166,
        CL_PROGRAM_BUILD_LOG = 0x1183, CL_PROFILING_COMMAND_START = 0x1282, CL_PROFILING_COMMAND_END = 0x1283 };
 #define CL_DEVICE_TYPE_GPU ((cl_bits)4)
@@ -240,6 +240,29 @@ static void keep(c2c_opencl *d, cl_object program, const char *path)
     free(data);
 }
 
+/* Whether the device's extensions name one. */
+static int has_extension(c2c_opencl *d, const char *name)
+{
+    size_t bytes = 0;
+    char *all = NULL;
+    int found;
+    if (!d->cl.clGetDeviceInfo(d->id, CL_DEVICE_EXTENSIONS, 0, NULL, &bytes))
+        all = (char *)calloc(1, bytes + 1);
+    found = all && !d->cl.clGetDeviceInfo(d->id, CL_DEVICE_EXTENSIONS, bytes, all, NULL) && strstr(all, name);
+    free(all);
+    return found;
+}
+
+/* Dot products of bytes have their names in OpenCL C 3.0 only; other kernels are built as the device likes best. */
+static const char *build_options(c2c_opencl *d, const c2c_plan *plan)
+{
+    cl_uint i;
+    for (i = 0; plan->source[i]; i++)
+        if (strstr(plan->source[i], "dot_4x8packed"))
+            return has_extension(d, "cl_khr_integer_dot_product") ? "-cl-std=CL3.0" : "";
+    return "";
+}
+
 static int build(c2c_opencl *d, const c2c_plan *plan, cl_object *program)
 {
     char *path = c2c_gpu_cache_path(d->cache, plan, d->name, d->driver);
@@ -257,7 +280,7 @@ static int build(c2c_opencl *d, const c2c_plan *plan, cl_object *program)
         free(path);
         return failed(d, code, "read the kernels of", plan->name);
     }
-    code = d->cl.clBuildProgram(*program, 1, &d->id, "", NULL, NULL);
+    code = d->cl.clBuildProgram(*program, 1, &d->id, build_options(d, plan), NULL, NULL);
     if (code) {
         int at = snprintf(d->message, sizeof d->message, "%s: the kernels of %s could not be built (OpenCL error %d)\n",
                           d->name, plan->name, (int)code);

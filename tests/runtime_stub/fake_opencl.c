@@ -6,6 +6,8 @@
 int fake_calls, fake_fail_at, fake_live, fake_devices = 1, fake_kernels_run, fake_copies, fake_built;
 size_t fake_largest = (size_t)1 << 30, fake_group = 1024;
 char fake_log[] = "error: line 3 of the fake log";
+char fake_extensions[64] = "cl_khr_fp16";
+char fake_options[64];
 
 typedef void *object;
 
@@ -64,6 +66,8 @@ int32_t clGetDeviceInfo(object d, uint32_t what, size_t room, void *value, size_
     (void)d;
     if (what == 0x1004)
         return answer(&fake_group, sizeof fake_group, room, value, whole);
+    if (what == 0x1030)
+        return answer(fake_extensions, strlen(fake_extensions) + 1, room, value, whole);
     return answer("Fake device", 12, room, value, whole);
 }
 object clCreateContext(const intptr_t *p, uint32_t n, const object *d, void *f, void *u, int32_t *code)
@@ -103,7 +107,8 @@ object clCreateProgramWithBinary(object c, uint32_t n, const object *d, const si
 }
 int32_t clBuildProgram(object p, uint32_t n, const object *d, const char *o, void *f, void *u)
 {
-    (void)p, (void)n, (void)d, (void)o, (void)f, (void)u;
+    (void)p, (void)n, (void)d, (void)f, (void)u;
+    strncpy(fake_options, o, sizeof fake_options - 1);
     return fails() ? -11 : 0;
 }
 int32_t clGetProgramBuildInfo(object p, object d, uint32_t what, size_t room, void *value, size_t *whole)

@@ -3,10 +3,18 @@ with an error code."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from c2c.codegen.dialects import LANGUAGES
+from c2c.codegen.target import Target
+from c2c.compiler.bundle import write_bundle
+from c2c.compiler.options import CompileOptions
+from c2c.compiler.toolchain import link_grid
+from c2c.tests.passes.lower.harness import Case, graph_of, program_of
 from c2c.tests.runtime_stub.test_runtime import HERE, STRICT, STUB, run
 
 C99 = ["gcc", "-std=c99", "-D_DEFAULT_SOURCE"]
@@ -73,6 +81,42 @@ def test_every_failure_is_an_error_code_and_leaves_nothing_behind(
     flags = [*SANITISE, *STRICT, *driver_test(driver, language, failures)]
     run(*C99, *flags, *sources, tmp_path / first, f"-Wl,-rpath,{tmp_path}", "-ldl", "-o", program)
     assert answers(program, tmp_path) > failures
+
+
+BUILD = """
+import ctypes, sys
+from pathlib import Path
+from c2c.runtime_stub.gpu import LoadedGpu
+
+fake = ctypes.CDLL("libOpenCL.so.1")
+(ctypes.c_char * 64).in_dll(fake, "fake_extensions").value = sys.argv[1].encode()
+LoadedGpu(Path(sys.argv[2]), "model", "c2c_opencl", weights=Path(sys.argv[3]).read_bytes(), steps=1)
+print((ctypes.c_char * 64).in_dll(fake, "fake_options").value.decode())
+"""
+
+
+@pytest.mark.needs("gcc")
+@pytest.mark.parametrize(
+    ("extensions", "target", "options"),
+    [
+        ("cl_khr_fp16 cl_khr_integer_dot_product", "opencl+dots", "-cl-std=CL3.0"),
+        ("cl_khr_fp16", "opencl+dots", ""),
+        ("cl_khr_integer_dot_product", "opencl", ""),
+    ],
+)
+def test_opencl_is_asked_for_the_names_of_dot_products(
+    extensions: str, target: str, options: str, tmp_path: Path
+) -> None:
+    """Where the kernels use them and the device has them."""
+    run("gcc", "-std=c99", "-shared", "-fPIC", HERE / "fake_opencl.c", "-o", tmp_path / "libOpenCL.so.1")
+    levels = np.zeros((6, 64), np.uint8), np.ones((64, 32), np.int8)
+    graph, _ = graph_of([Case("MatMulInteger", levels, {}, frozenset({1}))])
+    program = program_of(graph, target)
+    write_bundle(program, CompileOptions(Target.parse(target), name="model"), tmp_path)
+    library = link_grid(tmp_path, "model", LANGUAGES["opencl"])
+    (tmp_path / "weights").write_bytes(bytes(program.weights))
+    command = [sys.executable, "-c", BUILD, extensions, library, tmp_path / "weights"]
+    assert run("env", f"LD_LIBRARY_PATH={tmp_path}", *command).strip() == options
 
 
 OBJECTIVE_C = ["clang-19", "-x", "objective-c", "-std=gnu99", "-fblocks", "-I", str(HERE / "apple"), *STRICT]

@@ -34,10 +34,16 @@ template <class T> inline T shuffle_xor(int line, unsigned threads, T x, unsigne
 }
 
 #define __CUDA_ARCH__ 750
+inline unsigned __dp4a(unsigned a, unsigned b, unsigned c)
+{
+    for (int j = 0; j < 32; j += 8)
+        c += (unsigned char)(a >> j) * (unsigned char)(b >> j);
+    return c;
+}
 inline int __dp4a(int a, int b, int c)
 {
-    for (int j = 0; j < 4; j++)
-        c = (int)((unsigned)c + (unsigned)((signed char)(a >> 8 * j) * (signed char)(b >> 8 * j)));
+    for (int j = 0; j < 32; j += 8)
+        c = (int)((unsigned)c + (unsigned)((signed char)(a >> j) * (signed char)(b >> j)));
     return c;
 }
 

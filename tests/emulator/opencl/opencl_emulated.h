@@ -147,12 +147,13 @@ DOT(char, char, int) DOT(uchar, uchar, uint) DOT(char, uchar, int) DOT(uchar, ch
 #endif
 
 #ifdef cl_arm_integer_dot_product_accumulate_int8 /* Khronos registry, extensions/arm */
-OVERLOAD int arm_dot_acc(char4 a, char4 b, int c)
-{
-    for (int i = 0; i < 4; i++)
-        c = (int)((uint)c + (uint)(a[i] * b[i]));
-    return c;
-}
+#define ARM_DOT(T, R)                                                                                      \
+    OVERLOAD R arm_dot_acc(T##4 a, T##4 b, R c)                                                            \
+    {                                                                                                      \
+        _Pragma("unroll") for (int i = 0; i < 4; i++) c = (R)((uint)c + (uint)(a[i] * b[i]));              \
+        return c;                                                                                          \
+    }
+ARM_DOT(char, int) ARM_DOT(uchar, uint)
 #endif
 
 /* Subgroups: of the extensions that our text knows, the exchange of words. */
