@@ -216,6 +216,8 @@ class Target:
     @property
     def has_fp16(self) -> bool:
         """Arithmetic on f16, not only conversion."""
+        if self.device is not None:
+            return self.device.fp16
         return any(f in self.has for f in ("fp16", "avx512fp16"))
 
     @property

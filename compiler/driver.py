@@ -107,6 +107,7 @@ def compile_graph(
         calls = lower_graph(
             graph, options.target, options.threads, placed_values(graph, views), options.tuning,
             for_memory=options.optimize_for == "memory", activations=options.activations,
+            precision=context.precision,
         )  # fmt: skip
     with observer.stage("loop passes"):
         if options.target.device is not None:

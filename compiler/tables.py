@@ -107,8 +107,8 @@ def print_grid_bench(report: GridReport) -> None:
 
 
 _FIT_COLUMNS = (
-    "MFLOP", "MB", "flops/B", "at best", "groups", "threads", "registers", "shared", "a unit holds", "occupancy",
-    "busy", "µs at best", "bound by", "node", "kernel",
+    "MFLOP", "in f16", "MB", "flops/B", "at best", "groups", "threads", "registers", "shared", "a unit holds",
+    "occupancy", "busy", "µs at best", "bound by", "node", "kernel",
 )  # fmt: skip
 
 
@@ -120,10 +120,12 @@ def print_fit(fits: Sequence[Fit]) -> None:
 
 
 def _fit_row(f: Fit) -> tuple[str, ...]:
+    halves = f.half_flops / f.flops if f.flops else 0.0
     return (
-        f"{f.flops / 1e6:.2f}", f"{f.bytes / 1e6:.3f}", f"{f.intensity:.1f}", f"{f.best_intensity:.1f}", str(f.groups),
-        str(f.threads), str(f.registers), str(f.shared_bytes), f"{f.resident} ({f.limit})", f"{f.occupancy:.0%}",
-        f"{f.busy:.0%}", f"{f.microseconds:.1f}", f.bound, f.node, f"{f.kernel} x{f.calls}",
+        f"{f.flops / 1e6:.2f}", f"{halves:.0%}", f"{f.bytes / 1e6:.3f}", f"{f.intensity:.1f}",
+        f"{f.best_intensity:.1f}", str(f.groups), str(f.threads), str(f.registers), str(f.shared_bytes),
+        f"{f.resident} ({f.limit})", f"{f.occupancy:.0%}", f"{f.busy:.0%}", f"{f.microseconds:.1f}", f.bound, f.node,
+        f"{f.kernel} x{f.calls}",
     )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from ...ir.loops import (
 )
 from ...ir.loops_ranges import Interval, interval
 from ...ir.loops_visit import expressions, walk
+from ...ir.types import DType
 
 UNKNOWN = 64
 CALL = 16
@@ -52,9 +53,14 @@ def effort(kernel: Kernel) -> Effort:
     return counted(kernel, lambda stmt: float(sum(_operations(e) for e in expressions(stmt))))
 
 
-def flops(kernel: Kernel) -> float:
-    """Operations on floats, a multiply-add being two, of all threads in one run."""
-    return counted(kernel, lambda stmt: float(sum(_on_floats(x) for e in expressions(stmt) for x in walk(e)))).total
+def flops(kernel: Kernel, dtype: DType | None = None) -> float:
+    """Operations on floats, a multiply-add being two, of all threads in one run; those on one type alone."""
+
+    def measure(stmt: Stmt) -> float:
+        found = (x for e in expressions(stmt) for x in walk(e) if dtype is None or x.dtype is dtype)
+        return float(sum(_on_floats(x) for x in found))
+
+    return counted(kernel, measure).total
 
 
 def traffic(kernel: Kernel) -> float:

@@ -41,15 +41,17 @@ def lower_graph(
     *,
     for_memory: bool = False,
     activations: str = "f32",
+    precision: DType = DType.F32,
 ) -> list[Call]:
     """Kernel calls of every node in order. Results that are `placed` (views) need none. for_memory: less memory is
-    worth some time. activations: what those of products by integer weights may be rounded to."""
+    worth some time. activations: what those of products by integer weights may be rounded to. precision: see
+    `Lowering`."""
     calls: list[Call] = []
     footprint = sum(v.type.nbytes for v in graph.values() if v.is_constant)
     for node in graph.nodes:
         there = [v for v in node.outputs if v in placed]
         if len(there) < len(node.outputs):
-            found = lower_node(node, target, threads, tuning, footprint, for_memory, activations)
+            found = lower_node(node, target, threads, tuning, footprint, for_memory, activations, precision)
             calls += [c for c in found if not any(v in there for v in c.args)]
     return calls
 
@@ -62,6 +64,7 @@ def lower_node(
     footprint: int = 0,
     for_memory: bool = False,
     activations: str = "f32",
+    precision: DType = DType.F32,
 ) -> list[Call]:
     """Kernel calls of one node, in a graph of `footprint` bytes of constants; raises UnsupportedOpError where no
     lowering exists."""
@@ -79,7 +82,7 @@ def lower_node(
     result = node.output if node.op == "c2c.Fused" else None
     ctx = Lowering(
         anchor, target, threads, tail=tail, result=result, group=node, tuning=tuning or Tuning(), head=head,
-        footprint=footprint, for_memory=for_memory, activations=activations,
+        footprint=footprint, for_memory=for_memory, activations=activations, precision=precision,
     )  # fmt: skip
     lowering(ctx)
     chosen = tuple(replace(c, origin=node.origin) for c in ctx.choices)

@@ -176,6 +176,8 @@ class Lowering:
     """Whether less memory is worth some time."""
     activations: str = "f32"
     """What activations of products by integer weights may be rounded to: f32 or int8."""
+    precision: DType = DType.F32
+    """Of arithmetic on what the caller lets narrow (`narrow-floats`): with f16 sums of products may be f16."""
     rounded: list[Rounded] = field(default_factory=list)
     """Products of this node whose activations are rounded."""
 

@@ -11,7 +11,7 @@ from math import prod
 
 from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, broadcast, cast, const, ramp
-from ...ir.types import TensorType
+from ...ir.types import DType, TensorType
 from .context import INDEX, KernelBuilder, Lowering, Site, lowers, offset, strides
 from .conv_kernel import ConvKernel, Image, finish, pad_operands, unravel
 from .pool_indices import lower_pool_with_indices
@@ -93,7 +93,8 @@ class _Pool:
     def __init__(self, ctx: Lowering, pooling: Pooling, k: KernelBuilder) -> None:
         self.ctx, self.window, self.k, self.x = ctx, pooling.window, k, pooling.x
         self.dtype = self.x.type.dtype
-        self.acc = ACCUMULATORS.get(self.dtype, self.dtype)
+        exact = ctx.node.op == "MaxPool" and self.dtype is DType.F16 and ctx.target.has_fp16
+        self.acc = self.dtype if exact else ACCUMULATORS.get(self.dtype, self.dtype)
         self.reduction = reduction_of(ctx.node.op, self.dtype, ctx.node.attrs.get("p", 2))
         self.source = k.tensor(self.x, "x")
         include = ctx.node.attrs.get("count_include_pad", 0)

@@ -9,11 +9,13 @@ from __future__ import annotations
 from math import prod
 
 from ....ir.loops import Expr, cast, const, select
+from ....ir.types import DType
 from ..context import KernelBuilder, Lowering, lowers_on_grid
 from ..product import multiply_add
 from ..strided import coordinates
 from .conv_memory import convolve_from_memory
 from .conv_shape import ConvShape
+from .halves import BLOCK, in_halves, sums_in_halves
 from .tiles import Factor, GridProduct, multiply_on_grid
 
 FEW_CHANNELS = 4
@@ -65,7 +67,7 @@ class _Conv(ConvShape):
             self.groups, self.channels_out, places, size, Factor(weight, True), Factor(pixel, False), self.acc,
             None if self.bias is None else start, finish,
         )  # fmt: skip
-        multiply_on_grid(self.ctx, product, "conv")
+        multiply_on_grid(self.ctx, in_halves(self.ctx, product, self.x.type.dtype, self.w.type.dtype), "conv")
 
     def by_results(self) -> None:
         """A thread a result: depthwise layers and others with few channels in a group."""
@@ -83,15 +85,21 @@ class _Conv(ConvShape):
         total = k.alloc("total", self.acc, 1, "register")
         output = k.let(group * self.channels_out + channel, "output")
         k.store(total, 0, self.start(k, output))
+        apart = sums_in_halves(self.ctx) and self.window.taps <= BLOCK
         for c in k.loop("c", self.channels_in):
+            part = k.alloc("part", DType.F16, 1, "register") if apart else total
+            if apart:
+                k.store(part, 0, const(0, DType.F16))
             for t in k.loop("q", self.taps[0]):
                 for r in k.loop("r", self.taps[1]):
                     for s in k.loop("s", self.taps[2]):
                         value = self.read(k, image, group * self.channels_in + c, at, [t, r, s])
                         tap = ((t * self.taps[1]) + r) * self.taps[2] + s
                         place = (output * self.channels_in + c) * self.window.taps + tap
-                        weight = cast(k.load(k.tensor(self.w, "w"), place), self.acc)
-                        k.store(total, 0, multiply_add(cast(value, self.acc), weight, k.load(total, 0)))
+                        weight = cast(k.load(k.tensor(self.w, "w"), place), part.dtype)
+                        k.store(part, 0, multiply_add(cast(value, part.dtype), weight, k.load(part, 0)))
+            if apart:
+                k.store(total, 0, k.load(total, 0) + cast(k.load(part, 0), self.acc))
         self.store(k, image, output, at, k.load(total, 0))
 
     def read(self, k: KernelBuilder, image: Expr, channel: Expr, at: list[Expr], taps: list[Expr]) -> Expr:

@@ -10,6 +10,7 @@ import numpy as np
 from ....ir.loops import Expr, cast
 from ..context import KernelBuilder, Lowering
 from ..product import Matrix, Product, offset_at, unravel
+from .halves import in_halves
 from .memory_product import multiply_from_memory
 from .rows import multiply_rows
 from .tiles import Factor, GridProduct, multiply_on_grid
@@ -46,6 +47,7 @@ def multiply_matrices(ctx: Lowering, p: Product, family: str) -> None:
 
     a, b = reader(p.a, rows=True), reader(p.b, rows=False)
     product = GridProduct(prod(p.batch), p.m, p.n, p.k, a, b, p.acc, start if p.start else None, finish)
+    product = in_halves(ctx, product, p.a.value.type.dtype, p.b.value.type.dtype)
     (multiply_rows if few else multiply_on_grid)(ctx, product, family)
 
 

@@ -28,7 +28,7 @@ def multiply_rows(ctx: Lowering, p: GridProduct, family: str) -> None:
 class _Rows:
     def __init__(self, ctx: Lowering, p: GridProduct) -> None:
         self.p, self.k = p, ctx.kernel()
-        self.sum = p.acc if p.exact is None else DType.I32
+        self.sum = p.acc if p.exact is None else p.total
 
     def write(self, family: str) -> None:
         k, p = self.k, self.p

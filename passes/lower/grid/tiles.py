@@ -38,8 +38,9 @@ class GridProduct:
     """`batch` products of [m, depth] and [depth, n], sums of `acc`; `start` of a row and column is added to them.
 
     element: what factors are brought near as; None: `acc`. multiply: one step of the sum, `work` as long as a
-    multiply-add of floats. fetch: what bringing an element near takes, in the same unit. exact: sums of floats hold so
-    many products of whole numbers exactly; they are added up in i32, which `start` and `finish` take.
+    multiply-add of floats. fetch: what bringing an element near takes, in the same unit. exact: sums hold so many
+    products exactly, or as well as is asked for; they are added up in `total`, which `start` and `finish` take. lanes:
+    neighbouring columns that a thread takes as a vector; None: as the device likes.
     """
 
     batch: int
@@ -56,6 +57,8 @@ class GridProduct:
     work: float = 1.0
     fetch: float = 3.0
     exact: int | None = None
+    total: DType = DType.I32
+    lanes: int | None = None
 
     @property
     def near(self) -> DType:
@@ -66,7 +69,8 @@ class GridProduct:
     def problem(self) -> str:
         """What decides the schedule."""
         batch = f"{self.batch} x " if self.batch > 1 else ""
-        return f"{batch}{self.m}x{self.n}x{self.depth} {self.acc}"
+        added = f" in {self.total}" if self.exact is not None and self.total is not DType.I32 else ""
+        return f"{batch}{self.m}x{self.n}x{self.depth} {self.acc}{added}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +95,20 @@ class Tile:
     def n(self) -> int:
         return self.columns * self.threads[1] * self.lanes
 
-    @property
-    def registers(self) -> int:
+    def registers(self, p: GridProduct) -> float:
         """Of 32 bits, for sums and one step's factors."""
-        return (self.rows * self.columns + self.columns) * self.lanes + self.rows
+        sums = self.rows * self.columns * self.lanes * (p.acc.nbytes + (p.total.nbytes if p.exact is not None else 0))
+        return (sums + (self.columns * self.lanes + self.rows) * p.near.nbytes) / 4
+
+    @property
+    def pitches(self) -> tuple[int, int]:
+        """Elements from one step of the depth to the next in shared memory, of both factors: one to spare, so that a
+        column's lie in banks of their own, or a vector, which then stays where it is aligned."""
+        return self.m + 1, self.n + self.lanes
 
     def shared_bytes(self, width: int) -> int:
-        """Both factors' tiles, with a column to spare in each row."""
-        return (self.m + self.n + 2) * self.depth * width
+        """Both factors' tiles."""
+        return sum(self.pitches) * self.depth * width
 
 
 SHAPES = tuple((r, c, d) for r, c in ((8, 4), (8, 2), (4, 4), (4, 2), (2, 2), (2, 1), (1, 1)) for d in (16, 8))
@@ -117,10 +127,12 @@ def tile_schedules(ctx: Lowering, p: GridProduct) -> list[Schedule[Tile]]:
     """The tiles that fit the device, with what they take."""
     device = ctx.target.device
     assert device is not None
-    tiles = [Tile(*shape, device.threads, device.lanes) for shape in SHAPES]
+    lanes = p.lanes or device.lanes
+    apart = max(1, lanes // device.lanes)  # a vector in place of columns that lie apart
+    tiles = [Tile(r, c // apart, d, device.threads, lanes) for r, c, d in SHAPES if c % apart == 0]
     fitting = [
         t for t in tiles
-        if t.shared_bytes(p.near.nbytes) <= device.local_bytes and t.registers <= device.registers
+        if t.shared_bytes(p.near.nbytes) <= device.local_bytes and t.registers(p) <= device.registers
         and (t.depth <= max(8, p.depth))
     ]  # fmt: skip
     return [Schedule(str(t), _cost(p, t), t) for t in fitting]
@@ -137,7 +149,10 @@ def _cost(p: GridProduct, t: Tile) -> float:
     blocks = p.batch * -(-p.m // t.m) * -(-p.n // t.n)
     threads = t.threads[0] * t.threads[1]
     steps = -(-p.depth // t.depth) * t.depth
-    per_step = p.work * t.rows * t.columns + 0.5 * (t.rows + t.columns) + p.fetch * (t.m + t.n) / threads
+    results = t.rows * t.columns * t.lanes
+    per_step = p.work * results + 0.5 * (t.rows + t.columns) + p.fetch * (t.m + t.n) / threads
+    if p.exact is not None:
+        per_step += 2 * results / p.exact
     return blocks * threads * steps * per_step * max(1.0, GROUPS / blocks)
 
 
@@ -153,8 +168,8 @@ class _Tiled:
             for y in k.loop("row_tile", -(-p.m // tile.m), kind="grid"):
                 for x in k.loop("column_tile", -(-p.n // tile.n), kind="grid"):
                     shared = [
-                        k.alloc("tile_a", p.near, tile.depth * (tile.m + 1), "shared"),
-                        k.alloc("tile_b", p.near, tile.depth * (tile.n + 1), "shared"),
+                        k.alloc("tile_a", p.near, tile.depth * tile.pitches[0], "shared"),
+                        k.alloc("tile_b", p.near, tile.depth * tile.pitches[1], "shared"),
                     ]
                     for ty in k.loop("ty", tile.threads[0], kind="thread"):
                         for tx in k.loop("tx", tile.threads[1], kind="thread"):
@@ -169,7 +184,7 @@ class _Tiled:
         number = k.let(thread[0] * tile.threads[1] + thread[1], "number")
         steps = -(-p.depth // tile.depth)
         together = steps if p.exact is None or p.exact >= p.depth else p.exact // tile.depth
-        totals = self._zeros("totals", DType.I32) if together < steps else None
+        totals = self._zeros("totals", p.total) if together < steps else None
         for step in k.loop("step", steps):
             self._step((z, first_row, first_column), step * tile.depth, (shared, sums), thread, number)
             if totals is not None:
@@ -181,7 +196,7 @@ class _Tiled:
             row = k.let(first_row + thread[0] + i * tile.threads[0], "row")
             column = k.let(first_column + (thread[1] + j * tile.threads[1]) * tile.lanes, "column")
             value = k.load(totals or sums, at)
-            value = k.let(value if p.exact is None else cast(value, DType.I32), "value")
+            value = k.let(value if p.exact is None else cast(value, p.total), "value")
             for lane_of in range(tile.lanes):
                 for _ in self._inside(row, column + lane_of):
                     single = value if tile.lanes == 1 else lane(value, lane_of)
@@ -198,10 +213,10 @@ class _Tiled:
         return made
 
     def _settle(self, sums: Buffer, totals: Buffer) -> None:
-        """Sums of floats go to the integers, and begin anew."""
+        """Sums go to the totals, and begin anew."""
         k = self.k
         for _, _, at in self._sums():
-            k.store(totals, at, k.load(totals, at) + cast(k.load(sums, at), DType.I32))
+            k.store(totals, at, k.load(totals, at) + cast(k.load(sums, at), totals.dtype))
             k.store(sums, at, const(0, sums.dtype, self.tile.lanes))
 
     def _step(
@@ -216,8 +231,8 @@ class _Tiled:
         k, p, tile, (shared, sums) = self.k, self.p, self.tile, buffers
         z, first_row, first_column = place
         begin = k.let(begin, "begin")
-        self._bring(shared[0], p.a, (z, begin, first_row), (tile.m, p.m), number)
-        self._bring(shared[1], p.b, (z, begin, first_column), (tile.n, p.n), number)
+        self._bring(shared[0], p.a, (z, begin, first_row), (tile.m, tile.pitches[0], p.m), number)
+        self._bring(shared[1], p.b, (z, begin, first_column), (tile.n, tile.pitches[1], p.n), number)
         k.barrier()
         self._multiply(sums, shared, thread)
         k.barrier()
@@ -238,12 +253,13 @@ class _Tiled:
         yield from k.when(tests[0] if len(tests) == 1 else tests[0] & tests[1])
 
     def _bring(
-        self, shared: Buffer, factor: Factor, begin: tuple[Expr, Expr, Expr], extent: tuple[int, int], number: Expr
+        self, shared: Buffer, factor: Factor, begin: tuple[Expr, Expr, Expr], extent: tuple[int, int, int], number: Expr
     ) -> None:
-        """All threads together: a tile of a factor, zeros beyond the matrix' depth."""
+        """All threads together: a tile of a factor, zeros beyond the matrix' depth. extent: the tile's, its pitch and
+        the matrix'."""
         k, p, depth = self.k, self.p, self.tile.depth
         z, first_depth, first = begin
-        length, size = extent
+        length, pitch, size = extent
         threads = self.tile.threads[0] * self.tile.threads[1]
         for i in k.loop("e", -(-length * depth // threads), kind="unroll"):
             e = k.let(i * threads + number, "element")
@@ -255,7 +271,7 @@ class _Tiled:
                 value = cast(value, p.near)
                 if p.depth % depth:
                     value = select(at < p.depth, value, const(0, p.near))
-                k.store(shared, d * (length + 1) + place, value)
+                k.store(shared, d * pitch + place, value)
 
     def _multiply(self, sums: Buffer, shared: list[Buffer], thread: tuple[Expr, Expr]) -> None:
         k, tile = self.k, self.tile
@@ -263,9 +279,9 @@ class _Tiled:
             a = k.alloc("a", self.p.near, tile.rows, "register")
             b = k.alloc("b", self.p.near, tile.columns, "register", tile.lanes)
             for i in k.loop("i", tile.rows, kind="unroll"):
-                k.store(a, i, k.load(shared[0], d * (tile.m + 1) + thread[0] + i * tile.threads[0]))
+                k.store(a, i, k.load(shared[0], d * tile.pitches[0] + thread[0] + i * tile.threads[0]))
             for j in k.loop("j", tile.columns, kind="unroll"):
-                at = d * (tile.n + 1) + (thread[1] + j * tile.threads[1]) * tile.lanes
+                at = d * tile.pitches[1] + (thread[1] + j * tile.threads[1]) * tile.lanes
                 k.store(b, j, k.load(shared[1], at, tile.lanes))
             for i, j, at in self._sums():
                 left = broadcast(k.load(a, i), tile.lanes)

@@ -1,4 +1,5 @@
-"""c2c.WinogradConv on a grid: a thread transforms a tile of one channel, n² products, a thread a tile of results.
+"""c2c.WinogradConv on a grid: a thread transforms a tile of one channel, n² products, a thread a tile of results; with
+`--precision f16` transforms are in f16 where the device computes in it.
 
 V [n²][C][tiles] and U [n²][C][K] give M [n²][K][tiles], or [n²][tiles][K] where tiles are too few for vectors;
 n = m + 2.
@@ -16,6 +17,7 @@ from ..context import KernelBuilder, Lowering, lowers_on_grid
 from ..product import Matrix, Product, unravel
 from ..winograd_transform import apply
 from .conv_shape import ConvShape
+from .halves import computes_in_halves
 from .product import multiply_matrices
 
 FEW_VECTORS = 4
@@ -38,6 +40,7 @@ class _Winograd(ConvShape):
         self.m = int(ctx.node.attrs["m"])
         self.n = self.m + 2
         _, h, wide = self.outs
+        self.near = DType.F16 if self.dtype is DType.F16 and computes_in_halves(ctx) else DType.F32
         self.grid = (self.batch, -(-h // self.m), -(-wide // self.m))
 
     @property
@@ -47,8 +50,8 @@ class _Winograd(ConvShape):
 
     def write(self) -> None:
         positions, tiles = self.n**2, self.tiles
-        v = self.ctx.scratch("v", DType.F32, positions, self.channels_in, tiles)
-        sums = self.ctx.scratch("m", DType.F32, positions, self.channels_out, tiles)
+        v = self.ctx.scratch("v", self.near, positions, self.channels_in, tiles)
+        sums = self.ctx.scratch("m", self.near, positions, self.channels_out, tiles)
         device = self.ctx.target.device
         assert device is not None
         by_channels = tiles < FEW_VECTORS * device.lanes and device.lanes > 1
@@ -72,8 +75,10 @@ class _Winograd(ConvShape):
                 places = [k.let(minimum(maximum(p, 0), w.size - 1), "place") for p in columns]
                 source, half = k.tensor(self.x, "x"), []
                 for j in range(n):
-                    read = [cast(k.load(source, line + places[j]), DType.F32) for line in lines]
-                    values = [k.let(select(known[0][i] & known[1][j], x, 0.0)) for i, x in enumerate(read)]
+                    read = [cast(k.load(source, line + places[j]), self.near) for line in lines]
+                    values = [
+                        k.let(select(known[0][i] & known[1][j], x, const(0, self.near))) for i, x in enumerate(read)
+                    ]
                     half.append(apply(k, input_matrix(self.m), values))
                 for i in range(n):
                     for j, value in enumerate(apply(k, input_matrix(self.m), [half[j][i] for j in range(n)])):
@@ -84,14 +89,14 @@ class _Winograd(ConvShape):
     def _products(self, v: Value, sums: Value, by_channels: bool) -> None:
         positions, c, kk, tiles = self.n**2, self.channels_in, self.channels_out, self.tiles
         assert self.w.data is not None
-        u = transform_weights(self.w.data, self.m).astype(np.float32)
+        u = transform_weights(self.w.data, self.m).astype(self.near.numpy)
         weights = Matrix(self.ctx.pack("winograd", np.ascontiguousarray(u).reshape(-1)), (c * kk,), 1, kk)
         inputs = Matrix(v, (c * tiles,), tiles, 1)
 
         def finish(k: KernelBuilder, coords: tuple[Expr, ...], lanes: int, value: Expr) -> None:
             p, row, column = coords
             wide = kk if by_channels else tiles
-            k.store(k.tensor(sums, "m"), (p * (kk * tiles)) + row * wide + column, value)
+            k.store(k.tensor(sums, "m"), (p * (kk * tiles)) + row * wide + column, cast(value, self.near))
 
         if by_channels:
             turned = [Matrix(x.value, x.batch, x.col, x.row) for x in (inputs, weights)]
@@ -115,11 +120,11 @@ class _Winograd(ConvShape):
                         for i in range(n)
                     ]
                     half.append(apply(k, output_matrix(m), values))
-                made = k.alloc("made", DType.F32, m * m)
+                made = k.alloc("made", self.near, m * m)
                 for i in range(m):
                     for j, value in enumerate(apply(k, output_matrix(m), [half[j][i] for j in range(n)])):
                         k.store(made, i * m + j, value)
-                start = k.let(self.start(k, c), "start")
+                start = k.let(cast(self.start(k, c), self.near), "start")
                 for i_at in k.loop("i", m):
                     for j_at in k.loop("j", m):
                         y, x = k.let(row * m + i_at, "to_row"), k.let(column * m + j_at, "to_column")
