@@ -66,11 +66,17 @@ class GridProduct:
         return self.element or self.acc
 
     @property
+    def settles(self) -> bool:
+        """Whether sums go to totals on the way."""
+        return self.exact is not None and self.exact < self.depth
+
+    @property
     def problem(self) -> str:
         """What decides the schedule."""
         batch = f"{self.batch} x " if self.batch > 1 else ""
-        added = f" in {self.total}" if self.exact is not None and self.total is not DType.I32 else ""
-        return f"{batch}{self.m}x{self.n}x{self.depth} {self.acc}{added}"
+        of = f" of {self.near}" if self.near is not self.acc else ""
+        added = f" in {self.total}" if self.settles and self.total is not DType.I32 else ""
+        return f"{batch}{self.m}x{self.n}x{self.depth} {self.acc}{of}{added}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +103,7 @@ class Tile:
 
     def registers(self, p: GridProduct) -> float:
         """Of 32 bits, for sums and one step's factors."""
-        sums = self.rows * self.columns * self.lanes * (p.acc.nbytes + (p.total.nbytes if p.exact is not None else 0))
+        sums = self.rows * self.columns * self.lanes * (p.acc.nbytes + (p.total.nbytes if p.settles else 0))
         return (sums + (self.columns * self.lanes + self.rows) * p.near.nbytes) / 4
 
     @property
@@ -151,7 +157,7 @@ def _cost(p: GridProduct, t: Tile) -> float:
     steps = -(-p.depth // t.depth) * t.depth
     results = t.rows * t.columns * t.lanes
     per_step = p.work * results + 0.5 * (t.rows + t.columns) + p.fetch * (t.m + t.n) / threads
-    if p.exact is not None:
+    if p.exact is not None and p.settles:
         per_step += 2 * results / p.exact
     return blocks * threads * steps * per_step * max(1.0, GROUPS / blocks)
 
@@ -183,7 +189,7 @@ class _Tiled:
         sums = self._zeros("sums", p.acc)
         number = k.let(thread[0] * tile.threads[1] + thread[1], "number")
         steps = -(-p.depth // tile.depth)
-        together = steps if p.exact is None or p.exact >= p.depth else p.exact // tile.depth
+        together = p.exact // tile.depth if p.exact is not None and p.settles else steps
         totals = self._zeros("totals", p.total) if together < steps else None
         for step in k.loop("step", steps):
             self._step((z, first_row, first_column), step * tile.depth, (shared, sums), thread, number)
