@@ -2,9 +2,9 @@
 
 Before: tensors of float32, and `precision` f16 or bf16. After: convolutions with constant weights, and elementwise
 arithmetic, maxima over windows and concatenations that read their results, in it, sums of products included where it is
-f16 (those of bf16 are f32, and `lower/grid/halves.py` has those of graphics processors); Casts where such tensors meet other operators. Preserves: types of inputs and outputs;
-matrix products, means, norms, softmax and functions, which stay float32. Needs: batch norms folded, Winograd layers
-selected.
+f16 (those of bf16 are f32; of graphics processors `lower/grid/halves.py` says more); Casts where such tensors meet
+other operators. Preserves: types of inputs and outputs; matrix products, means, norms, softmax and functions, which
+stay float32. Needs: batch norms folded, Winograd layers selected.
 """
 
 from __future__ import annotations
