@@ -31,6 +31,10 @@ from ..ir.loops import (
     Let,
     Load,
     Lookup,
+    MatrixLoad,
+    MatrixMultiply,
+    MatrixStore,
+    OnMatrices,
     Prefetch,
     Ramp,
     Reduce,
@@ -200,6 +204,11 @@ class CStyle:
                 self.line(f"(void)({self.value(stmt.index).text});")
             case Barrier():
                 self.barrier()
+            case MatrixLoad() | MatrixStore() | MatrixMultiply():
+                self.on_matrices(stmt)
+
+    def on_matrices(self, stmt: OnMatrices) -> None:
+        raise CodegenError("no matrices of a subgroup on this target", where=f"kernel {self.kernel.name}")
 
     def barrier(self) -> None:
         raise CodegenError("a barrier needs a GPU target", where=f"kernel {self.kernel.name}")

@@ -83,11 +83,12 @@ class Device:
     products read straight from memory. unrolls: short loops of known length are marked to be unrolled; compilers for
     processors do better on their own. subgroup: threads that run in lock-step; 1: not known. shuffles: what lets them
     exchange values of registers, their number being certain: the language, or an extension of OpenCL by the name of its
-    maker; empty: nothing. images, fp16: whether it reads them through a cache of their own, and computes in 16-bit
-    floats. half_rate: operations on these, in a vector of so many, in the time of one on float32. f64: whether it has
-    64-bit floats. tensors: that a kernel takes at most; None: any number. What a device cannot run runs on the host.
-    dots: what a dot product of four signed bytes takes that is added to an i32, in multiply-adds of floats; None: no
-    instruction has it on some of them. chip: one of those that the row stands for, by which reports rate kernels.
+    maker; empty: nothing. matrices: whether 32 of them multiply matrices of 8×8. images, fp16: whether it reads them
+    through a cache of their own, and computes in 16-bit floats. half_rate: operations on these, in a vector of so many,
+    in the time of one on float32. f64: whether it has 64-bit floats. tensors: that a kernel takes at most; None: any
+    number. What a device cannot run runs on the host. dots: what a dot product of four signed bytes takes that is added
+    to an i32, in multiply-adds of floats; None: no instruction has it on some of them. chip: one of those that the row
+    stands for, by which reports rate kernels.
 
     What calls are expected to take, in nanoseconds, to tell those that a host runs faster (`passes/host_steps.py`):
     launch: a kernel; operation: one of all threads together, thread_operation: one of a thread that runs alone;
@@ -111,6 +112,7 @@ class Device:
     host_operation: float = 1.0
     subgroup: int = 1
     shuffles: Literal["", "language", "intel", "qcom"] = ""
+    matrices: bool = False
     images: bool = False
     fp16: bool = False
     half_rate: int = 1
@@ -164,7 +166,9 @@ CUDA_VOLTA = replace(CUDA, fp16=True)
 before, that of 64 on some devices."""
 METAL = Device("metal", 16 << 10, 512, subgroup=32, images=True, fp16=True, tensors=31)
 """Apple, Metal Feature Set Tables: what families Apple3 and Mac2 have in common."""
-METAL_IOS = replace(METAL, local_bytes=32 << 10, work_group=1024, shuffles="language", chip=APPLE_A16)
+METAL_IOS = replace(
+    METAL, local_bytes=32 << 10, work_group=1024, shuffles="language", matrices=True, chip=APPLE_A16
+)  # fmt: skip
 """The same, family Apple7 (A14, 2020): SIMD-scoped permute and matrix multiply operations; 32 threads in a
 simdgroup."""
 METAL_MACOS = replace(METAL_IOS, chip=None)

@@ -12,8 +12,8 @@ from math import prod
 from typing import ClassVar
 
 from ..ir.errors import CodegenError
-from ..ir.loops import Binary, Bitcast, Buffer, Dot, Expr, For, Kernel, Load, SubgroupXor, Var
-from ..ir.loops_visit import uses
+from ..ir.loops import Binary, Bitcast, Buffer, Dot, Expr, For, Kernel, Load, OnMatrices, SubgroupXor, Var
+from ..ir.loops_visit import statements, uses
 from ..ir.program import Program
 from ..ir.types import DType
 from .c_expressions import Code, Operators, apply, cast_to, infix
@@ -38,7 +38,8 @@ class GridStyle(CStyle):
         self.has_threads = bool(nest(kernel).threads)
         self.flat = ""
         """Where threads exchange values, the variable that numbers them."""
-        self.exchanges = uses(kernel, lambda e: isinstance(e, SubgroupXor))
+        self.matrices = any(isinstance(s, OnMatrices) for s in statements(kernel.body))
+        self.exchanges = self.matrices or uses(kernel, lambda e: isinstance(e, SubgroupXor))
         threads = prod(self.launch.group)
         if self.exchanges and threads % device.subgroup and device.subgroup % threads:
             raise CodegenError(

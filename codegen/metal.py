@@ -1,4 +1,5 @@
-"""A whole program's kernels in the Metal Shading Language 2.2 (Apple, Metal Shading Language Specification).
+"""A whole program's kernels in the Metal Shading Language 2.2, with matrices 2.3 (Apple, Metal Shading Language
+Specification).
 
 A parameter is a pointer to its first element, since Metal binds buffers at any element's place; `docs/gpu.md` says how
 the text is checked without Apple's compiler.
@@ -9,11 +10,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ..ir.errors import CodegenError
-from ..ir.loops import Call, Kernel
+from ..ir.loops import MATRIX, Buffer, Call, Const, Expr, Kernel, MatrixLoad, MatrixMultiply, OnMatrices, Store
 from ..ir.loops_visit import uses, uses_type
 from ..ir.program import Program
 from ..ir.types import DType
-from .c_expressions import Code, Operators, apply, cast_to
+from .c_expressions import Code, Operators, apply, cast_to, infix
 from .devices import Device
 from .dots import dot_helper
 from .grid_style import GridStyle, node_of
@@ -67,7 +68,8 @@ _RESERVED = frozenset(
     atomic_int atomic_uint atomic_bool array fma min max clamp mix step smoothstep sign dot cross distance length
     normalize select fract modf frexp ldexp rsqrt exp2 exp10 log2 log10 powr sinpi cospi tanpi sincos isnan isinf
     isfinite signbit popcount clz ctz rotate mulhi mad24 absdiff hadd reverse_bits any all median3 saturate trunc
-    simd_shuffle_xor simdgroup_at lane_at
+    simd_shuffle_xor simdgroup_at lane_at make_filled_simdgroup_matrix simdgroup_load simdgroup_store
+    simdgroup_multiply_accumulate simdgroup_float8x8 simdgroup_half8x8 ulong2
     """.split()
 )
 
@@ -134,6 +136,42 @@ class MetalStyle(GridStyle):
             return cast_to(self.operators.types[dtype], self.operators.help("shuffle_xor_64", value, Code(str(mask))))
         return apply("simd_shuffle_xor", value, Code(str(mask)))
 
+    def alloc(self, buffer: Buffer) -> None:
+        if buffer.space != "matrix":
+            super().alloc(buffer)
+            return
+        self.line(f"simdgroup_{self._matrix(buffer)} {self.names[buffer.name]}[{max(buffer.size, 1)}];")
+
+    def store(self, s: Store) -> None:
+        if s.buffer.space != "matrix":
+            super().store(s)
+            return
+        assert isinstance(s.value, Const)
+        type_ = f"{self.operators.types[s.buffer.dtype]}, {MATRIX}, {MATRIX}"
+        value = self.operators.constant(s.buffer.dtype, s.value.value).text
+        self.line(f"{self._held(s.buffer, s.index)} = make_filled_simdgroup_matrix<{type_}>({value});")
+
+    def on_matrices(self, stmt: OnMatrices) -> None:
+        if not self.device.matrices:
+            super().on_matrices(stmt)
+        if isinstance(stmt, MatrixMultiply):
+            total, a, b = (
+                self._held(*x) for x in ((stmt.sums, stmt.at), (stmt.a, stmt.a_at), (stmt.b, stmt.b_at))
+            )  # fmt: skip
+            self.line(f"simdgroup_multiply_accumulate({total}, {a}, {b}, {total});")
+            return
+        where = infix("add", Code(self.names[stmt.buffer.name]), self.value(stmt.place)).text
+        name, turned = ("load", ", ulong2(0, 0), true") if isinstance(stmt, MatrixLoad) else ("store", "")
+        if isinstance(stmt, MatrixLoad) and not stmt.transposed:
+            turned = ""
+        self.line(f"simdgroup_{name}({self._held(stmt.matrix, stmt.index)}, {where}, {stmt.stride}{turned});")
+
+    def _matrix(self, buffer: Buffer) -> str:
+        return f"{self.operators.types[buffer.dtype]}{MATRIX}x{MATRIX}"
+
+    def _held(self, matrix: Buffer, index: Expr) -> str:
+        return f"{self.names[matrix.name]}[{self.value(index).text}]"
+
     def barrier(self) -> None:
         self.line("threadgroup_barrier(mem_flags::mem_threadgroup);")
 
@@ -143,10 +181,12 @@ def emit_metal(program: Program, device: Device) -> str:
     for kernel in program.kernels_of(host=False).values():
         _check(program, kernel, device)
     operators = MetalOperators(halves=device.fp16)
-    kernels = [MetalStyle(k, operators, device).text() for k in program.kernels_of(host=False).values()]
+    styles = [MetalStyle(k, operators, device) for k in program.kernels_of(host=False).values()]
+    kernels = [s.text() for s in styles]
+    version = "2.3" if any(s.matrices for s in styles) else "2.2"
     return "\n".join(
         [
-            f"/* {program.name}: a compiled network in Metal 2.2; {program.name}_plan.h says how it runs. */",
+            f"/* {program.name}: a compiled network in Metal {version}; {program.name}_plan.h says how it runs. */",
             _PREAMBLE,
             *operators.helpers.values(),
             *kernels,

@@ -28,7 +28,7 @@ from typing import Literal, TypeAlias
 
 from .types import DType
 
-Space: TypeAlias = Literal["param", "constant", "stack", "register", "shared"]
+Space: TypeAlias = Literal["param", "constant", "stack", "register", "shared", "matrix"]
 ForKind: TypeAlias = Literal["serial", "parallel", "unroll", "grid", "thread"]
 
 BINARY = ("add", "sub", "mul", "div", "mod", "min", "max", "and", "or", "xor", "shl", "shr",
@@ -42,9 +42,15 @@ CALLS = ("exp", "log", "log1p", "expm1", "pow", "sin", "cos", "tan", "asin", "ac
 """Scalar libm functions, f32 or f64 by their result type (`expf` or `exp`)."""
 
 
+MATRIX, MATRIX_THREADS = 8, 32
+"""Rows and columns of a matrix in matrix space, and the threads of the subgroup that holds it: those of the innermost
+thread loop."""
+
+
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """Memory of a kernel. `size`: elements (of `lanes` scalars each); space param: bound by a step's argument."""
+    """Memory of a kernel. `size`: elements (of `lanes` scalars each); space param: bound by a step's argument; matrix:
+    matrices row by row, each held by a subgroup."""
 
     name: str
     dtype: DType
@@ -307,6 +313,44 @@ class Barrier:
 
 
 @dataclass(frozen=True, slots=True)
+class MatrixLoad:
+    """Matrix `index` of a matrix buffer from shared memory: element (r, c) from place + r * stride + c, or transposed
+    from place + c * stride + r. Threads of a subgroup do it together, as the other statements on matrices: all threads
+    come to them, as to a barrier, and those of a subgroup with the same places and indices."""
+
+    matrix: Buffer
+    index: Expr
+    buffer: Buffer
+    place: Expr
+    stride: int
+    transposed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixStore:
+    """Matrix `index` into shared memory, rows `stride` elements apart."""
+
+    buffer: Buffer
+    place: Expr
+    stride: int
+    matrix: Buffer
+    index: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixMultiply:
+    """sums[at] + a[a_at] · b[b_at] into sums[at]: each element by one `Fma` after the other along the depth, each of them
+    rounded in any way and in any order."""
+
+    sums: Buffer
+    at: Expr
+    a: Buffer
+    a_at: Expr
+    b: Buffer
+    b_at: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class Prefetch:
     """A hint that the cache line of a parameter's element is used soon; no effect where `index` is outside.
 
@@ -318,7 +362,8 @@ class Prefetch:
     near: bool = False
 
 
-Stmt: TypeAlias = For | If | Let | Alloc | Store | Block | Prefetch | Barrier
+OnMatrices: TypeAlias = MatrixLoad | MatrixStore | MatrixMultiply
+Stmt: TypeAlias = For | If | Let | Alloc | Store | Block | Prefetch | Barrier | OnMatrices
 Operand: TypeAlias = Expr | int | float
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .loops import (
+    MATRIX,
     Alloc,
     Barrier,
     Block,
@@ -17,6 +18,9 @@ from .loops import (
     Kernel,
     Let,
     Load,
+    MatrixLoad,
+    MatrixMultiply,
+    MatrixStore,
     Operand,
     Prefetch,
     Space,
@@ -124,6 +128,25 @@ class Builder:
         """All threads of a work-group wait here for each other."""
         self._emit(Barrier())
 
+    def matrices(self, hint: str, dtype: DType, count: int) -> Buffer:
+        """Matrices of each subgroup."""
+        return self.alloc(hint, dtype, count, "matrix", MATRIX * MATRIX)
+
+    def matrix_load(
+        self, matrix: Buffer, index: Operand, source: tuple[Buffer, Expr, int], *, transposed: bool = False
+    ) -> None:
+        """source: shared memory, the place of the first element, elements from one row (or column) to the next."""
+        self._emit(MatrixLoad(matrix, _index(index), *source, transposed))
+
+    def matrix_store(self, target: tuple[Buffer, Expr, int], matrix: Buffer, index: Operand) -> None:
+        self._emit(MatrixStore(*target, matrix, _index(index)))
+
+    def matrix_multiply(
+        self, sums: tuple[Buffer, Operand], a: tuple[Buffer, Operand], b: tuple[Buffer, Operand]
+    ) -> None:
+        """Adds a product of matrices to one."""
+        self._emit(MatrixMultiply(sums[0], _index(sums[1]), a[0], _index(a[1]), b[0], _index(b[1])))
+
     def kernel(self, name: str, *, shaped: bool = True, inplace: bool = False) -> Kernel:
         assert len(self._blocks) == 1, "a loop was left open"
         return Kernel(name, tuple(self.params), Block(tuple(self._blocks[0])), shaped, inplace)
@@ -135,3 +158,7 @@ class Builder:
     def worker(self) -> Expr:
         """Index of the worker that runs this parallel iteration."""
         return Var(DType.I64, 1, "worker")
+
+
+def _index(x: Operand) -> Expr:
+    return as_expr(x, Const(DType.I64, 1, 0))

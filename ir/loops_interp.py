@@ -14,6 +14,8 @@ import numpy as np
 
 from .errors import RunError
 from .loops import (
+    MATRIX,
+    MATRIX_THREADS,
     Alloc,
     Barrier,
     Binary,
@@ -33,6 +35,10 @@ from .loops import (
     Let,
     Load,
     Lookup,
+    MatrixLoad,
+    MatrixMultiply,
+    MatrixStore,
+    OnMatrices,
     Prefetch,
     Ramp,
     Reduce,
@@ -44,7 +50,7 @@ from .loops import (
     Unary,
     Var,
 )
-from .loops_visit import operands, statements
+from .loops_visit import expressions, operands, statements
 from .program import Program
 from .types import DType
 
@@ -125,6 +131,9 @@ class _Run:
                 return
             if isinstance(first, Let):
                 _exchange(runs, first)
+            elif isinstance(first, OnMatrices):
+                for i in range(0, len(runs), MATRIX_THREADS):
+                    _on_matrices(runs[i : i + MATRIX_THREADS], first)
 
     def steps(self, block: Block) -> Iterator[Stmt]:
         """Runs a thread's block; comes back with each statement for which all threads meet, before it has run."""
@@ -170,7 +179,7 @@ class _Run:
                     self.memory[stmt.buffer.name][at] = x
             case Block():
                 self.block(stmt)
-            case Prefetch() | Barrier():
+            case Prefetch() | Barrier() | MatrixLoad() | MatrixStore() | MatrixMultiply():
                 pass
 
     def made(self, buffer: Buffer) -> Array:
@@ -181,6 +190,11 @@ class _Run:
         if buffer.space == "shared":
             self.shared[buffer.name] = memory
         return memory
+
+    def matrix(self, buffer: Buffer, index: int) -> Array:
+        """A matrix of the thread's subgroup, to be changed."""
+        where = self.where(buffer, np.array([index]), MATRIX * MATRIX)
+        return self.memory[buffer.name][where[0] : where[0] + MATRIX * MATRIX].reshape(MATRIX, MATRIX)
 
     def where(self, buffer: Buffer, index: Array, lanes: int) -> Array:
         """Scalar element numbers of an access, in the flat memory of the buffer."""
@@ -209,7 +223,8 @@ class _Run:
 
 def _meets(stmt: Stmt) -> bool:
     """Whether all threads of a work-group run a statement together."""
-    return isinstance(stmt, Barrier) or isinstance(stmt, Let) and isinstance(stmt.value, SubgroupXor)
+    exchanges = isinstance(stmt, Let) and isinstance(stmt.value, SubgroupXor)
+    return exchanges or isinstance(stmt, Barrier | OnMatrices)
 
 
 def _exchange(runs: Sequence[_Run], let: Let) -> None:
@@ -218,6 +233,28 @@ def _exchange(runs: Sequence[_Run], let: Let) -> None:
     given = [run.value(let.value.a) for run in runs]
     for number, run in enumerate(runs):
         run.values[let.name] = given[number ^ let.value.mask]
+
+
+def _on_matrices(runs: Sequence[_Run], stmt: OnMatrices) -> None:
+    """A statement of a subgroup, whose matrices are those of its first thread."""
+    first = runs[0]
+    places = [int(first.value(e)[0]) for e in expressions(stmt)]
+    if any([int(run.value(e)[0]) for e in expressions(stmt)] != places for run in runs[1:]):
+        raise RunError("threads of a subgroup differ in a statement on matrices", where=f"kernel {first.name}")
+    if isinstance(stmt, MatrixMultiply):
+        total, a, b = (first.matrix(m, i) for m, i in zip((stmt.sums, stmt.a, stmt.b), places, strict=True))
+        for d in range(MATRIX):
+            left, right = a[:, d : d + 1].astype(np.float32), b[d].astype(np.float32)
+            total[:] = left * right + total.astype(np.float32)
+        return
+    index, place = places
+    span = first.where(stmt.buffer, np.array([place]), (MATRIX - 1) * stmt.stride + MATRIX)
+    at = span[0] + np.arange(MATRIX)[:, None] * stmt.stride + np.arange(MATRIX)
+    memory, matrix = first.memory[stmt.buffer.name], first.matrix(stmt.matrix, index)
+    if isinstance(stmt, MatrixStore):
+        memory[at] = matrix
+    else:
+        matrix[:] = memory[at].T if stmt.transposed else memory[at]
 
 
 def combine(e: Expr, x: list[Array]) -> Array:

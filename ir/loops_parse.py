@@ -38,6 +38,10 @@ from .loops import (
     Let,
     Load,
     Lookup,
+    MatrixLoad,
+    MatrixMultiply,
+    MatrixStore,
+    OnMatrices,
     Prefetch,
     Ramp,
     Reduce,
@@ -322,6 +326,8 @@ class _Parser:
             return Prefetch(buffer, index, self.accept("near"))
         if word == "barrier":
             return Barrier()
+        if word in ("matrix_load", "matrix_store", "matrix_multiply"):
+            return self.on_matrices(word)
         self.refuse(f"expected a statement, found '{word}'")
 
     def loop(self, kind: Any) -> For:
@@ -355,6 +361,26 @@ class _Parser:
         self.expect("]")
         self.expect("=")
         return Store(buffer, index, self.expr())
+
+    def on_matrices(self, word: str) -> OnMatrices:
+        first = self.element()
+        self.expect("=")
+        second = self.element()
+        if word == "matrix_load":
+            return MatrixLoad(first[0], first[1], *second, self.accept("transposed"))
+        if word == "matrix_store":
+            return MatrixStore(*first, second[0], second[1])
+        self.expect("*")
+        return MatrixMultiply(*first[:2], *second[:2], *self.element()[:2])
+
+    def element(self) -> tuple[Buffer, Expr, int]:
+        """`buffer[index]` or `buffer[index; stride]`; 0 without a stride."""
+        buffer = self.known_buffer(self.take("name"))
+        self.expect("[")
+        index = self.expr()
+        stride = self.integer() if self.accept(";") else 0
+        self.expect("]")
+        return buffer, index, stride
 
     def known_buffer(self, name: str) -> Buffer:
         if name not in self.buffers:

@@ -29,6 +29,10 @@ from .loops import (
     Let,
     Load,
     Lookup,
+    MatrixLoad,
+    MatrixMultiply,
+    MatrixStore,
+    OnMatrices,
     Prefetch,
     Ramp,
     Reduce,
@@ -143,8 +147,23 @@ def _statement(stmt: Stmt, depth: int, lines: list[str]) -> None:
         case Prefetch():
             near = " near" if stmt.near else ""
             lines.append(f"{pad}prefetch {stmt.buffer.name}[{print_expr(stmt.index)}]{near}")
+        case MatrixLoad() | MatrixStore() | MatrixMultiply():
+            lines.append(pad + _on_matrices(stmt))
         case _:
             lines.append(f"{pad}barrier")
+
+
+def _on_matrices(stmt: OnMatrices) -> str:
+    match stmt:
+        case MatrixLoad():
+            turned = " transposed" if stmt.transposed else ""
+            source = f"{stmt.buffer.name}[{print_expr(stmt.place)}; {stmt.stride}]"
+            return f"matrix_load {stmt.matrix.name}[{print_expr(stmt.index)}] = {source}{turned}"
+        case MatrixStore():
+            target = f"{stmt.buffer.name}[{print_expr(stmt.place)}; {stmt.stride}]"
+            return f"matrix_store {target} = {stmt.matrix.name}[{print_expr(stmt.index)}]"
+    factors = f"{stmt.a.name}[{print_expr(stmt.a_at)}] * {stmt.b.name}[{print_expr(stmt.b_at)}]"
+    return f"matrix_multiply {stmt.sums.name}[{print_expr(stmt.at)}] = {factors}"
 
 
 def print_expr(e: Expr) -> str:

@@ -17,6 +17,8 @@ from .loops import (
     BINARY,
     CALLS,
     COMPARE,
+    MATRIX,
+    MATRIX_THREADS,
     UNARY,
     Alloc,
     Barrier,
@@ -37,6 +39,10 @@ from .loops import (
     Let,
     Load,
     Lookup,
+    MatrixLoad,
+    MatrixMultiply,
+    MatrixStore,
+    OnMatrices,
     Prefetch,
     Ramp,
     Reduce,
@@ -49,7 +55,7 @@ from .loops import (
     Var,
 )
 from .loops_ranges import Interval, interval, loop_interval
-from .loops_visit import operands, statements
+from .loops_visit import operands, statements, walk
 from .program import Program, Slot, Step
 from .types import DType
 
@@ -150,6 +156,10 @@ class _Checker:
     """Kinds of the loops around a statement, outermost first."""
     group: int = 0
     """Threads of a work-group, inside of thread loops."""
+    subgroup: int = 0
+    """Threads of the innermost thread loop."""
+    varying: set[str] = field(default_factory=set)
+    """Names whose values differ among them, as far as can be told."""
     at: Stmt | None = None
 
     def run(self) -> None:
@@ -200,6 +210,8 @@ class _Checker:
                 known = interval(stmt.value, self.ranges)
                 if known is not None:
                     self.ranges[stmt.name] = known
+                if self.group and self.varies(stmt.value):
+                    self.varying.add(stmt.name)
             case Alloc():
                 self.alloc(stmt.buffer)
             case Store():
@@ -210,6 +222,8 @@ class _Checker:
                 self.prefetch(stmt)
             case Barrier():
                 self.for_all("a barrier")
+            case MatrixLoad() | MatrixStore() | MatrixMultiply():
+                self.on_matrices(stmt)
 
     def loop(self, loop: For, outermost: bool) -> None:
         self.typed(loop.begin, DType.I64, "begin")
@@ -228,7 +242,10 @@ class _Checker:
         names, ranges, unrolled, group = dict(self.names), dict(self.ranges), set(self.unrolled), self.group
         if loop.kind == "thread":
             assert isinstance(loop.end, Const)
-            self.group = max(self.group, 1) * int(loop.end.value)
+            self.subgroup, self.varying = int(loop.end.value), {loop.var}
+            self.group = max(self.group, 1) * self.subgroup
+        if self.group and (self.varies(loop.begin) or self.varies(loop.end)):
+            self.varying.add(loop.var)
         self.names[loop.var] = (DType.I64, 1)
         known = loop_interval(loop, self.ranges)
         if known is not None:
@@ -262,6 +279,31 @@ class _Checker:
         if not self.group or self.guards:
             self.fail(f"{what} stands where not all threads of a work-group must come")
 
+    def together(self, what: str) -> None:
+        """What subgroups do together, with a matrix."""
+        self.for_all(what)
+        if self.subgroup != MATRIX_THREADS:
+            self.fail(f"{what} needs subgroups of {MATRIX_THREADS} threads, not of {self.subgroup}")
+
+    def varies(self, e: Expr) -> bool:
+        """Whether a value may differ among the threads of a subgroup."""
+        return any(isinstance(x, Load | SubgroupXor) or isinstance(x, Var) and x.name in self.varying for x in walk(e))
+
+    def on_matrices(self, s: OnMatrices) -> None:
+        self.together("a statement on matrices")
+        problem = _matrix_problem(s)
+        if problem:
+            self.fail(problem)
+        if isinstance(s, MatrixMultiply):
+            held = [(s.sums, s.at), (s.a, s.a_at), (s.b, s.b_at)]
+        else:
+            held = [(s.matrix, s.index)]
+            self.access(s.buffer, s.place, (MATRIX - 1) * s.stride + MATRIX)
+            if s.place.lanes != 1 or self.varies(s.place):
+                self.fail(f"place in '{s.buffer.name}' differs among the threads of a subgroup")
+        for buffer, index in held:
+            self.access(buffer, index, MATRIX * MATRIX)
+
     def exchange(self, e: SubgroupXor) -> None:
         self.for_all("subgroup_xor")
         self.expr(e.a)
@@ -272,9 +314,11 @@ class _Checker:
 
     def alloc(self, buffer: Buffer) -> None:
         self.define(buffer.name)
-        if buffer.space not in ("stack", "register", "shared") or buffer.size < 0 or not 1 <= buffer.lanes <= MAX_LANES:
+        known = buffer.space in ("stack", "register", "shared") or _is_matrix(buffer)
+        if not known or buffer.size < 0 or not 1 <= buffer.lanes <= MAX_LANES:
             self.fail(f"cannot allocate {buffer.size} of {buffer.lanes} lanes in {buffer.space} space")
-        self.local_bytes += buffer.size * buffer.lanes * buffer.dtype.nbytes
+        threads = MATRIX_THREADS if buffer.space == "matrix" else 1
+        self.local_bytes += buffer.size * buffer.lanes * buffer.dtype.nbytes // threads
         if self.local_bytes > STACK_BYTES:
             self.fail(f"local buffers take {self.local_bytes} bytes, more than {STACK_BYTES}")
         self.buffers[buffer.name] = buffer
@@ -286,6 +330,10 @@ class _Checker:
             self.fail(f"stores {s.value.dtype} into {s.buffer.dtype} buffer '{s.buffer.name}'")
         if s.buffer.space == "constant":
             self.fail(f"stores into constant buffer '{s.buffer.name}'")
+        if s.buffer.space == "matrix":
+            self.together(f"a store into '{s.buffer.name}'")
+            if not isinstance(s.value, Const):
+                self.fail(f"stores into matrix '{s.buffer.name}' what is no constant")
 
     def prefetch(self, s: Prefetch) -> None:
         self.typed(s.index, DType.I64, f"index of '{s.buffer.name}'")
@@ -310,8 +358,8 @@ class _Checker:
             self.fail(f"'{buffer.name}' holds vectors of {buffer.lanes} lanes, accessed with {lanes}")
         if index.lanes not in (1, lanes):
             self.fail(f"index of '{buffer.name}' has {index.lanes} lanes, the value {lanes}")
-        if buffer.space == "register" and not self.is_static(index):
-            self.fail(f"register buffer '{buffer.name}' needs an index that is constant once unrolled")
+        if buffer.space in ("register", "matrix") and not self.is_static(index):
+            self.fail(f"{buffer.space} buffer '{buffer.name}' needs an index that is constant once unrolled")
         known = None if self.guards else interval(index, self.ranges)
         last = 0 if index.lanes > 1 or buffer.lanes > 1 else lanes - 1
         if known is not None and known.exact and (known.lo < 0 or known.hi + last >= buffer.size):
@@ -349,6 +397,8 @@ class _Checker:
                 return _const_problem(e)
             case Load():
                 self.access(e.buffer, e.index, e.lanes)
+                if e.buffer.space == "matrix":
+                    return f"elements of '{e.buffer.name}' are no values"
                 return "" if e.dtype is e.buffer.dtype else f"{e.dtype} from {e.buffer.dtype} '{e.buffer.name}'"
             case SubgroupXor():
                 return "stands inside of another expression"
@@ -432,6 +482,23 @@ def _dot_problem(e: Dot) -> str:
     narrow = e.dtype is DType.I16 and e.a.dtype.bits == e.b.dtype.bits == 8
     good = small and whole and e.dtype is e.c.dtype and (narrow or e.dtype is DType.I32) and e.c.lanes == e.lanes
     return "" if good else f"of {e.a.dtype}x{e.a.lanes}, {e.b.dtype}x{e.b.lanes} and {e.c.dtype}x{e.c.lanes}"
+
+
+def _is_matrix(buffer: Buffer) -> bool:
+    return buffer.space == "matrix" and buffer.lanes == MATRIX * MATRIX and buffer.dtype in (DType.F16, DType.F32)
+
+
+def _matrix_problem(s: OnMatrices) -> str:
+    """What is wrong with a statement's buffers."""
+    if isinstance(s, MatrixMultiply):
+        types = (s.sums.dtype, s.a.dtype)
+        wrong = s.a.dtype is not s.b.dtype or types == (DType.F16, DType.F32)
+        good = all(_is_matrix(b) for b in (s.sums, s.a, s.b))
+        return "" if good and not wrong else f"multiplies {s.a.dtype} and {s.b.dtype} into {s.sums.dtype} matrices"
+    good = _is_matrix(s.matrix) and s.buffer.space == "shared" and s.buffer.lanes == 1
+    if not good or s.buffer.dtype is not s.matrix.dtype:
+        return f"'{s.matrix.name}' is no matrix of what '{s.buffer.name}' holds in shared memory"
+    return "" if s.stride >= MATRIX else f"rows of '{s.buffer.name}' are {s.stride} apart"
 
 
 def _lookup_problem(e: Lookup) -> str:

@@ -22,6 +22,9 @@ from .loops import (
     Let,
     Load,
     Lookup,
+    MatrixLoad,
+    MatrixMultiply,
+    MatrixStore,
     Prefetch,
     Ramp,
     Reduce,
@@ -115,6 +118,10 @@ def expressions(stmt: Stmt) -> tuple[Expr, ...]:
             return (stmt.index, stmt.value)
         case Prefetch():
             return (stmt.index,)
+        case MatrixLoad() | MatrixStore():
+            return (stmt.index, stmt.place)
+        case MatrixMultiply():
+            return (stmt.at, stmt.a_at, stmt.b_at)
     return ()
 
 
@@ -133,6 +140,10 @@ def with_expressions(stmt: Stmt, new: tuple[Expr, ...]) -> Stmt:
             return replace(stmt, index=new[0], value=new[1])
         case Prefetch():
             return replace(stmt, index=new[0])
+        case MatrixLoad() | MatrixStore():
+            return replace(stmt, index=new[0], place=new[1])
+        case MatrixMultiply():
+            return replace(stmt, at=new[0], a_at=new[1], b_at=new[2])
     raise AssertionError(f"{type(stmt).__name__} has no expressions")
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ...ir.loops import (
+    MATRIX,
+    MATRIX_THREADS,
     Binary,
     Block,
     Call,
@@ -22,6 +24,8 @@ from ...ir.loops import (
     Kernel,
     Let,
     Load,
+    MatrixMultiply,
+    OnMatrices,
     Ramp,
     Stmt,
     Store,
@@ -50,7 +54,7 @@ class Effort:
 
 def effort(kernel: Kernel) -> Effort:
     """Operations of any kind that one run of the kernel takes; those on a vector count once."""
-    return counted(kernel, lambda stmt: float(sum(_operations(e) for e in expressions(stmt))))
+    return counted(kernel, lambda stmt: float(sum(_operations(e) for e in expressions(stmt))) + _on_matrices(stmt))
 
 
 def flops(kernel: Kernel, dtype: DType | None = None) -> float:
@@ -58,7 +62,8 @@ def flops(kernel: Kernel, dtype: DType | None = None) -> float:
 
     def measure(stmt: Stmt) -> float:
         found = (x for e in expressions(stmt) for x in walk(e) if dtype is None or x.dtype is dtype)
-        return float(sum(_on_floats(x) for x in found))
+        own = isinstance(stmt, MatrixMultiply) and (dtype is None or stmt.sums.dtype is dtype)
+        return float(sum(_on_floats(x) for x in found) + (2 * _on_matrices(stmt) if own else 0))
 
     return counted(kernel, measure).total
 
@@ -123,6 +128,13 @@ def _at(e: Expr, moment: Mapping[str, Interval]) -> int | None:
 
 def _operations(e: Expr) -> int:
     return sum(CALL if isinstance(x, Call) else not isinstance(x, Const | Var | Ramp) for x in walk(e))
+
+
+def _on_matrices(stmt: Stmt) -> int:
+    """A thread's share of a statement of its subgroup: multiply-adds, or elements that move."""
+    if isinstance(stmt, MatrixMultiply):
+        return MATRIX**3 // MATRIX_THREADS
+    return MATRIX**2 // MATRIX_THREADS if isinstance(stmt, OnMatrices) else 0
 
 
 def _on_floats(e: Expr) -> int:

@@ -7,7 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...ir.loops import Alloc, Block, For, If, Kernel, Let, Load, Stmt, Store, Var
+from ...ir.loops import (
+    MATRIX_THREADS,
+    Alloc,
+    Block,
+    Buffer,
+    For,
+    If,
+    Kernel,
+    Let,
+    Load,
+    MatrixLoad,
+    MatrixMultiply,
+    MatrixStore,
+    Stmt,
+    Store,
+    Var,
+)
 from ...ir.loops_visit import expressions, statements, walk
 from ...ir.types import DType
 
@@ -39,8 +55,8 @@ def _peak(block: Block) -> int:
         match stmt:
             case Let():
                 alive[stmt.name] = _words(stmt.value.dtype, stmt.value.lanes)
-            case Alloc() if stmt.buffer.space in ("register", "stack"):
-                alive[stmt.buffer.name] = max(stmt.buffer.size, 1) * _words(stmt.buffer.dtype, stmt.buffer.lanes)
+            case Alloc() if stmt.buffer.space in ("register", "stack", "matrix"):
+                alive[stmt.buffer.name] = _share(stmt.buffer)
         most = max(most, sum(alive.values()))
         alive = _after(alive, last, i)
     return most
@@ -65,10 +81,22 @@ def _names(stmt: Stmt) -> set[str]:
     """Variables and buffers that a statement and what is in it read or write."""
     found: set[str] = set()
     for s in statements(Block((stmt,))):
-        found |= {s.buffer.name} if isinstance(s, Store) else set()
+        match s:
+            case Store():
+                found.add(s.buffer.name)
+            case MatrixLoad() | MatrixStore():
+                found.add(s.matrix.name)
+            case MatrixMultiply():
+                found |= {s.sums.name, s.a.name, s.b.name}
         for x in (x for e in expressions(s) for x in walk(e)):
             found |= {x.name} if isinstance(x, Var) else {x.buffer.name} if isinstance(x, Load) else set()
     return found
+
+
+def _share(buffer: Buffer) -> int:
+    """Registers that a thread gives to a buffer."""
+    words = max(buffer.size, 1) * _words(buffer.dtype, buffer.lanes)
+    return -(-words // MATRIX_THREADS) if buffer.space == "matrix" else words
 
 
 def _words(dtype: DType, lanes: int) -> int:

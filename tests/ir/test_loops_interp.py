@@ -150,6 +150,46 @@ def test_an_exchange_that_some_threads_miss_is_an_error(body: str) -> None:
         run_kernel(kernel, [np.zeros(4, np.int32)])
 
 
+MATRICES = """kernel k(x: f32[192], y: f32[128]) {
+  alloc a: f32[96] shared
+  alloc b: f32[96] shared
+  alloc c: f32[128] shared
+  thread part = 0 to 2 {
+    thread t = 0 to 32 {
+      alloc left: f32x64[1] matrix
+      alloc right: f32x64[1] matrix
+      alloc sums: f32x64[1] matrix
+      serial i = t to 96 step 32 { store a[i] = x[i] store b[i] = x[96 + i] }
+      store sums[0] = 0.5:f32x64
+      barrier
+      matrix_load left[0] = a[0; 12]
+      matrix_load right[0] = b[part * 4; 12] transposed
+      matrix_multiply sums[0] = left[0] * right[0]
+      matrix_store c[part * 8; 16] = sums[0]
+      barrier
+      serial j = 0 to 2 { store y[part * 64 + t * 2 + j] = c[part * 64 + t * 2 + j] }
+    }
+  }
+}"""
+
+
+def test_subgroups_multiply_matrices() -> None:
+    """Eight rows and columns of twelve elements; each of two subgroups has other columns, turned, and its own sums."""
+    kernel = parse_kernel(MATRICES)
+    verify_kernel(kernel)
+    x, y = np.random.default_rng(1).integers(-4, 5, 192).astype(np.float32), np.zeros(128, np.float32)
+    run_kernel(kernel, [x, y])
+    a, b = x[:96].reshape(8, 12), x[96:].reshape(8, 12)
+    expected = np.concatenate([a[:, :8] @ b[:, p * 4 : p * 4 + 8].T + 0.5 for p in range(2)], 1)
+    np.testing.assert_array_equal(y.reshape(8, 16), expected)
+
+
+def test_threads_that_differ_in_a_statement_on_matrices_are_an_error() -> None:
+    kernel = parse_kernel(MATRICES.replace("a[0; 12]", "a[t; 8]"))
+    with pytest.raises(RunError, match="threads of a subgroup differ"):
+        run_kernel(kernel, [np.zeros(192, np.float32), np.zeros(128, np.float32)])
+
+
 def test_a_barrier_that_some_threads_miss_is_an_error() -> None:
     kernel = parse_kernel("kernel k(y: i32[4]) { thread t = 0 to 4 { if t < 2 { barrier } } }")
     with pytest.raises(RunError, match="not all threads"):

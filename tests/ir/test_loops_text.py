@@ -42,6 +42,35 @@ def test_exchanges_round_trip() -> None:
     assert "subgroup_xor<" in round_trip(RandomKernel(3, subgroup=16).kernel)
 
 
+MATRICES = """kernel k(x: f16[160], y: f32[128]) {
+  alloc near: f16[160] shared
+  alloc far: f32[128] shared
+  thread part = 0 to 2 {
+    thread lane = 0 to 32 {
+      alloc a: f16x64[2] matrix
+      alloc sums: f32x64[1] matrix
+      serial e = part * 32 + lane to 160 step 64 {
+        store near[e] = x[e]
+      }
+      store sums[0] = 0.0:f32x64
+      barrier
+      unroll i = 0 to 2 {
+        matrix_load a[i] = near[part * 8; 20] transposed
+        matrix_multiply sums[0] = a[i] * a[0]
+      }
+      matrix_store far[part * 8; 16] = sums[0]
+      barrier
+      store y[part * 32 + lane] = far[part * 32 + lane]
+    }
+  }
+}
+"""
+
+
+def test_statements_on_matrices_round_trip() -> None:
+    assert round_trip(parse_kernel(MATRICES)) == MATRICES
+
+
 def every_node() -> Kernel:
     """A kernel with every kind of node and every optional part."""
     k = Builder()

@@ -120,6 +120,42 @@ def test_wrong_kernels_are_refused(body: str, message: str) -> None:
     assert error.value.where.startswith("kernel k, ")
 
 
+ON_MATRICES = """alloc s: f32[80] shared
+thread part = 0 to 2 { thread t = 0 to 32 { alloc a: f32x64[2] matrix alloc h: f16x64[1] matrix BODY } }"""
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("matrix_load a[0] = s[part * 4; 9] store a[1] = 0.0:f32x64 matrix_multiply a[1] = a[0] * a[0]", ""),
+        ("matrix_multiply a[1] = h[0] * h[0] serial i = 0 to 2 { matrix_store s[i * 8; 8] = a[0] }", ""),
+        ("matrix_load a[0] = s[part * 9; 9]", "index 0..80 is outside 's'"),
+        ("matrix_load a[2] = s[0; 9]", "index 2..2 is outside 'a'"),
+        ("let n: i64 = t / 32 matrix_load a[0] = s[n; 9]", "place in 's' differs among the threads"),
+        ("matrix_load a[0] = x[0; 9]", "'a' is no matrix of what 'x' holds in shared memory"),
+        ("matrix_load h[0] = s[0; 9]", "'h' is no matrix of what 's' holds"),
+        ("matrix_load a[0] = s[0; 7]", "rows of 's' are 7 apart"),
+        ("serial i = 0 to 2 { matrix_load a[i] = s[0; 9] }", "matrix buffer 'a' needs an index that is constant"),
+        ("if part < 1 { matrix_store s[0; 8] = a[0] }", "a statement on matrices stands where not all"),
+        ("matrix_multiply h[0] = a[0] * a[1]", "multiplies f32 and f32 into f16 matrices"),
+        ("matrix_multiply a[0] = a[0] * h[0]", "multiplies f32 and f16 into f32 matrices"),
+        ("store a[0] = s[0; 64]", "stores into matrix 'a' what is no constant"),
+        ("store y[0] = a[0] ", "elements of 'a' are no values"),
+        ("alloc b: f32x32[2] matrix", "cannot allocate 2 of 32 lanes in matrix space"),
+        ("alloc b: i32x64[2] matrix", "cannot allocate 2 of 64 lanes in matrix space"),
+    ],
+)
+def test_rules_of_matrices(body: str, message: str) -> None:
+    text = ON_MATRICES.replace("BODY", body)
+    if not message:
+        check(text)
+        with pytest.raises(VerifyError, match="needs subgroups of 32 threads, not of 16"):
+            check(text.replace("t = 0 to 32", "t = 0 to 16"))
+        return
+    with pytest.raises(VerifyError, match=message):
+        check(text)
+
+
 def test_names_that_are_not_in_scope_are_refused() -> None:
     k = Builder()
     y = k.param("y", DType.F32, 4)
