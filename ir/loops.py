@@ -339,8 +339,8 @@ class MatrixStore:
 
 @dataclass(frozen=True, slots=True)
 class MatrixMultiply:
-    """sums[at] + a[a_at] · b[b_at] into sums[at]: each element by one `Fma` after the other along the depth, each of them
-    rounded in any way and in any order."""
+    """sums[at] + a[a_at] · b[b_at] into sums[at]: each element by one `Fma` after the other along the depth; a target
+    may take them in another order and round as it likes."""
 
     sums: Buffer
     at: Expr

@@ -129,9 +129,9 @@ thread part = 0 to 2 { thread t = 0 to 32 { alloc a: f32x64[2] matrix alloc h: f
     [
         ("matrix_load a[0] = s[part * 4; 9] store a[1] = 0.0:f32x64 matrix_multiply a[1] = a[0] * a[0]", ""),
         ("matrix_multiply a[1] = h[0] * h[0] serial i = 0 to 2 { matrix_store s[i * 8; 8] = a[0] }", ""),
-        ("matrix_load a[0] = s[part * 9; 9]", "index 0..80 is outside 's'"),
+        ("matrix_load a[0] = s[part * 10; 9]", "index 0..80 is outside 's'"),
         ("matrix_load a[2] = s[0; 9]", "index 2..2 is outside 'a'"),
-        ("let n: i64 = t / 32 matrix_load a[0] = s[n; 9]", "place in 's' differs among the threads"),
+        ("let m: i64 = t / 32 matrix_load a[0] = s[m; 9]", "place in 's' differs among the threads"),
         ("matrix_load a[0] = x[0; 9]", "'a' is no matrix of what 'x' holds in shared memory"),
         ("matrix_load h[0] = s[0; 9]", "'h' is no matrix of what 's' holds"),
         ("matrix_load a[0] = s[0; 7]", "rows of 's' are 7 apart"),

@@ -16,7 +16,8 @@ from ..strided import coordinates
 from .conv_memory import convolve_from_memory
 from .conv_shape import ConvShape
 from .halves import BLOCK, in_halves, sums_in_halves
-from .tiles import Factor, GridProduct, multiply_on_grid
+from .multiply import multiply_on_grid
+from .tiles import Factor, GridProduct
 
 FEW_CHANNELS = 4
 """Groups with fewer output channels have no tile of them."""

@@ -12,8 +12,9 @@ from ..context import KernelBuilder, Lowering
 from ..product import Matrix, Product, offset_at, unravel
 from .halves import in_halves
 from .memory_product import multiply_from_memory
+from .multiply import multiply_on_grid
 from .rows import multiply_rows
-from .tiles import Factor, GridProduct, multiply_on_grid
+from .tiles import Factor, GridProduct
 
 FEW_ROWS = 4
 """Products of fewer rows: tiles would be mostly empty."""

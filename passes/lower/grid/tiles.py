@@ -15,7 +15,7 @@ from ....ir.loops import Buffer, Expr, broadcast, cast, const, lane, minimum, se
 from ....ir.types import DType
 from ..context import KernelBuilder, Lowering
 from ..product import multiply_add
-from ..schedule import Schedule, choose
+from ..schedule import Schedule
 
 Read = Callable[[KernelBuilder, Expr, Expr, Expr], Expr]
 """An element of a factor: (kernel, batch, depth, row or column), all inside their ranges."""
@@ -124,11 +124,6 @@ GROUPS = 16
 """Work-groups that keep the smallest devices busy."""
 
 
-def multiply_on_grid(ctx: Lowering, p: GridProduct, family: str) -> None:
-    """Append the kernel of a product to the node's calls."""
-    write_tiles(ctx, p, choose(ctx, "grid-product", p.problem, tile_schedules(ctx, p)), family)
-
-
 def tile_schedules(ctx: Lowering, p: GridProduct) -> list[Schedule[Tile]]:
     """The tiles that fit the device, with what they take."""
     device = ctx.target.device
@@ -160,6 +155,44 @@ def _cost(p: GridProduct, t: Tile) -> float:
     if p.exact is not None and p.settles:
         per_step += 2 * results / p.exact
     return blocks * threads * steps * per_step * max(1.0, GROUPS / blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A factor's tile: rows or columns, of how many in all, by depth; the threads that bring it, and where an element
+    of a depth and a row or column lies in shared memory."""
+
+    length: int
+    size: int
+    depth: int
+    threads: int
+    at: Callable[[Expr, Expr], Expr]
+
+
+def bring(
+    k: KernelBuilder,
+    p: GridProduct,
+    factor: Factor,
+    shared: Buffer,
+    begin: tuple[Expr, Expr, Expr],
+    extent: Extent,
+    number: Expr,
+) -> None:
+    """All threads together: a tile of a factor from `begin` on (batch, depth, row or column), zeros beyond the matrix'
+    depth. number: of the thread."""
+    z, first_depth, first = begin
+    length, depth, threads = extent.length, extent.depth, extent.threads
+    for i in k.loop("e", -(-length * depth // threads), kind="unroll"):
+        e = k.let(i * threads + number, "element")
+        d, place = (e % depth, e / depth) if factor.along_depth else (e / length, e % length)
+        d, place = k.let(d, "d"), k.let(place, "place")
+        for _ in k.when(e < length * depth) if length * depth % threads else iter((None,)):
+            at, of = k.let(first_depth + d, "at"), k.let(first + place, "of")
+            value = factor.read(k, z, minimum(at, p.depth - 1), minimum(of, extent.size - 1))
+            value = cast(value, p.near)
+            if p.depth % depth:
+                value = select(at < p.depth, value, const(0, p.near))
+            k.store(shared, extent.at(d, place), value)
 
 
 class _Tiled:
@@ -237,8 +270,13 @@ class _Tiled:
         k, p, tile, (shared, sums) = self.k, self.p, self.tile, buffers
         z, first_row, first_column = place
         begin = k.let(begin, "begin")
-        self._bring(shared[0], p.a, (z, begin, first_row), (tile.m, tile.pitches[0], p.m), number)
-        self._bring(shared[1], p.b, (z, begin, first_column), (tile.n, tile.pitches[1], p.n), number)
+        threads = tile.threads[0] * tile.threads[1]
+        for factor, buffer, first, pitch, size, most in (
+            (p.a, shared[0], first_row, tile.pitches[0], tile.m, p.m),
+            (p.b, shared[1], first_column, tile.pitches[1], tile.n, p.n),
+        ):
+            extent = Extent(size, most, tile.depth, threads, lambda d, at, by=pitch: d * by + at)  # type: ignore[misc]
+            bring(k, p, factor, buffer, (z, begin, first), extent, number)
         k.barrier()
         self._multiply(sums, shared, thread)
         k.barrier()
@@ -257,27 +295,6 @@ class _Tiled:
             yield None
             return
         yield from k.when(tests[0] if len(tests) == 1 else tests[0] & tests[1])
-
-    def _bring(
-        self, shared: Buffer, factor: Factor, begin: tuple[Expr, Expr, Expr], extent: tuple[int, int, int], number: Expr
-    ) -> None:
-        """All threads together: a tile of a factor, zeros beyond the matrix' depth. extent: the tile's, its pitch and
-        the matrix'."""
-        k, p, depth = self.k, self.p, self.tile.depth
-        z, first_depth, first = begin
-        length, pitch, size = extent
-        threads = self.tile.threads[0] * self.tile.threads[1]
-        for i in k.loop("e", -(-length * depth // threads), kind="unroll"):
-            e = k.let(i * threads + number, "element")
-            d, place = (e % depth, e / depth) if factor.along_depth else (e / length, e % length)
-            d, place = k.let(d, "d"), k.let(place, "place")
-            for _ in k.when(e < length * depth) if length * depth % threads else iter((None,)):
-                at, of = k.let(first_depth + d, "at"), k.let(first + place, "of")
-                value = factor.read(k, z, minimum(at, p.depth - 1), minimum(of, size - 1))
-                value = cast(value, p.near)
-                if p.depth % depth:
-                    value = select(at < p.depth, value, const(0, p.near))
-                k.store(shared, d * pitch + place, value)
 
     def _multiply(self, sums: Buffer, shared: list[Buffer], thread: tuple[Expr, Expr]) -> None:
         k, tile = self.k, self.tile
