@@ -39,9 +39,9 @@ def in_halves(ctx: Lowering, p: GridProduct, *factors: DType) -> GridProduct:
     if sums_in_halves(ctx):
         work = 1 / device.half_rate
         return replace(p, acc=DType.F16, exact=BLOCK, total=DType.F32, work=work, lanes=device.half_rate)
-    return replace(p, element=DType.F16, multiply=_multiply_add)
+    return replace(p, element=DType.F16, multiply=multiply_halves)
 
 
-def _multiply_add(a: Expr, b: Expr, c: Expr) -> Expr:
+def multiply_halves(a: Expr, b: Expr, c: Expr) -> Expr:
     """Of halves in a sum of f32, which holds their products exactly."""
     return multiply_add(cast(a, c.dtype), cast(b, c.dtype), c)

@@ -16,6 +16,7 @@ from ..context import KernelBuilder, Lowering
 from ..product import multiply_add
 from ..schedule import Schedule
 from ..tasks import guarded
+from .halves import multiply_halves
 from .tiles import GROUPS, Extent, Factor, GridProduct, bring
 
 SUBGROUPS = (2, 2)
@@ -53,7 +54,7 @@ class MatrixTile:
     def shared_bytes(self, p: GridProduct) -> int:
         """Both factors' tiles, and each subgroup's line of results."""
         near = sum(_Near.of(f, size, self.depth, p.near).elements for f, size in ((p.a, self.m), (p.b, self.n)))
-        return near * p.near.nbytes + SUBGROUPS[0] * self.n * MATRIX * p.acc.nbytes
+        return near * p.near.nbytes + SUBGROUPS[0] * self.n * MATRIX * _sums(p).nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +80,14 @@ def matrix_schedules(ctx: Lowering, p: GridProduct) -> list[Schedule[MatrixTile]
     """The tiles that fit a device whose subgroups multiply matrices, with what they take."""
     device = ctx.target.device
     assert device is not None
-    plain = p.multiply is multiply_add and p.exact is None and p.acc is DType.F32
-    if not (device.matrices and plain and device.subgroup == MATRIX_THREADS and device.work_group >= THREADS):
+    plain = p.multiply in (multiply_add, multiply_halves) and p.near in (DType.F32, DType.F16)
+    if not (
+        device.matrices
+        and plain
+        and _sums(p) is DType.F32
+        and device.subgroup == MATRIX_THREADS
+        and device.work_group >= THREADS
+    ):
         return []
     tiles = [MatrixTile(*shape) for shape in SHAPES]
     fitting = [
@@ -88,6 +95,11 @@ def matrix_schedules(ctx: Lowering, p: GridProduct) -> list[Schedule[MatrixTile]
         if t.shared_bytes(p) <= device.local_bytes and t.registers <= device.registers and t.depth <= max(8, p.depth)
     ]  # fmt: skip
     return [Schedule(str(t), _cost(p, t), t) for t in fitting]
+
+
+def _sums(p: GridProduct) -> DType:
+    """The type that a product's sums have in the end: matrices of halves have none on the way."""
+    return p.acc if p.exact is None else p.total
 
 
 def _cost(p: GridProduct, t: MatrixTile) -> float:
@@ -124,7 +136,7 @@ class _Matrices:
                         k.alloc("tile_a", p.near, self.a.elements, "shared"),
                         k.alloc("tile_b", p.near, self.b.elements, "shared"),
                     ]
-                    back = k.alloc("back", p.acc, SUBGROUPS[0] * tile.n * MATRIX, "shared")
+                    back = k.alloc("back", _sums(p), SUBGROUPS[0] * tile.n * MATRIX, "shared")
                     for sy in k.loop("sy", SUBGROUPS[0], kind="thread"):
                         for sx in k.loop("sx", SUBGROUPS[1], kind="thread"):
                             for lane in k.loop("lane", MATRIX_THREADS, kind="thread"):
@@ -144,9 +156,9 @@ class _Matrices:
         group = k.let(sy * SUBGROUPS[1] + sx, "group")
         number = k.let(group * MATRIX_THREADS + lane, "number")
         place = k.let(sy * (tile.rows * MATRIX), "own_row"), k.let(sx * self.line, "own_column")
-        sums = k.matrices("sums", p.acc, tile.rows * tile.columns)
+        sums = k.matrices("sums", _sums(p), tile.rows * tile.columns)
         for i in k.loop("i", tile.rows * tile.columns, kind="unroll"):
-            k.store(sums, i, const(0.0, p.acc, MATRIX * MATRIX))
+            k.store(sums, i, const(0.0, sums.dtype, MATRIX * MATRIX))
         for step in k.loop("step", -(-p.depth // tile.depth)):
             begin = k.let(step * tile.depth, "begin")
             for factor, lies, buffer, at, size, most in (
