@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from ..ir.errors import CodegenError
 from ..ir.loops import Binary, Bitcast, Buffer, Dot, Expr, For, Kernel, Load, OnMatrices, SubgroupXor, Var
-from ..ir.loops_visit import statements, uses
+from ..ir.loops_visit import exchanges, statements
 from ..ir.program import Program
 from ..ir.types import DType
 from .c_expressions import Code, Operators, apply, cast_to, infix
@@ -39,7 +39,7 @@ class GridStyle(CStyle):
         self.flat = ""
         """Where threads exchange values, the variable that numbers them."""
         self.matrices = any(isinstance(s, OnMatrices) for s in statements(kernel.body))
-        self.exchanges = self.matrices or uses(kernel, lambda e: isinstance(e, SubgroupXor))
+        self.exchanges = exchanges(kernel)
         threads = prod(self.launch.group)
         if self.exchanges and threads % device.subgroup and device.subgroup % threads:
             raise CodegenError(

@@ -9,6 +9,7 @@ from math import prod
 
 from ..ir.errors import CodegenError
 from ..ir.loops_verify import stored_buffers
+from ..ir.loops_visit import exchanges
 from ..ir.program import Program, Slot, Step
 from .devices import Device
 from .host_steps import HostStep, Span, host_source, host_steps
@@ -40,6 +41,8 @@ class Plan:
     steps: tuple[PlanStep, ...]
     spans: tuple[Span, ...]
     weights_crc32: int
+    subgroup: int
+    """Threads in lock-step that the kernels count on; 0: on none."""
 
     @property
     def ports(self) -> list[tuple[str, str, int]]:
@@ -61,7 +64,8 @@ def make_plan(program: Program, device: Device) -> Plan:
         host, node = hosts.get(number), s.origin[-1] if s.origin else s.symbol
         kernel, args = (numbers[s.kernel], _args(program, s)) if host is None else (0, ())
         made.append(PlanStep(kernel, args, needed, node, host))
-    return Plan(program, kernels, tuple(made), tuple(spans), zlib.crc32(bytes(program.weights)))
+    subgroup = device.subgroup if any(exchanges(k) for k in on_device.values()) else 0
+    return Plan(program, kernels, tuple(made), tuple(spans), zlib.crc32(bytes(program.weights)), subgroup)
 
 
 def _buffer(program: Program, slot: Slot) -> int:
@@ -138,6 +142,7 @@ def plan_header(plan: Plan, source: str) -> str:
         f"    {len(plan.kernels)}, {len(plan.steps)}, {len(program.prepare)}, {len(program.inputs)}, "
         f"{len(program.outputs)},",
         f"    0x{plan.weights_crc32:08x}u, {program.arena_bytes}, {len(program.weights)}, {program.prepared_bytes},",
+        f"    {plan.subgroup},",
         "};",
         "",
     ]

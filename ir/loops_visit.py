@@ -195,6 +195,12 @@ def uses(kernel: Kernel, test: Callable[[Expr], bool]) -> bool:
     return any(test(x) for s in statements(kernel.body) for e in expressions(s) for x in walk(e))
 
 
+def exchanges(kernel: Kernel) -> bool:
+    """Whether threads of a subgroup exchange values, or hold matrices together."""
+    found = any(isinstance(s, MatrixLoad | MatrixStore | MatrixMultiply) for s in statements(kernel.body))
+    return found or uses(kernel, lambda e: isinstance(e, SubgroupXor))
+
+
 def uses_type(kernel: Kernel, dtype: DType) -> bool:
     """Whether a kernel reads, computes or writes numbers of a type."""
     return any(p.dtype is dtype for p in kernel.params) or uses(kernel, lambda x: x.dtype is dtype)

@@ -137,6 +137,10 @@ static int build(c2c_metal *d, const c2c_plan *plan, void **library)
         options.fastMathEnabled = NO;
 #pragma clang diagnostic pop
         options.languageVersion = MTLLanguageVersion2_2;
+        if (@available(macOS 11.0, iOS 14.0, *)) {
+            if (plan->subgroup)
+                options.languageVersion = MTLLanguageVersion2_3;
+        }
         *library = KEEP([AS(MTLDevice, d->device) newLibraryWithSource:string(text) options:options error:&reason]);
     }
 #if !__has_feature(objc_arc)
@@ -181,7 +185,7 @@ static int make_pipeline(c2c_metal_model *m, uint32_t number, void *library, voi
 {
     c2c_metal *d = m->device;
     const c2c_plan_kernel *k = &m->plan->kernels[number];
-    NSUInteger threads = (NSUInteger)k->group[0] * k->group[1] * k->group[2];
+    NSUInteger threads = (NSUInteger)k->group[0] * k->group[1] * k->group[2], width;
     MTLComputePipelineDescriptor *descriptor;
     NSError *reason = nil;
     void *function = KEEP([AS(MTLLibrary, library) newFunctionWithName:string(k->name)]);
@@ -210,6 +214,11 @@ static int make_pipeline(c2c_metal_model *m, uint32_t number, void *library, voi
                             d->name,
                             (unsigned long)[AS(MTLComputePipelineState, m->pipelines[number]) maxTotalThreadsPerThreadgroup],
                             k->name, (unsigned long)threads);
+    width = [AS(MTLComputePipelineState, m->pipelines[number]) threadExecutionWidth];
+    if (m->plan->subgroup && m->plan->subgroup != width)
+        return c2c_gpu_fail(d->message, C2C_GPU_E_DEVICE,
+                            "%s runs %lu threads in lock-step; kernels of %s count on %u: compile for metal", d->name,
+                            (unsigned long)width, m->plan->name, (unsigned)m->plan->subgroup);
     return C2C_GPU_OK;
 }
 

@@ -53,6 +53,7 @@ typedef struct c2c_plan {
     uint32_t kernel_count, step_count, prepares, inputs, outputs;
     uint32_t weights_crc32; /* of the weights (ISO 3309, as in zlib) */
     uint64_t arena_bytes, weights_bytes, prepared_bytes;
+    uint32_t subgroup; /* threads in lock-step that the kernels count on; 0: on none */
 } c2c_plan;
 
 #endif

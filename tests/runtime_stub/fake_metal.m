@@ -10,7 +10,7 @@
 #include <string.h>
 
 int fake_calls, fake_fail_at, fake_live, fake_devices = 1, fake_kernels_run, fake_copies, fake_built;
-size_t fake_largest = (size_t)1 << 30, fake_group = 1024;
+size_t fake_largest = (size_t)1 << 30, fake_group = 1024, fake_width = 32;
 
 extern id class_createInstance(Class class, size_t extra);
 extern id object_dispose(id object);
@@ -251,6 +251,10 @@ static int pooled_count;
 - (NSUInteger)maxTotalThreadsPerThreadgroup
 {
     return fake_group;
+}
+- (NSUInteger)threadExecutionWidth
+{
+    return fake_width;
 }
 @end
 

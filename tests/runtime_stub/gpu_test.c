@@ -22,6 +22,9 @@
 
 extern int fake_calls, fake_fail_at, fake_live, fake_devices, fake_kernels_run, fake_copies, fake_built;
 extern size_t fake_largest, fake_group;
+#ifdef LOCK_STEP /* the driver asks how many threads run in it */
+extern size_t fake_width;
+#endif
 
 #define CHECK(condition)                                                                          \
     do                                                                                            \
@@ -53,7 +56,7 @@ static const c2c_plan_step steps[] = {{1, 2, 1, -1, "prepare", NULL, 0, 0},
                                       {1, 3, 2, 1, "second", NULL, 0, 0},
                                       {0, 0, 0, 4, "last", host_one, 2, 1}};
 static const c2c_plan_port ports[] = {{"x", "f32", 64}, {"y", "f32", 64}};
-static c2c_plan plan = {"m", source, kernels, arguments, steps, ports, spans, 2, 6, 1, 1, 1, 0xCBF43926u, 1024, 9, 0};
+static c2c_plan plan = {"m", source, kernels, arguments, steps, ports, spans, 2, 6, 1, 1, 1, 0xCBF43926u, 1024, 9, 0, 32};
 static const char weights[] = "123456789"; /* whose CRC-32 is the check value of the standard */
 
 static int called, given;
@@ -188,6 +191,11 @@ int main(int argc, char **argv)
     fake_group = 32;
     message(C2C_GPU_E_DEVICE, &options, weights, 9, "m__a wants 64");
     fake_group = 1024;
+#ifdef LOCK_STEP
+    fake_width = 64;
+    message(C2C_GPU_E_DEVICE, &options, weights, 9, "runs 64 threads in lock-step; kernels of m count on 32");
+    fake_width = 32;
+#endif
     fake_largest = 512;
     message(C2C_GPU_E_MEMORY, &options, weights, 9, "memory of m");
     fake_largest = (size_t)1 << 30;

@@ -148,5 +148,5 @@ def metal_program(folder: Path, sources: list[Path], *flags: str) -> Path:
 
 @pytest.mark.needs("clang-19", "gcc")
 def test_every_failure_of_metal_is_an_error_code_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    program = metal_program(tmp_path, [HERE / "gpu_test.c"], *driver_test("c2c_metal", "Metal", 60))
+    program = metal_program(tmp_path, [HERE / "gpu_test.c"], *driver_test("c2c_metal", "Metal", 60), "-DLOCK_STEP")
     assert answers(program, tmp_path) > 60

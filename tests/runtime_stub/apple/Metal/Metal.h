@@ -16,7 +16,7 @@ static inline MTLSize MTLSizeMake(NSUInteger width, NSUInteger height, NSUIntege
 
 typedef enum : NSUInteger { MTLResourceStorageModeShared = 0 } MTLResourceOptions;
 typedef enum : NSUInteger { MTLPipelineOptionNone = 0 } MTLPipelineOption;
-typedef enum : NSUInteger { MTLLanguageVersion2_2 = (2 << 16) + 2 } MTLLanguageVersion;
+typedef enum : NSUInteger { MTLLanguageVersion2_2 = (2 << 16) + 2, MTLLanguageVersion2_3 } MTLLanguageVersion;
 typedef enum : NSUInteger {
     MTLCommandBufferStatusNotEnqueued = 0,
     MTLCommandBufferStatusCommitted = 2,
@@ -40,6 +40,7 @@ typedef void (^MTLCommandBufferHandler)(id<MTLCommandBuffer>);
 
 @protocol MTLComputePipelineState <NSObject>
 - (NSUInteger)maxTotalThreadsPerThreadgroup;
+- (NSUInteger)threadExecutionWidth;
 @end
 
 @protocol MTLComputeCommandEncoder <NSObject>
