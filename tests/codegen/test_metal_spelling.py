@@ -46,6 +46,18 @@ void main() {
 }
 """
 
+EXCHANGING = """#version 450
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_shuffle : require
+layout(local_size_x = 64) in;
+layout(binding = 0) readonly buffer A { float a[]; };
+layout(binding = 1) buffer Y { float y[]; };
+void main() {
+    uint t = gl_SubgroupID * 32 + gl_SubgroupInvocationID;
+    y[gl_WorkGroupID.x * 64 + t] = subgroupShuffleXor(a[gl_WorkGroupID.x * 64 + t], 4u);
+}
+"""
+
 OURS_ALONE = {"max_total_threads_per_threadgroup"}
 """Attributes that SPIRV-Cross never writes: Metal Shading Language Specification, section 5.1.3 (kernel functions)."""
 
@@ -53,7 +65,7 @@ OURS_ALONE = {"max_total_threads_per_threadgroup"}
 def spirv_cross(shader: str, folder: Path) -> str:
     (folder / "k.comp").write_text(shader)
     for command in (
-        "glslangValidator -V k.comp -o k.spv",
+        "glslangValidator -V --target-env vulkan1.1 k.comp -o k.spv",
         "spirv-cross k.spv --msl --msl-version 20200 --output k.msl",
     ):
         subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
@@ -66,7 +78,7 @@ def attributes(text: str) -> set[str]:
 
 def parameters(text: str) -> set[tuple[str, str]]:
     """Types of what Metal gives a thread, with their attributes."""
-    return set(re.findall(r"\b(\w+) \w+ (\[\[\w+_position_in_\w+\]\])", text))
+    return set(re.findall(r"\b(\w+) \w+ (\[\[\w+_in_\w+\]\])", text))
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +105,13 @@ def test_attributes_and_built_ins_are_spelt_as_spirv_cross_spells_them(ours: str
 def test_constructs_are_those_of_spirv_cross(ours: str, construct: str, tmp_path: Path) -> None:
     assert re.search(construct, ours), "our text does not have it"
     assert re.search(construct, spirv_cross(TILED, tmp_path) + spirv_cross(ELEMENTS, tmp_path))
+
+
+def test_exchanges_are_spelt_as_spirv_cross_spells_them(tmp_path: Path) -> None:
+    program = compile_file(network().SerializeToString(), CompileOptions(Target.parse("metal-ios"), name="net")).program
+    ours, theirs = emit_metal(program, DEVICES["metal-ios"][0]), spirv_cross(EXCHANGING, tmp_path)
+    new = {"thread_index_in_simdgroup", "simdgroup_index_in_threadgroup"}
+    assert new <= attributes(ours) & attributes(theirs)
+    assert parameters(theirs) <= parameters(ours)
+    construct = r"[= ]simd_shuffle_xor\(\w+, \w+\);"
+    assert re.search(construct, ours) and re.search(construct, theirs)
