@@ -18,6 +18,7 @@ from ..context import KernelBuilder, Lowering, Site, lowers_on_grid
 from ..math_functions import exp_nonpositive
 from ..product import Matrix, Product, multiply_add, offset_at, unravel
 from ..tasks import guarded
+from .team import merge_across
 
 ACROSS = 8
 """Threads of a row."""
@@ -29,15 +30,18 @@ ROWS = (16, 8, 4)
 
 @dataclass(frozen=True, slots=True)
 class _Tile:
-    """Rows of a work-group, and elements of a row of q and of k or v in shared memory, one to spare."""
+    """Rows of a work-group, and elements of a row of q and of k or v in shared memory, one to spare; exchanges: threads
+    of a row find its maximum and sum by exchanging values, not through shared memory."""
 
     rows: int
     query: int
     near: int
+    exchanges: bool
 
     @property
     def floats(self) -> int:
-        return self.rows * self.query + KEYS * self.near + 2 * self.rows * (KEYS + 1)
+        scores = self.rows * (KEYS + 1)
+        return self.rows * self.query + KEYS * self.near + scores * (1 if self.exchanges else 2)
 
 
 def tile_for(target: Target, size: int, wide: int) -> _Tile | None:
@@ -45,7 +49,9 @@ def tile_for(target: Target, size: int, wide: int) -> _Tile | None:
     device = target.device
     if device is None or not device.shares:
         return None
-    tiles = [_Tile(rows, size + 1, max(size, wide) + 1) for rows in ROWS if rows * ACROSS <= device.work_group]
+    exchanges = device.exchange >= ACROSS
+    fitting = [rows for rows in ROWS if rows * ACROSS <= device.work_group]
+    tiles = [_Tile(rows, size + 1, max(size, wide) + 1, exchanges) for rows in fitting]
     return next((t for t in tiles if t.floats * 4 <= device.local_bytes), None)
 
 
@@ -72,8 +78,8 @@ class _Attention:
             for block in k.loop("rows", -(-self.scores.m // tile.rows), kind="grid"):
                 query = k.alloc("query", DType.F32, tile.rows * tile.query, "shared")
                 near = k.alloc("near", DType.F32, KEYS * tile.near, "shared")
-                found = k.alloc("scores", DType.F32, tile.rows * (KEYS + 1), "shared")
                 powers = k.alloc("powers", DType.F32, tile.rows * (KEYS + 1), "shared")
+                found = powers if tile.exchanges else k.alloc("scores", DType.F32, powers.size, "shared")
                 for y in k.loop("ty", tile.rows, kind="thread"):
                     for x in k.loop("tx", ACROSS, kind="thread"):
                         self._thread(unravel(z, batch), k.let(block * tile.rows + y, "row"), (y, x),
@@ -97,11 +103,18 @@ class _Attention:
             # The scores' second factor is the keys turned: its columns are their rows.
             self._bring(near, self.scores.b, batch, first, number, self.scores.k)
             k.barrier()
-            for i in range(KEYS // ACROSS):
-                key = k.let(x + i * ACROSS, "key")
-                k.store(found, mine + key, self._score(batch, row, first + key, y * self.tile.query, key, shared))
+            keys = [k.let(x + i * ACROSS, "key") for i in range(KEYS // ACROSS)]
+            scores = [
+                k.let(self._score(batch, row, first + key, y * self.tile.query, key, shared), "score") for key in keys
+            ]
+            if not self.tile.exchanges:
+                for key, score in zip(keys, scores, strict=True):
+                    k.store(found, mine + key, score)
             k.barrier()
-            correction = self._raise(found, powers, mine, x, state)
+            old = k.let(k.load(state, 0), "old")
+            largest = self._largest(found, mine, scores, x, old)
+            k.store(state, 0, largest)
+            correction = self._raise(powers, mine, keys, scores, largest, state, old)
             values = self.values.b
             turned = Matrix(values.value, values.batch, values.col, values.row)
             self._bring(near, turned, batch, first, number, self.values.n)
@@ -151,30 +164,47 @@ class _Attention:
             value = k.let(applied(k, form.scores, site, value), "score")
         return value if not self.scores.n % KEYS else select(key < self.scores.n, value, -inf)
 
-    def _raise(self, found: Buffer, powers: Buffer, mine: Expr, x: Expr, state: Buffer) -> Expr:
-        """The running maximum, the thread's scores as powers of what is below it; what older sums are to be
-        multiplied by. A row of nothing but -inf has powers of 0 until the end."""
+    def _largest(self, found: Buffer, mine: Expr, scores: list[Expr], x: Expr, old: Expr) -> Expr:
+        """The running maximum with the block's scores; `scores` are the thread's."""
         k = self.k
-        old = k.let(k.load(state, 0), "old")
-        for c in k.loop("c", KEYS):
-            k.store(state, 0, maximum(k.load(found, mine + c), k.load(state, 0)))
-        largest = k.let(k.load(state, 0), "largest")
+        if not self.tile.exchanges:
+            most = k.alloc("most", DType.F32, 1, "register")
+            k.store(most, 0, old)
+            for c in k.loop("c", KEYS):
+                k.store(most, 0, maximum(k.load(found, mine + c), k.load(most, 0)))
+            return k.let(k.load(most, 0), "largest")
+        own = scores[0]
+        for score in scores[1:]:
+            own = maximum(own, score)
+        (block,) = merge_across(k, (own,), x, ACROSS, lambda low, high: (maximum(low[0], high[0]),))
+        return k.let(maximum(block, old), "largest")
+
+    def _raise(
+        self, powers: Buffer, mine: Expr, keys: list[Expr], scores: list[Expr], largest: Expr, state: Buffer, old: Expr
+    ) -> Expr:
+        """The thread's scores as powers of what is below the running maximum; what older sums are to be multiplied by.
+        A row of nothing but -inf has powers of 0 until the end."""
+        k = self.k
         below = k.let(select(largest > -inf, largest, 0.0), "below")
-        for i in range(KEYS // ACROSS):
-            at = k.let(mine + x + i * ACROSS, "at")
-            k.store(powers, at, exp_nonpositive(k, k.let(k.load(found, at) - below)))
-        return k.let(exp_nonpositive(k, k.let(old - below)), "correction")
+        correction = k.let(exp_nonpositive(k, k.let(old - below)), "correction")
+        k.store(state, 1, k.load(state, 1) * correction)
+        for key, score in zip(keys, scores, strict=True):
+            power = k.let(exp_nonpositive(k, k.let(score - below)), "own")
+            k.store(powers, mine + key, power)
+            if self.tile.exchanges:
+                k.store(state, 1, k.load(state, 1) + power)
+        return correction
 
     def _accumulate(
         self, near: Buffer, powers: Buffer, mine: Expr, x: Expr, sums: Buffer, state: Buffer, correction: Expr
     ) -> None:
         k = self.k
-        k.store(state, 1, k.load(state, 1) * correction)
         for j in self._columns():
             k.store(sums, j, k.load(sums, j) * correction)
         for c in k.loop("c", KEYS):
             power = k.let(k.load(powers, mine + c), "power")
-            k.store(state, 1, k.load(state, 1) + power)
+            if not self.tile.exchanges:
+                k.store(state, 1, k.load(state, 1) + power)
             for j in self._columns():
                 column = minimum(x + j * ACROSS, self.values.n - 1)
                 value = k.load(near, c * self.tile.near + column)
@@ -183,7 +213,10 @@ class _Attention:
     def _finish(self, batch: tuple[Expr, ...], row: Expr, x: Expr, sums: Buffer, state: Buffer) -> None:
         """A row all of whose scores are -inf is NaN."""
         k, wide = self.k, self.values.n
-        share = k.let(select(k.load(state, 0) > -inf, 1.0 / k.load(state, 1), nan), "share")
+        total = k.let(k.load(state, 1), "total")
+        if self.tile.exchanges:
+            (total,) = merge_across(k, (total,), x, ACROSS, lambda low, high: (low[0] + high[0],))
+        share = k.let(select(k.load(state, 0) > -inf, 1.0 / total, nan), "share")
         for j in self._columns():
             column = k.let(x + j * ACROSS, "column")
             partial = wide % ACROSS or self.scores.m % self.tile.rows

@@ -14,6 +14,8 @@ from c2c.tests.passes.build import Net, op_names
 from c2c.tests.passes.lower.test_attention import SEED, case
 
 TARGET = "opencl"
+EXCHANGING = "opencl-intel"
+"""Threads of a row find its maximum and its sum by exchanges."""
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 4, 1, 1, 1), (1, 2, 5, 7, 3, 9), (2, 1, 17, 16, 8, 8)])
@@ -22,25 +24,32 @@ def test_against_numpy(shape: tuple[int, ...], joined: bool) -> None:
     case(*shape, joined=(joined,) * 4).check(target=TARGET)
 
 
-def test_heads_that_share_keys() -> None:
-    case(1, 2, 5, 19, 4, 4, kv=1, joined=(True, False, True, False)).check(target=TARGET)
+@pytest.mark.parametrize("target", [TARGET, EXCHANGING])
+def test_heads_that_share_keys(target: str) -> None:
+    case(1, 2, 5, 19, 4, 4, kv=1, joined=(True, False, True, False)).check(target=target)
 
 
 @pytest.mark.parametrize("mask", [(5, 35), (1, 2, 1, 35)])
-def test_blocks_and_rows_without_a_key(mask: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("target", [TARGET, EXCHANGING])
+def test_blocks_and_rows_without_a_key(mask: tuple[int, ...], target: str) -> None:
     """A maximum that grows from block to block, blocks of -inf first and last, and rows of nothing else: NaN."""
     added = np.linspace(-3, 3, 35, dtype=np.float32) * np.ones(mask, np.float32)
     added[..., :17], added[..., 33:] = -np.inf, -np.inf
     if len(mask) == 2:
         added[3] = -np.inf
     with np.errstate(invalid="ignore"):
-        case(1, 2, 5, 35, 4, 6, scores=(("Add", (None, added)),)).check(target=TARGET)
+        case(1, 2, 5, 35, 4, 6, scores=(("Add", (None, added)),)).check(target=target)
 
 
-def test_nan_stays_in_its_row() -> None:
-    one = case(1, 1, 4, 20, 4, 4)
+@pytest.mark.parametrize("target", [TARGET, EXCHANGING])
+def test_nan_stays_in_its_row(target: str) -> None:
+    """A row of q that has one, and a single score that is one."""
+    added = np.zeros((4, 20), np.float32)
+    added[3, 17] = np.nan
+    one = case(1, 1, 4, 20, 4, 4, scores=(("Add", (None, added)),))
     one.q[0, 0, 1, 2] = np.nan
-    one.check(target=TARGET)
+    with np.errstate(invalid="ignore"):
+        one.check(target=target)
 
 
 @pytest.mark.parametrize(
