@@ -31,6 +31,11 @@ def found_range(k: KernelBuilder, source: Buffer, first: Expr, size: int) -> tup
             k.store(high, 0, maximum(k.load(high, 0), reduce("max", v)))
     least = k.let(minimum(k.load(low, 0), reduce("min", k.load(ends, 0))), "least")
     most = k.let(maximum(k.load(high, 0), reduce("max", k.load(ends, 1))), "most")
+    return scale_and_zero(k, least, most)
+
+
+def scale_and_zero(k: KernelBuilder, least: Expr, most: Expr) -> tuple[Expr, Expr]:
+    """Scale and zero point (both f32) of a range that holds zero."""
     extent = k.let(most - least, "extent")
     scale = k.let(select(extent > 0.0, extent, 1.0) / 255.0, "scale")
     return scale, k.let(unary("round", minimum(maximum(0.0 - least / scale, 0.0), 255.0)), "zero")

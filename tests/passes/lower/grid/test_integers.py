@@ -122,6 +122,30 @@ def test_sums_beyond_what_floats_hold(target: str, tmp_path: Path) -> None:
     check(cases, target, tmp_path)
 
 
+RANGES = [Numbers().rng.normal(0.4, 2, n).astype(np.float32) for n in (5, 300, 2048, 4700)] + [
+    np.zeros(200, np.float32), np.abs(Numbers().rng.normal(3, 1, (3, 70))).astype(np.float32)
+]  # fmt: skip
+
+
+@needs_opencl
+@pytest.mark.parametrize("target", ["opencl", "opencl-cpu"])
+def test_dynamic_levels(target: str, tmp_path: Path) -> None:
+    """Parts of one team and of several: the bits of processor code."""
+    cases = [Case("DynamicQuantizeLinear", [x], {}, frozenset(), 3) for x in RANGES]
+    graph, inputs = graph_of(cases)
+    found = run_on_device(program_of(graph, target), target, inputs, tmp_path)
+    wanted = [y for results in run_ops(cases) for y in results]
+    for y, expected in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(y, expected, err_msg=f"seed {SEED}")
+
+
+def test_dynamic_levels_in_the_interpreter() -> None:
+    case = Case("DynamicQuantizeLinear", [RANGES[1]], {}, frozenset(), 3)
+    for target in ("opencl", "cuda"):
+        for got, expected in zip(run_ops([case], target=target)[0], case.expected(), strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
 def kernels(case: Case, target: str) -> list[Kernel]:
     return [c.kernel for c in on_grid(lower_node(case.node(), Target.parse(target)))]
 
