@@ -22,6 +22,7 @@ from .block_product import ROWS, BlockWriter, even
 from .books import stream_cycles
 from .byte_books import FOURS, dot_cycles
 from .context import KernelBuilder, Lowering
+from .grid.block_product import multiply_block_weights
 from .packing import spans
 from .panels import pack_panels
 from .schedule import Schedule, choose
@@ -41,6 +42,8 @@ def lower_block_product(ctx: Lowering) -> None:
     assert weights is not None and x is not None
     if takes_bytes(ctx, x, weights):
         ByteBlockWriter(ctx, x, weights).write()
+    elif ctx.target.device is not None and ctx.target.device.shares:
+        multiply_block_weights(ctx, x, weights)
     else:
         BlockWriter(ctx, x, even(weights) if weights.levels.shape[0] % 2 else weights).write()
 
