@@ -87,8 +87,9 @@ class Device:
     through a cache of their own, and computes in 16-bit floats. half_rate: operations on these, in a vector of so many,
     in the time of one on float32. f64: whether it has 64-bit floats. tensors: that a kernel takes at most; None: any
     number. What a device cannot run runs on the host. dots: what a dot product of four signed bytes takes that is added
-    to an i32, in multiply-adds of floats; None: no instruction has it on some of them. chip: one of those that the row
-    stands for, by which reports rate kernels.
+    to an i32, in multiply-adds of floats; None: no instruction has it on some of them. arm_dots: OpenCL has them by the names
+    of Arm's extension, too (compilers made of clang may define the extension where it is not). chip: one of those that
+    the row stands for, by which reports rate kernels.
 
     What calls are expected to take, in nanoseconds, to tell those that a host runs faster (`passes/host_steps.py`):
     launch: a kernel; operation: one of all threads together, thread_operation: one of a thread that runs alone;
@@ -119,6 +120,7 @@ class Device:
     f64: bool = False
     tensors: int | None = None
     dots: float | None = None
+    arm_dots: bool = False
     chip: Chip | None = None
 
     @property
@@ -144,7 +146,7 @@ since Adreno 6xx. Dot products of bytes since A650 (has_dp4acc there), and where
 cl_khr_integer_dot_product."""
 MALI = replace(
     LEAST, local_bytes=32 << 10, work_group=256, subgroup=16, images=True, fp16=True, half_rate=2, dots=1.0,
-    chip=MALI_G710,
+    arm_dots=True, chip=MALI_G710,
 )  # fmt: skip
 """Arm Mali GPU OpenCL Developer Guide: 256 threads with 64 registers at most; local memory lies in memory. Valhall.
 Dot products of bytes since G76: Arm, Compute Library (cl_arm_integer_dot_product_int8); their rate is taken to be that

@@ -14,17 +14,16 @@ _HEAD = "static inline int32_t c2c_{name}(int32_t a, int32_t b, int32_t c)\n{{\n
 _ARM = "cl_arm_integer_dot_product_accumulate_int8"
 
 
-def dot_helper(name: str, dialect: Dialect) -> str:
-    """The text of helper `c2c_<name>`."""
+def dot_helper(name: str, dialect: Dialect, *, arm: bool = False) -> str:
+    """The text of helper `c2c_<name>`; `arm`: for a device that may have Arm's extension."""
     left, right = name[-2], name[-1]
-    text = _HEAD.format(name=name, body=_body(left, right, dialect))
-    if dialect != "opencl" or left != right:
-        return text
-    return f"#ifdef {_ARM}\n#pragma OPENCL EXTENSION {_ARM} : enable\n#endif\n{text}"
+    forms = {"opencl": _khronos, "cuda": _cuda, "metal": _none}[dialect](left, right)
+    arm = arm and left == right
+    text = _HEAD.format(name=name, body=_body(left, right, [*forms, *(_arm(left) if arm else ())]))
+    return text if not arm else f"#ifdef {_ARM}\n#pragma OPENCL EXTENSION {_ARM} : enable\n#endif\n{text}"
 
 
-def _body(left: str, right: str, dialect: Dialect) -> str:
-    forms = {"opencl": _opencl, "cuda": _cuda, "metal": _none}[dialect](left, right)
+def _body(left: str, right: str, forms: list[tuple[str, str]]) -> str:
     written_out = f"    return {_wrapped(_products(left, right))};\n"
     if not forms:
         return written_out
@@ -45,14 +44,15 @@ def _wrapped(total: str) -> str:
     return f"(int32_t)((uint32_t)c + (uint32_t)({total}))"
 
 
-def _opencl(left: str, right: str) -> list[tuple[str, str]]:
+def _khronos(left: str, right: str) -> list[tuple[str, str]]:
     result = "uint" if left == right == "u" else "int"
     packed = _wrapped(f"dot_4x8packed_{left}{right}_{result}(as_uint(a), as_uint(b))")
-    forms = [("defined(__opencl_c_integer_dot_product_input_4x8bit_packed)", packed)]
-    if left == right:
-        vector, total = ("uchar4", "as_uint(c)") if left == "u" else ("char4", "c")
-        forms.append((f"defined({_ARM})", f"as_int(arm_dot_acc(as_{vector}(a), as_{vector}(b), {total}))"))
-    return forms
+    return [("defined(__opencl_c_integer_dot_product_input_4x8bit_packed)", packed)]
+
+
+def _arm(sign: str) -> list[tuple[str, str]]:
+    vector, total = ("uchar4", "as_uint(c)") if sign == "u" else ("char4", "c")
+    return [(f"defined({_ARM})", f"as_int(arm_dot_acc(as_{vector}(a), as_{vector}(b), {total}))")]
 
 
 def _cuda(left: str, right: str) -> list[tuple[str, str]]:

@@ -97,9 +97,13 @@ class OpenClOperators(Operators):
 
     has_half: ClassVar[bool] = True
 
+    def __init__(self, *, halves: bool = False, arm_dots: bool = False) -> None:
+        super().__init__(halves=halves)
+        self.arm_dots = arm_dots
+
     def helper(self, name: str) -> tuple[str, tuple[str, ...]]:
         if name.startswith("dot_"):
-            return dot_helper(name, "opencl"), ()
+            return dot_helper(name, "opencl", arm=self.arm_dots), ()
         needs = ("bf16",) if name == "bf16_of_f64" else ()
         return (_HELPERS[name], needs) if name in _HELPERS else super().helper(name)
 
@@ -210,7 +214,7 @@ class OpenClStyle(VectorStyle):
 
 def emit_opencl(program: Program, device: Device) -> str:
     """OpenCL C of all kernels; the program must have been verified. Raises CodegenError for what OpenCL cannot do."""
-    operators = OpenClOperators(halves=device.fp16)
+    operators = OpenClOperators(halves=device.fp16, arm_dots=device.arm_dots)
     kernels_on_device = program.kernels_of(host=False)
     styles = [OpenClStyle(k, operators, device) for k in kernels_on_device.values()]
     kernels = [s.text() for s in styles]

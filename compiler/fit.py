@@ -10,7 +10,7 @@ from ..codegen.launch import launch
 from ..ir.loops import Kernel
 from ..ir.program import Program
 from ..ir.types import DType
-from ..passes.loops.count import flops, traffic
+from ..passes.loops.count import dot_flops, flops, traffic
 from ..passes.loops.pressure import registers, shared_bytes
 
 
@@ -18,12 +18,13 @@ from ..passes.loops.pressure import registers, shared_bytes
 class Fit:
     """One kernel on a `chip`, by its name and ONNX node.
 
-    calls: steps that run it. groups, threads: work-groups and threads of one. flops, bytes: operations on floats
-    (half_flops: those on f16) and bytes that its threads ask memory for, in one run; tensors: bytes of all its tensors,
-    once. registers: of a thread, estimated. resident: work-groups that one of the chip's units holds at a time, for
-    want of what `limit` names. occupancy: the share of a unit's threads that they are. busy: the share of all units'
-    threads that the whole grid is, at most 1. microseconds: at the chip's peak, of arithmetic (f16's for operations on
-    it) or of memory, which `bound` says; each tensor moves once.
+    calls: steps that run it. groups, threads: work-groups and threads of one. flops, bytes: operations on floats and in
+    dot products of bytes (half_flops: those on f16, dot_flops: those in dot products) and bytes that its threads ask
+    memory for, in one run; tensors: bytes of all its tensors, once. registers: of a thread, estimated. resident:
+    work-groups that one of the chip's units holds at a time, for want of what `limit` names. occupancy: the share of a
+    unit's threads that they are. busy: the share of all units' threads that the whole grid is, at most 1. microseconds:
+    at the chip's peak, of arithmetic (f16's and dot products' for operations that are theirs) or of memory, which
+    `bound` says; each tensor moves once.
     """
 
     chip: str
@@ -34,6 +35,7 @@ class Fit:
     threads: int
     flops: float
     half_flops: float
+    dot_flops: float
     bytes: float
     tensors: int
     registers: int
@@ -83,15 +85,22 @@ def _fit(program: Program, kernel: Kernel, device: Device, chip: Chip) -> Fit:
     threads, needed, shared = made.group[0] * made.group[1] * made.group[2], registers(kernel), shared_bytes(kernel)
     resident, limit = _resident(chip, threads, needed, shared)
     tensors = sum(p.size * p.dtype.nbytes for p in kernel.params)
-    halves = halves if device.fp16 else 0.0
-    arithmetic, memory = (work - halves + halves / chip.half_rate) / chip.flops, tensors / chip.bandwidth
+    halves, dots = halves if device.fp16 else 0.0, dot_flops(kernel)
+    arithmetic = (work - halves + halves / chip.half_rate + dots * _dot_time(device)) / chip.flops
+    memory = tensors / chip.bandwidth
     origin = next((s.origin[-1] for s in steps if s.origin), kernel.name)
     return Fit(
-        chip.name, kernel.name, origin, len(steps), made.groups, threads, work, halves, moved, tensors, needed, shared,
+        chip.name, kernel.name, origin, len(steps), made.groups, threads, work + dots, halves, dots, moved,
+        tensors, needed, shared,
         resident, limit, min(1.0, resident * threads / chip.threads),
         min(1.0, made.groups * threads / (chip.units * chip.threads)),
         max(arithmetic, memory) * 1e6, "arithmetic" if arithmetic > memory else "memory",
     )  # fmt: skip
+
+
+def _dot_time(device: Device) -> float:
+    """What an operation in a dot product of four bytes takes, in operations on floats."""
+    return 1.0 if device.dots is None else device.dots / 4
 
 
 def _resident(chip: Chip, threads: int, registers: int, shared: int) -> tuple[int, str]:

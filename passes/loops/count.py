@@ -68,6 +68,16 @@ def flops(kernel: Kernel, dtype: DType | None = None) -> float:
     return counted(kernel, measure).total
 
 
+def dot_flops(kernel: Kernel) -> float:
+    """Operations in dot products of integers, two for each product, of all threads in one run."""
+
+    def measure(stmt: Stmt) -> float:
+        found = (x for e in expressions(stmt) for x in walk(e) if isinstance(x, Dot) and x.dtype.is_int)
+        return float(sum(2 * x.a.lanes for x in found))
+
+    return counted(kernel, measure).total
+
+
 def traffic(kernel: Kernel) -> float:
     """Bytes that all threads in one run ask memory for or give it: those of a work-group count, no cache does."""
     return counted(kernel, _bytes).total

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 import c2c
 from c2c.codegen.target import Target
@@ -90,6 +90,39 @@ def test_the_emulator_gives_the_bits_of_processors(
 def test_opencl_gives_the_bits_of_processors(target: str, small: tuple[bytes, Array], tmp_path: Path) -> None:
     (y,) = run_on_device(compiled(small[0], target), target, [small[1]], tmp_path)
     assert np.array_equal(y, expected(*small))
+
+
+def dynamic() -> bytes:
+    """Levels by a range found at run time, a product of rows of them and a convolution."""
+    rng = np.random.default_rng(6)
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "step", "zero"]),
+        helper.make_node("MatMulInteger", ["q", "w", "zero"], ["sums"]),
+        helper.make_node("ConvInteger", ["q", "v", "zero"], ["more"], pads=[1, 1, 1, 1]),
+    ]
+    constants = [
+        numpy_helper.from_array(rng.integers(-127, 128, shape).astype(np.int8), name)
+        for name, shape in (("w", (13, 21)), ("v", (9, 6, 3, 3)))
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 6, 5, 13])
+    results = [helper.make_tensor_value_info(n, TensorProto.INT32, None) for n in ("sums", "more")]
+    graph = helper.make_graph(nodes, "g", [x], results, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return bytes(model.SerializeToString())
+
+
+@needs_compiler
+@pytest.mark.parametrize(("target", "defines"), [("opencl+dots", KHRONOS), ("metal", ()), ("opencl-cpu", ())])
+def test_no_race_and_no_access_outside(target: str, defines: tuple[str, ...], tmp_path: Path) -> None:
+    """And levels whose range is found at run time give the bits of processors, too."""
+    device, model = Target.parse(target).device, dynamic()
+    assert device is not None
+    x = np.random.default_rng(7).normal(size=(1, 6, 5, 13)).astype(np.float32)
+    options = CompileOptions(Target.parse(target), name="model", host_steps=False)
+    run = Emulated(compile_file(model, options).program, device, tmp_path, defines=defines, watched=True)
+    for y, wanted in zip(run.run([x]), c2c.compile(model).run({"x": x}).values(), strict=True):
+        assert np.array_equal(y, wanted)
+    assert run.faults == []
 
 
 def test_nothing_but_bytes_lies_between_convolutions(small: tuple[bytes, Array]) -> None:

@@ -20,7 +20,7 @@ from c2c.compiler.fit import fit_of, report
 from c2c.compiler.options import CompileOptions
 from c2c.ir.loops_parse import parse_kernel
 from c2c.ir.program import Port, Program, Slot, Step
-from c2c.passes.loops.count import flops, traffic
+from c2c.passes.loops.count import dot_flops, flops, traffic
 from c2c.passes.loops.pressure import ADDRESSES, POINTER, registers, shared_bytes
 
 HEAD = "kernel k(x: f32[64], y: f32[64])"
@@ -79,6 +79,18 @@ def test_what_limits_the_work_groups_of_a_unit() -> None:
     many = "alloc r: f32[90] stack serial j = 0 to 90 {{ store r[j] = x[t] }} store y[t] = r[3]"
     (fit,) = fit_of(program_of(f"{HEAD} {{ grid g = 0 to 4 {{ thread t = 0 to 64 {{ {many.format()} }} }} }}"), device)
     assert fit.limit == "registers" and fit.resident == APPLE_A16.threads_with(fit.registers) // 64 < 16
+
+
+def test_dot_products_of_bytes_count_by_their_own_rate() -> None:
+    """Eight operations in one dot product, which takes `dots` multiply-adds of two."""
+    body = "store y[i] = dot(bitcast<i8>(x[i]), bitcast<i8>(x[0]), y[i])"
+    kernel = parse_kernel(f"kernel k(x: i32[64], y: i32[64]) {{ grid i = 0 to 16 {{ {body} }} }}")
+    assert (dot_flops(kernel), flops(kernel)) == (16 * 8, 0)
+    chip = replace(MALI_G710, flops=1e6, bandwidth=1e12)
+    device = replace(DEVICES["opencl-mali"][0], chip=chip, dots=2.0)
+    (fit,) = fit_of(program_of(f"kernel k(x: i32[64], y: i32[64]) {{ grid i = 0 to 16 {{ {body} }} }}"), device)
+    assert (fit.flops, fit.dot_flops) == (128, 128)
+    assert fit.bound == "arithmetic" and fit.microseconds == pytest.approx(16 * 2 * 2)
 
 
 def test_figures_of_chips_are_those_of_their_sources() -> None:
