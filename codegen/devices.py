@@ -87,9 +87,9 @@ class Device:
     through a cache of their own, and computes in 16-bit floats. half_rate: operations on these, in a vector of so many,
     in the time of one on float32. f64: whether it has 64-bit floats. tensors: that a kernel takes at most; None: any
     number. What a device cannot run runs on the host. dots: what a dot product of four signed bytes takes that is added
-    to an i32, in multiply-adds of floats; None: no instruction has it on some of them. arm_dots: OpenCL has them by the names
-    of Arm's extension, too (compilers made of clang may define the extension where it is not). chip: one of those that
-    the row stands for, by which reports rate kernels.
+    to an i32, in multiply-adds of floats; None: no instruction has it on some of them. arm_dots: OpenCL has them by the
+    names of Arm's extension, too (compilers made of clang may define the extension where it is not). chip: one of those
+    that the row stands for, by which reports rate kernels.
 
     What calls are expected to take, in nanoseconds, to tell those that a host runs faster (`passes/host_steps.py`):
     launch: a kernel; operation: one of all threads together, thread_operation: one of a thread that runs alone;

@@ -40,7 +40,7 @@ KHRONOS = ("cl_khr_integer_dot_product", "__opencl_c_integer_dot_product_input_4
 ARM = ("cl_arm_integer_dot_product_accumulate_int8",)
 EMULATED: list[tuple[str, tuple[str, ...], str]] = [
     ("cuda", (), "__dp4a"), ("opencl+dots", KHRONOS, "dot_4x8packed_ss_int"), ("opencl-mali", ARM, "arm_dot_acc"),
-    ("metal", (), ""),
+    ("metal", (), ""), ("metal-ios", (), ""),
 ]  # fmt: skip
 """Target, what its compiler defines, and the instruction that is to be in the text."""
 

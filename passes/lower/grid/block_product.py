@@ -11,9 +11,10 @@ from ....ir.types import DType
 from ...block_weights import BlockWeights
 from ..context import KernelBuilder, Lowering, Site
 from ..product import unravel
+from .multiply import multiply_on_grid
 from .product import FEW_ROWS
 from .rows import multiply_rows
-from .tiles import Factor, GridProduct, multiply_on_grid
+from .tiles import Factor, GridProduct
 
 
 def multiply_block_weights(ctx: Lowering, x: Value, w: BlockWeights) -> None:

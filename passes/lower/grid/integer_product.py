@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ....ir.loops import Expr
+from ....ir.loops import Expr, cast
 from ....ir.types import DType
 from ..context import KernelBuilder, Lowering
 from ..schedule import Schedule, choose
+from .multiply import Write, schedules
 from .rows import multiply_rows
-from .tiles import Factor, Finish, GridProduct, tile_schedules, write_tiles
+from .tiles import Factor, Finish, GridProduct
 from .words import dot_work, multiply_words
 
 FEW = 4
@@ -70,7 +71,7 @@ def exact_depth(weights: np.ndarray, largest: int) -> int:
 
 def multiply_integers(ctx: Lowering, p: IntegerProduct, family: str) -> None:
     """Append the kernel of a product to the node's calls."""
-    found: list[Schedule[Callable[[], None]]] = []
+    found: list[Schedule[Write]] = []
     for name, product in _forms(ctx, p).items():
         found += _schedules(ctx, name, product, family)
     choose(ctx, "grid-integer", p.problem, found, note=note(ctx, found))()
@@ -82,8 +83,11 @@ def _forms(ctx: Lowering, p: IntegerProduct) -> dict[str, GridProduct]:
             p.batch, p.m, p.n, p.depth, *p.levels, DType.I32, None, p.finish, work=INTEGER
         )
     }  # fmt: skip
-    if p.exact >= min(p.depth, EXACT_STEPS):
-        made["floats"] = replace(made["integers"], acc=DType.F32, exact=p.exact, work=1.0)
+    floats = replace(made["integers"], acc=DType.F32, work=1.0)
+    if p.exact >= p.depth:
+        made["floats"] = replace(floats, finish=_as_integers(p.finish))
+    elif p.exact >= EXACT_STEPS:
+        made["floats"] = replace(floats, exact=p.exact)
     if p.words is not None:
         made["dots"] = GridProduct(
             p.batch, p.m, p.n, p.word_depth, *p.words, DType.I32, p.correction, p.finish, DType.I32, multiply_words,
@@ -96,13 +100,19 @@ EXACT_STEPS = 128
 """Sums of floats that have to be moved to integers more often are not worth their while."""
 
 
-def _schedules(ctx: Lowering, form: str, p: GridProduct, family: str) -> list[Schedule[Callable[[], None]]]:
+def _as_integers(finish: Finish) -> Finish:
+    """Takes whole sums of floats."""
+
+    def finish_floats(k: KernelBuilder, batch: Expr, row: Expr, column: Expr, value: Expr) -> None:
+        finish(k, batch, row, column, cast(value, DType.I32))
+
+    return finish_floats
+
+
+def _schedules(ctx: Lowering, form: str, p: GridProduct, family: str) -> list[Schedule[Write]]:
     """Tiles, or rows where there are few."""
     if min(p.m, p.n) >= FEW:
-        return [
-            Schedule(f"{form} {s.name}", s.cycles, lambda t=s.plan: write_tiles(ctx, p, t, family))  # type: ignore[misc]
-            for s in tile_schedules(ctx, p)
-        ]
+        return [Schedule(f"{form} {s.name}", s.cycles, s.plan) for s in schedules(ctx, p, family)]
     turned = p if p.m < FEW else _turned(p)
     cost = p.batch * p.m * p.n * p.depth * (p.work + p.fetch)
     return [Schedule(f"{form} rows", cost, lambda: multiply_rows(ctx, turned, family))]
@@ -125,7 +135,7 @@ def _turned(p: GridProduct) -> GridProduct:
     )  # fmt: skip
 
 
-def note(ctx: Lowering, found: list[Schedule[Callable[[], None]]]) -> str:
+def note(ctx: Lowering, found: list[Schedule[Write]]) -> str:
     """Why a device does without dot products, for reports."""
     device = ctx.target.device
     assert device is not None

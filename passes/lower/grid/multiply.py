@@ -15,12 +15,17 @@ Write: TypeAlias = Callable[[], None]
 
 def multiply_on_grid(ctx: Lowering, p: GridProduct, family: str) -> None:
     """Append the kernel of a product to the node's calls."""
-    forms: list[Schedule[Write]] = [
+    choose(ctx, "grid-product", p.problem, schedules(ctx, p, family))()
+
+
+def schedules(ctx: Lowering, p: GridProduct, family: str) -> list[Schedule[Write]]:
+    """All forms that fit the device, with what they take."""
+    tiles: list[Schedule[Write]] = [
         Schedule(s.name, s.cycles, lambda t=s.plan: write_tiles(ctx, p, t, family))  # type: ignore[misc]
         for s in tile_schedules(ctx, p)
     ]
-    forms += [
+    matrices: list[Schedule[Write]] = [
         Schedule(s.name, s.cycles, lambda t=s.plan: write_matrices(ctx, p, t, family))  # type: ignore[misc]
         for s in matrix_schedules(ctx, p)
     ]
-    choose(ctx, "grid-product", p.problem, forms)()
+    return [*tiles, *matrices]
