@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
+
 from ..ir.errors import CodegenError
 from ..ir.loops import MATRIX, Buffer, Call, Const, Expr, Kernel, MatrixLoad, MatrixMultiply, OnMatrices, Store
 from ..ir.loops_visit import uses, uses_type
@@ -92,6 +94,12 @@ class MetalOperators(Operators):
 
     def fma(self, dtype: DType, a: Code, b: Code, c: Code) -> Code:
         return super().fma(dtype, a, b, c) if dtype in self.as_bits else apply("fma", a, b, c)
+
+    def _float(self, dtype: DType, value: float) -> Code:
+        if dtype is DType.F16:  # as SPIRV-Cross writes them
+            with np.errstate(over="ignore"):
+                return apply("half", super()._float(DType.F32, float(np.float16(value))))
+        return super()._float(dtype, value)
 
     def bitcast(self, dtype: DType, source: DType, a: Code) -> Code:
         to, of = self.types[dtype], self.types[source]

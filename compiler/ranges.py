@@ -2,7 +2,9 @@
 
 With `--precision f16` a convolution also sums its products in f16: its partial sums, in whatever order, are bounded by
 the largest input times the largest sum of magnitudes of a filter. Below the limit nothing can overflow; above it,
-results that fit may still pass through partial sums that do not.
+results that fit may still pass through partial sums that do not. Graphics processors keep sums of a block of products
+in f16, or none: what is bounded here bounds those. Winograd's forms transform their inputs, which has a bound of its
+own.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import onnx
 from ..ir.errors import OnnxImportError, OptionsError
 from ..ir.graph import Graph, Node, Value
 from ..ir.reference import tensor_type
+from ..passes.select_winograd import SIZES, expected_error, is_fit
+from ..passes.winograd_math import winograd_bound
 from .api import from_compiled
 from .driver import Progress, compile_file
 from .options import CompileOptions, Debug
@@ -25,6 +29,8 @@ from .taps import PREFIX
 
 LIMIT = float(np.finfo(np.float16).max)
 """The largest finite number of f16."""
+LEAST_CHANNELS = 4
+"""Of a layer that some target computes by Winograd: a vector of 128 bits."""
 _UNFUSED = "fold-batch-norm"
 """The last pass that runs: batch norms are where they will be, and every result can still be seen."""
 
@@ -32,12 +38,14 @@ _UNFUSED = "fold-batch-norm"
 @dataclass(frozen=True, slots=True)
 class Range:
     """largest: magnitude of a node's results over all samples, inf where one was not finite. sums: bound of the partial
-    sums of a convolution with constant weights, None of other nodes."""
+    sums of a convolution with constant weights, None of other nodes. winograd: bound of what its form of Winograd comes
+    by, where `--winograd-error` lets it be chosen."""
 
     node: str
     op: str
     largest: float
     sums: float | None = None
+    winograd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +66,11 @@ class RangeReport:
         return tuple(r for r in self.ranges if r.largest <= LIMIT and r.sums is not None and r.sums > LIMIT)
 
     @property
+    def transformed(self) -> tuple[Range, ...]:
+        """Convolutions whose results fit, and of whose forms of Winograd it is not known."""
+        return tuple(r for r in self.ranges if r.largest <= LIMIT and r.winograd is not None and r.winograd > LIMIT)
+
+    @property
     def ok(self) -> bool:
         return not self.overflows
 
@@ -70,6 +83,11 @@ class RangeReport:
         lines += [
             f"partial sums may overflow: node '{r.node}' ({r.op}) reaches {r.largest:g}, its sums at most {r.sums:g}"
             for r in self.doubtful
+        ]
+        lines += [
+            f"Winograd's form may overflow: node '{r.node}' ({r.op}) comes by {r.winograd:g} at most; "
+            "--winograd-error 0 leaves it out"
+            for r in self.transformed
         ]
         if self.ranges:
             top = self.ranges[0]
@@ -105,10 +123,10 @@ def check_ranges(
             if value.dtype.kind == "f" and value.size:
                 top = float(np.abs(value).max())
                 largest[name] = max(largest.get(name, 0.0), top if np.isfinite(top) else np.inf)
-    return RangeReport(count, tuple(sorted(_ranges(compiled.graph, largest), key=lambda r: -r.largest)))
+    return RangeReport(count, tuple(sorted(_ranges(compiled.graph, largest, options), key=lambda r: -r.largest)))
 
 
-def _ranges(graph: Graph, largest: Mapping[str, float]) -> list[Range]:
+def _ranges(graph: Graph, largest: Mapping[str, float], options: CompileOptions) -> list[Range]:
     """By node of the tapped graph, the model's own inputs and outputs too."""
     reached: dict[Value, float] = {v: largest[v.name] for v in graph.inputs if v.name in largest}
     outputs = dict(zip(graph.outputs, graph.output_names, strict=True))
@@ -121,7 +139,7 @@ def _ranges(graph: Graph, largest: Mapping[str, float]) -> list[Range]:
         if top is None:
             continue
         reached[node.output] = top
-        found.append(Range(name, node.op, top, _sums(node, reached)))
+        found.append(Range(name, node.op, top, _sums(node, reached), _winograd(node, reached, options.winograd_error)))
     return found
 
 
@@ -132,6 +150,15 @@ def _sums(node: Node, reached: Mapping[Value, float]) -> float | None:
         return None
     filters = np.abs(weights.astype(np.float64)).reshape(len(weights), -1).sum(1) * reached[x]
     return float((filters + (0 if bias is None else np.abs(bias))).max())
+
+
+def _winograd(node: Node, reached: Mapping[Value, float], error: float) -> float | None:
+    """Bound of what the forms come by that are exact enough, on whichever target takes the fewest channels."""
+    x, weights, bias = node.input(0), node.constant(1), node.constant(2)
+    if node.op != "Conv" or weights is None or x is None or x not in reached or not is_fit(node, LEAST_CHANNELS):
+        return None
+    bounds = [winograd_bound(m, weights) for m in SIZES if expected_error(node, m) <= error]
+    return reached[x] * max(bounds) + (0.0 if bias is None else float(np.abs(bias).max())) if bounds else None
 
 
 def _feeds(path: Path | str | bytes, samples: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:

@@ -63,7 +63,7 @@ class SelectWinograd(Pass):
         rewriter = context.rewriter(graph)
         footprint = TRANSFORMED * sum(v.type.nbytes for v in graph.constants())
         for node in [n for n in graph.nodes if n.op == "Conv"]:
-            if not _is_fit(node, LEAST_ON_GRID if context.target.device else context.target.lanes(DType.F32)):
+            if not is_fit(node, LEAST_ON_GRID if context.target.device else context.target.lanes(DType.F32)):
                 continue
             m = choose(context, "winograd", problem(node), schedules(node, context, footprint), node)
             if m is not None and rewriter.allow(self.name, node):
@@ -156,7 +156,8 @@ def _cycles(target: Target, macs: int, weights: int, overlap: float, footprint: 
     return max(arithmetic, stream) + (1 - overlap) * min(arithmetic, stream)
 
 
-def _is_fit(node: Node, lanes: int) -> bool:
+def is_fit(node: Node, lanes: int) -> bool:
+    """Whether a convolution has a form of Winograd, with at least so many channels."""
     x, weights = required(node), required(node, 1)
     if weights.data is None or x.type.dtype is not DType.F32 or not x.type.is_static or weights.type.dims[2:] != (3, 3):
         return False

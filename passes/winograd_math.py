@@ -67,6 +67,17 @@ def transform_weights(weights: np.ndarray, m: int) -> np.ndarray:
     return (np.kron(g, g) @ taps.reshape(9, c * k)).reshape(-1, c, k)
 
 
+def winograd_bound(m: int, weights: np.ndarray) -> float:
+    """The largest number that a layer comes by, for inputs of magnitude up to 1 and any order of its sums: transformed
+    inputs, sums over channels, and both sides of the output's transform. weights: [K, C, 3, 3]."""
+    n = m + 2
+    rows, out = np.abs(input_matrix(m)).sum(1), np.abs(output_matrix(m))
+    v = np.outer(rows, rows)
+    sums = np.abs(transform_weights(weights, m)).sum(1).reshape(n, n, -1) * v[:, :, None]
+    half = np.einsum("ij,jqk->iqk", out, sums)
+    return float(max(v.max(), sums.max(), half.max(), np.einsum("jq,iqk->ijk", out, half).max()))
+
+
 def winograd_error(m: int, weights: np.ndarray) -> float:
     """Expected rms error of float32 relative to the rms of the result, for independent inputs and these weights.
 

@@ -33,8 +33,7 @@ needs_compiler = pytest.mark.skipif(
 FLAGS = """-std=c++17 -fPIC -ffp-contract=off -Xclang -ffloat16-excess-precision=none -march=native
  -Wall -Wextra -Werror""".split()
 QUIET = """-Wno-unknown-attributes -Wno-unused-variable -Wno-unused-parameter -Wno-unused-function
- -Wno-unused-const-variable -Wno-ignored-attributes -Wno-pass-failed
- -Wno-user-defined-literals""".split()
+ -Wno-unused-const-variable -Wno-ignored-attributes -Wno-pass-failed""".split()
 WATCH = "-fsanitize=thread,bounds".split()
 OPENCL = """-x cl -cl-std=CL1.2 -Xclang -finclude-default-header -Xclang -fdeclare-opencl-builtins -fPIC
  -march=native -Wall -Wextra -Werror""".split()

@@ -58,6 +58,22 @@ void main() {
 }
 """
 
+HALVES = """#version 450
+#extension GL_EXT_shader_16bit_storage : require
+#extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
+layout(local_size_x = 16) in;
+layout(binding = 0) readonly buffer A { float16_t a[]; };
+layout(binding = 1) buffer Y { float16_t y[]; };
+shared float16_t tile[16];
+void main() {
+    uint t = gl_LocalInvocationID.x;
+    tile[t] = a[t];
+    barrier();
+    float sum = fma(float(tile[t ^ 1]), float(a[t]), float(tile[t]));
+    y[t] = float16_t(sum) * float16_t(0.5) + a[t];
+}
+"""
+
 OURS_ALONE = {"max_total_threads_per_threadgroup"}
 """Attributes that SPIRV-Cross never writes: Metal Shading Language Specification, section 5.1.3 (kernel functions)."""
 
@@ -115,3 +131,21 @@ def test_exchanges_are_spelt_as_spirv_cross_spells_them(tmp_path: Path) -> None:
     assert parameters(theirs) <= parameters(ours)
     construct = r"[= ]simd_shuffle_xor\(\w+, \w+\);"
     assert re.search(construct, ours) and re.search(construct, theirs)
+
+
+@pytest.fixture(scope="module")
+def in_halves() -> str:
+    options = CompileOptions(Target.parse("metal"), name="net", precision="f16")
+    return emit_metal(compile_file(network().SerializeToString(), options).program, DEVICES["metal"][0])
+
+
+@pytest.mark.parametrize(
+    "construct",
+    [
+        r"device half\b|half \w+\[1\];", r"threadgroup half \w+\[\d+\];", r"\bhalf\([\d.]+f?\)",
+        r"fma\(float\(tile|fma\(\(float\)a\[",
+    ],
+)  # fmt: skip
+def test_halves_are_spelt_as_spirv_cross_spells_them(in_halves: str, construct: str, tmp_path: Path) -> None:
+    assert re.search(construct, in_halves), "our text does not have it"
+    assert re.search(construct, spirv_cross(HALVES, tmp_path))

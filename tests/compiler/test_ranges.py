@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,21 @@ def test_sums_that_cancel_are_doubtful() -> None:
     report = check_ranges(network(), samples(15_000), OPTIONS)
     assert report.ok and [r.node for r in report.doubtful] == ["norm"]
     assert "partial sums may overflow: node 'norm'" in str(report) and "nothing overflows" in str(report)
+
+
+def test_winograds_transforms_have_a_bound_of_their_own() -> None:
+    """Inputs of 1000: filters of 1e-3 keep results and sums small, 100 times the inputs do not fit."""
+    w = numpy_helper.from_array(np.random.default_rng(1).standard_normal((8, 8, 3, 3)).astype(np.float32) * 1e-3, "w")
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 8, 9, 9]) for n in "xy")
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], name="conv", pads=[1, 1, 1, 1])]
+    graph = helper.make_graph(nodes, "g", [x], [y], [w])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    inputs = {"x": np.full((2, 8, 9, 9), 1000, np.float32)}
+    report = check_ranges(model, inputs, OPTIONS)
+    assert report.ok and not report.doubtful and [r.node for r in report.transformed] == ["conv"]
+    assert "Winograd's form may overflow: node 'conv' (Conv) comes by 100000 at most" in str(report)
+    assert not check_ranges(model, inputs, replace(OPTIONS, winograd_error=0.0)).transformed
+    assert not check_ranges(model, {"x": inputs["x"] / 10}, OPTIONS).transformed
 
 
 def test_overflow_is_found_where_it_happens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
