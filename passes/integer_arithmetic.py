@@ -41,7 +41,7 @@ from .quantization import (
     sums_are_exact,
     weights_of,
 )
-from .rules_quantize import RULES
+from .rules_quantize import RULES, RULES_OF_GRIDS
 
 WHOLE = 1 << 30
 """Numbers below are rounded to an i32 whatever rounding came before."""
@@ -57,7 +57,8 @@ class IntegerArithmetic(Pass):
     def run(self, graph: Graph, context: PassContext) -> bool:
         if not any(n.op in ("DequantizeLinear", "QLinearConv", "ConvInteger") for n in graph.nodes):
             return False
-        changed = apply_rules(graph, RULES, context)
+        rules = RULES if context.target.device is None else RULES_OF_GRIDS
+        changed = apply_rules(graph, rules, context)
         work = _Rewriting(context.rewriter(graph), context.target.byte_levels)
         for node in list(graph.nodes):
             work.visit(node)

@@ -71,10 +71,39 @@ def _spread(rw: GraphRewriter, node: Node) -> Value | None:
 
 def _dynamic(rw: GraphRewriter, node: Node) -> Value | None:
     """ConvInteger of levels whose zero point is known at run time only, given as f32: its levels are i16 less that."""
+    found = _of_known_weights(rw, node)
+    if found is None:
+        return None
+    conv, weights = found
+    x, x_zero = required(conv), conv.input(2)
+    wide = {"to": element_type(DType.I16)}
+    levels = rw.emit("Cast", [x], [x.type.with_dtype(DType.I16)], wide, origin=conv.origin).output
+    if x_zero is not None:
+        zero = rw.emit("Cast", [x_zero], [x_zero.type.with_dtype(DType.I16)], wide, origin=conv.origin).output
+        levels = rw.emit("Sub", [levels, zero], [levels.type], origin=conv.origin).output
+    return rw.emit_like(node, "c2c.IntegerConv", [levels, weights], **conv.attrs, **_SPAN)
+
+
+def _dynamic_bytes(rw: GraphRewriter, node: Node) -> Value | None:
+    """The same in bytes, with their zero point."""
+    found = _of_known_weights(rw, node)
+    if found is None:
+        return None
+    conv, weights = found
+    zero = [] if conv.input(2) is None else [None, conv.input(2)]
+    return rw.emit_like(node, "c2c.IntegerConv", [required(conv), weights, *zero], **conv.attrs, **_SPAN)
+
+
+_SPAN = {"largest": 255, "least": -255}
+"""Of bytes less any zero point of theirs."""
+
+
+def _of_known_weights(rw: GraphRewriter, node: Node) -> tuple[Node, Value] | None:
+    """A ConvInteger that is cast to f32 and nobody else reads, and its weights without their zero points."""
     conv = made_by(node.input(0), "ConvInteger")
     if conv is None or node.output.type.dtype is not DType.F32 or not rw.has_one_reader(conv.output):
         return None
-    x, w, x_zero, w_zero = required(conv), required(conv, 1), conv.input(2), conv.input(3)
+    w, x_zero, w_zero = required(conv, 1), conv.input(2), conv.input(3)
     known = w.data is not None and (w_zero is None or w_zero.data is not None)
     if w.data is None or not known or x_zero is not None and x_zero.type.size != 1:
         return None
@@ -83,18 +112,21 @@ def _dynamic(rw: GraphRewriter, node: Node) -> Value | None:
         weights = weights - w_zero.data.astype(np.int16).reshape(-1, *(1,) * (w.type.rank - 1))
     if np.abs(weights).max(initial=0) <= 127:
         weights = weights.astype(np.int8)
-    wide = {"to": element_type(DType.I16)}
-    levels = rw.emit("Cast", [x], [x.type.with_dtype(DType.I16)], wide, origin=conv.origin).output
-    if x_zero is not None:
-        zero = rw.emit("Cast", [x_zero], [x_zero.type.with_dtype(DType.I16)], wide, origin=conv.origin).output
-        levels = rw.emit("Sub", [levels, zero], [levels.type], origin=conv.origin).output
-    attrs = {**conv.attrs, "largest": 255, "least": -255}
-    return rw.emit_like(node, "c2c.IntegerConv", [levels, rw.constant(w.name, weights)], **attrs)
+    return conv, rw.constant(w.name, weights)
 
 
-RULES = (
-    Rule("dynamic-convolution", "f32(ConvInteger(x, w, z)) = integer-conv(i16(x) - z, w)", ("Cast",), _dynamic),
+_SHARED = (
     Rule("spread-qlinear-conv", "QLinearConv(x, …) = Q(Conv(DQ(x), DQ(w), DQ(b)))", ("QLinearConv",), _spread),
     Rule("cancel-quantize", "Q(DQ(x)) = x", ("QuantizeLinear",), _cancelled),
     Rule("raise-quantize", "Q(f(x)) = f(Q(x))", ("QuantizeLinear",), _raised),
 )
+
+RULES = (
+    Rule("dynamic-convolution", "f32(ConvInteger(x, w, z)) = integer-conv(i16(x) - z, w)", ("Cast",), _dynamic),
+    *_SHARED,
+)
+RULES_OF_GRIDS = (
+    Rule("dynamic-convolution", "f32(ConvInteger(x, w, z)) = integer-conv(x, w, z)", ("Cast",), _dynamic_bytes),
+    *_SHARED,
+)
+"""For targets whose convolutions of bytes take a zero point that is known when they run only."""

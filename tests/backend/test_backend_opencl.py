@@ -24,9 +24,9 @@ def subjects() -> list[str]:
     return sorted(name for name, outcome in expected().items() if outcome == PASSED)
 
 
-def check(names: list[str]) -> None:
+def check(names: list[str], target: str = "opencl") -> None:
     refused: dict[str, str] = json.loads(RECORD.read_text())
-    results = campaign.run_all(names, "opencl")
+    results = campaign.run_all(names, target)
     broken = {n: r for n, r in results.items() if r.outcome not in (PASSED, REFUSED)}
     assert not broken, broken
     assert {n for n, r in results.items() if r.outcome == REFUSED} == set(names) & set(refused)
@@ -40,6 +40,14 @@ def test_sample() -> None:
 @pytest.mark.parametrize("part", range(PARTS))
 def test_all(part: int) -> None:
     check(subjects()[part::PARTS])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["opencl+dots", "opencl-cpu"])
+def test_quantised_ones_in_other_forms(target: str) -> None:
+    names = [n for n in subjects() if any(part in n for part in ("quantize", "integer", "qlinear"))]
+    assert len(names) > 25
+    check(names, target)
 
 
 def test_nine_of_ten_run() -> None:

@@ -93,19 +93,23 @@ def test_opencl_gives_the_bits_of_processors(target: str, small: tuple[bytes, Ar
 
 
 def dynamic() -> bytes:
-    """Levels by a range found at run time, a product of rows of them and a convolution."""
+    """Levels by a range found at run time, a product of rows of them and convolutions."""
     rng = np.random.default_rng(6)
     nodes = [
         helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "step", "zero"]),
         helper.make_node("MatMulInteger", ["q", "w", "zero"], ["sums"]),
         helper.make_node("ConvInteger", ["q", "v", "zero"], ["more"], pads=[1, 1, 1, 1]),
+        helper.make_node("ConvInteger", ["q", "v", "zero"], ["others"], pads=[1, 1, 1, 1], strides=[2, 1]),
+        helper.make_node("Cast", ["others"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["floats", "step"], ["y"]),
     ]
     constants = [
         numpy_helper.from_array(rng.integers(-127, 128, shape).astype(np.int8), name)
         for name, shape in (("w", (13, 21)), ("v", (9, 6, 3, 3)))
     ]
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 6, 5, 13])
-    results = [helper.make_tensor_value_info(n, TensorProto.INT32, None) for n in ("sums", "more")]
+    types = {"sums": TensorProto.INT32, "more": TensorProto.INT32, "y": TensorProto.FLOAT}
+    results = [helper.make_tensor_value_info(n, t, None) for n, t in types.items()]
     graph = helper.make_graph(nodes, "g", [x], results, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     return bytes(model.SerializeToString())
@@ -123,6 +127,7 @@ def test_no_race_and_no_access_outside(target: str, defines: tuple[str, ...], tm
     for y, wanted in zip(run.run([x]), c2c.compile(model).run({"x": x}).values(), strict=True):
         assert np.array_equal(y, wanted)
     assert run.faults == []
+    assert run.text.count("c2c_dot_ss") == (4 if "dots" in target else 0)
 
 
 def test_nothing_but_bytes_lies_between_convolutions(small: tuple[bytes, Array]) -> None:
