@@ -66,8 +66,9 @@ def test_as_cuda(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [n if n == "lstm_100" else pytest.param(n, marks=pytest.mark.slow) for n in WATCHED])
-def test_no_race_and_no_access_outside(name: str, tmp_path: Path) -> None:
-    assert emulate(SUBJECTS[name], "metal", tmp_path, watched=True) == []
+@pytest.mark.parametrize("target", ["metal", pytest.param("metal-ios", marks=pytest.mark.slow)])
+def test_no_race_and_no_access_outside(name: str, target: str, tmp_path: Path) -> None:
+    assert emulate(SUBJECTS[name], target, tmp_path, watched=True) == []
 
 
 @pytest.mark.slow
