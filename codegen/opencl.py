@@ -189,7 +189,7 @@ class OpenClStyle(VectorStyle):
 
     def flat_number(self) -> str | None:
         x, y, z = self.launch.group
-        self.line(f"__local uint c2c_near[{x * y * z}];")
+        self.line(f"C2C_NEAR({x * y * z})")
         return f"c2c_thread({x}, {y})"
 
     def exchange(self, dtype: DType, value: Code, mask: int) -> Code:

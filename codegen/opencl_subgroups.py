@@ -26,9 +26,11 @@ _SUBGROUPS = """\
 {enabled}
 #define C2C_SUBGROUPS __attribute__(({attribute}))
 #define c2c_thread(width, height) ((int)(get_sub_group_id() * {size} + get_sub_group_local_id()))
-#define c2c_shuffle_xor(near, thread, x, mask) ((void)(near), {function})
+#define C2C_NEAR(threads)
+#define c2c_shuffle_xor(near, thread, x, mask) {function}
 #else /* a driver without subgroups of a size that is certain: the same through shared memory */
 #define C2C_SUBGROUPS
+#define C2C_NEAR(threads) __local uint c2c_near[threads];
 #define c2c_thread(width, height) \\
     ((int)((get_local_id(2) * (height) + get_local_id(1)) * (width) + get_local_id(0)))
 static inline uint c2c_shuffle_xor(__local uint *near, uint thread, uint x, uint mask)

@@ -22,7 +22,7 @@ ALL = (*FLOATS, *INTS, DType.BOOL)
 LANES = (1, 1, 2, 4, 8, 16)
 ROWS, ROOM = 6, 512
 """Iterations of the outer loop; elements that each of them may write."""
-GROUPS, TEAM = 2, (4, 16)
+GROUPS, TEAM = 1, (4, 32)
 """Work-groups and their threads, of kernels whose threads exchange values."""
 
 

@@ -3,6 +3,7 @@ reductions of networks, and faults that are planted."""
 
 from __future__ import annotations
 
+import ctypes
 import re
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from onnx.reference import ReferenceEvaluator
 
+import c2c
 from c2c.codegen.cuda import emit_cuda
 from c2c.codegen.devices import DEVICES
 from c2c.codegen.dialects import emit_kernels
@@ -24,6 +26,7 @@ from c2c.ir.loops_random import ALL, random_inputs, random_program
 from c2c.ir.program import Program
 
 from ..emulation import COMPILER, Emulated, needs_compiler
+from ..opencl import needs_opencl
 from .test_metal import CUDA_SHIM, WITHOUT_F64, refused
 from .test_opencl import on_grid
 from .test_opencl_races import network
@@ -44,7 +47,7 @@ def test_exact_programs_are_equal(form: str, tmp_path: Path) -> None:
     target, defines = FORMS[form]
     device, first = DEVICES[target][0], 30
     program = random_program(
-        range(first, first + 4), dtypes=ALL if device.f64 else WITHOUT_F64, subgroup=device.exchange
+        range(first, first + 3), dtypes=ALL if device.f64 else WITHOUT_F64, subgroup=device.exchange
     )
     inputs = random_inputs(program, first)
     expected = run_program(program, inputs)
@@ -94,6 +97,30 @@ def test_reductions_of_a_network(form: str, expected: np.ndarray, tmp_path: Path
 
 
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
+
+
+@pytest.mark.parametrize("form", ["metal", "adreno"])
+def test_it_does_not_matter_which_threads_are_a_subgroup(form: str, tmp_path: Path) -> None:
+    """Here they are no neighbours."""
+    target, defines = FORMS[form]
+    device = DEVICES[target][0]
+    program = random_program(range(34, 36), dtypes=WITHOUT_F64, subgroup=device.exchange)
+    inputs = random_inputs(program, 34)
+    expected = run_program(program, inputs)
+    emulated = Emulated(on_grid(program), device, tmp_path, defines=defines)
+    ctypes.c_int.in_dll(emulated.library, "emulated_scattered").value = 1
+    found = emulated.run(inputs)
+    assert all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(found, expected, strict=True))
+    assert emulated.faults == []
+
+
+@needs_opencl
+def test_a_driver_without_subgroups_runs_it(expected: np.ndarray) -> None:
+    x = np.random.default_rng(2).standard_normal((1, 2, 5, 5)).astype(np.float32)
+    (found,) = c2c.compile(network(), "opencl-intel").run({"x": x}).values()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
 SHUFFLE = "simd_shuffle_xor("
 EXCHANGE = re.compile(r"const float other\w* = simd_shuffle_xor\(\w+, (\d+)\);")
 

@@ -48,6 +48,7 @@ static struct {
 extern char __start_emulated_shared[] __attribute__((weak)), __stop_emulated_shared[] __attribute__((weak));
 
 unsigned emulated_subgroup = 32;
+int emulated_scattered = 0;
 
 /* Once for each kernel and kind. */
 static void fault(const char *what)
@@ -149,6 +150,8 @@ static unsigned waiting(unsigned threads, bool *gathers)
     return wait;
 }
 
+static unsigned place_of(const fiber *f) { return f->at.subgroup * emulated_subgroup + f->at.lane; }
+
 static void run_group(unsigned threads)
 {
     unsigned i, left = threads;
@@ -161,7 +164,7 @@ static void run_group(unsigned threads)
         left = self.stopped ? 0 : waiting(threads, &gathers);
         self.interval += !gathers;
         for (i = 0; i < threads && left; i++)
-            memcpy(self.gathered + i * BROUGHT, self.fibers[i].brought, BROUGHT);
+            memcpy(self.gathered + place_of(&self.fibers[i]) * BROUGHT, self.fibers[i].brought, BROUGHT);
     }
 }
 
@@ -176,13 +179,14 @@ static void run_plain(unsigned threads)
 
 static void place(unsigned x, unsigned y, unsigned z, const unsigned t[3])
 {
-    unsigned i = 0;
+    unsigned i = 0, all = t[0] * t[1] * t[2], n;
     for (unsigned c = 0; c < t[2]; c++)
         for (unsigned b = 0; b < t[1]; b++)
             for (unsigned a = 0; a < t[0]; a++, i++) {
+                n = emulated_scattered ? i * 5 % all : i;
                 self.fibers[i].done = 0;
                 self.fibers[i].at = {{x, y, z}, {a, b, c}, {x * t[0] + a, y * t[1] + b, z * t[2] + c},
-                                     i / emulated_subgroup, i % emulated_subgroup};
+                                     n / emulated_subgroup, n % emulated_subgroup};
             }
 }
 

@@ -29,6 +29,9 @@ extern "C" {
 /* Threads of a subgroup: neighbours by number, the first dimension of a work-group counting fastest. */
 extern unsigned emulated_subgroup;
 
+/* Where not 0, they are others: those whose numbers, times 5 and modulo a power of two, are neighbours. */
+extern int emulated_scattered;
+
 /* The thread that runs. */
 __attribute__((const)) emulated_position emulated_at(void);
 

@@ -31,7 +31,8 @@ ROWS = (16, 8, 4)
 @dataclass(frozen=True, slots=True)
 class _Tile:
     """Rows of a work-group, and elements of a row of q and of k or v in shared memory, one to spare; exchanges: threads
-    of a row find its maximum and sum by exchanging values, not through shared memory."""
+    of a row find its maximum and sum by exchanging values: drivers of old give each thread a word of shared memory for
+    that."""
 
     rows: int
     query: int
@@ -41,7 +42,7 @@ class _Tile:
     @property
     def floats(self) -> int:
         scores = self.rows * (KEYS + 1)
-        return self.rows * self.query + KEYS * self.near + scores * (1 if self.exchanges else 2)
+        return self.rows * self.query + KEYS * self.near + scores + (self.rows * ACROSS if self.exchanges else scores)
 
 
 def tile_for(target: Target, size: int, wide: int) -> _Tile | None:
