@@ -60,7 +60,7 @@ class ChannelTile:
 
 def convolve_from_memory(ctx: Lowering, conv: ConvShape) -> None:
     """Append the kernels of a convolution to the node's calls."""
-    plan = choose(ctx, "grid-conv", conv.problem, _candidates(conv))
+    plan = choose(ctx, "grid-conv", conv.problem, _candidates(conv), note=conv.note)
     planes = conv.planes(plan.tile.lanes)
     if isinstance(plan, RowTile):
         _Rows(ctx, conv, planes, plan).write()

@@ -47,6 +47,11 @@ class ConvShape:
         """What decides the schedule."""
         return f"{self.batch} x {self.groups} x {self.channels_in}->{self.channels_out} {self.window} {self.acc}"
 
+    @property
+    def note(self) -> str:
+        """What reports say beside the schedule."""
+        return ""
+
     @cached_property
     def merges(self) -> bool:
         """Whether vectors may run from row to row: reads are of neighbours there, too, and no operand of the tail

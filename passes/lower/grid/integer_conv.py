@@ -19,7 +19,7 @@ from ..product import multiply_add
 from ..strided import coordinates
 from .conv_memory import convolve_from_memory
 from .conv_shape import ConvShape
-from .integer_product import FEW, IntegerProduct, exact_depth, multiply_integers
+from .integer_product import FEW, IntegerProduct, exact_depth, multiply_integers, without_dots
 from .levels import Correction, Levels
 from .planes import Planes, arranged
 from .tiles import Factor
@@ -50,6 +50,12 @@ class _IntegerConv(ConvShape):
         self.exact = exact_depth(self.rows_of_weights, levels.largest)
         self.places, self.bias = self.batch * prod(self.outs), None
         self.acc = DType.F32 if self.exact >= self.depth else DType.I32
+
+    @property
+    def note(self) -> str:
+        return without_dots(
+            "floats" if self.acc is DType.F32 else "integers", "the device has no dot products of bytes"
+        )
 
     def by_product(self) -> None:
         """For each group [K, C · taps] · [C · taps, N · pixels]."""

@@ -143,4 +143,9 @@ def note(ctx: Lowering, found: list[Schedule[Write]]) -> str:
     if best == "dots" or not any(s.name.startswith("dots") for s in found):
         return ""
     why = "the device has no dot products of bytes" if device.dots is None else "words would be mostly empty"
-    return f"in {best}, with the same bits: {why}"
+    return without_dots(best, why)
+
+
+def without_dots(form: str, why: str) -> str:
+    """What reports say of a form that is not dot products."""
+    return f"in {form}, with the same bits: {why}"
