@@ -17,6 +17,7 @@ from c2c.compiler.driver import compile_file
 from c2c.compiler.options import CompileOptions
 from c2c.ir.loops_random import random_program
 
+from .test_metal import half_program
 from .test_opencl import on_grid
 
 DEVICE = DEVICES["cuda"][0]
@@ -60,6 +61,11 @@ def ptx_of(text: str) -> str:
 def test_takes_programs_of_all_types() -> None:
     ptx = ptx_of(emit_cuda(on_grid(random_program(range(8), inexact=True)), DEVICE))
     assert ptx.count(".entry") >= 8 and "cvt.rn.f16.f32" in ptx
+
+
+def test_takes_arithmetic_in_halves() -> None:
+    ptx = ptx_of(emit_cuda(on_grid(half_program(0)), DEVICES["cuda-volta"][0]))
+    assert all(f"{name}.rn.f16" in ptx for name in ("add", "sub", "mul", "fma"))
 
 
 def test_takes_a_network_and_multiplies_and_adds_as_written(small_cnn: onnx.ModelProto) -> None:
