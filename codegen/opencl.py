@@ -30,7 +30,7 @@ typedef ulong uint64_t;
 #if defined(FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
 #define c2c_fma(a, b, c) fma(a, b, c)
 #else
-#define c2c_fma(a, b, c) ((a) * (b) + (c))
+#define c2c_fma(a, b, c) mad(a, b, c)
 #endif
 """
 
@@ -38,7 +38,7 @@ _HALF = """\
 #if defined(FP_FAST_FMA_HALF) || defined(FP_FAST_FMAF) || defined(__FMA__)
 #define c2c_fma_half(a, b, c) fma(a, b, c)
 #else
-#define c2c_fma_half(a, b, c) ((a) * (b) + (c))
+#define c2c_fma_half(a, b, c) mad(a, b, c)
 #endif
 """
 

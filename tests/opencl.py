@@ -38,6 +38,25 @@ def has_device() -> bool:
 needs_opencl = pytest.mark.skipif(not has_device(), reason="there is no OpenCL device: apt-get install pocl-opencl-icd")
 
 
+@functools.cache
+def extensions() -> frozenset[str]:
+    """Of the first platform's first device; empty without one."""
+    if not has_device():
+        return frozenset()
+    library = ctypes.CDLL("libOpenCL.so.1")
+    platform, device, text = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.create_string_buffer(1 << 14)
+    library.clGetPlatformIDs(1, ctypes.byref(platform), None)
+    library.clGetDeviceIDs(platform, ctypes.c_uint64(0xFFFFFFFF), 1, ctypes.byref(device), None)
+    library.clGetDeviceInfo(device, 0x1030, ctypes.c_size_t(len(text)), text, None)
+    return frozenset(text.value.decode().split())
+
+
+needs_half = pytest.mark.skipif(
+    "cl_khr_fp16" not in extensions(),
+    reason="the OpenCL device has no cl_khr_fp16: pip install intel-opencl-rt has one",
+)
+
+
 def run_on_device(program: Program, target: str, inputs: list[Array], folder: Path) -> list[Array]:
     """Outputs of a program, through its bundle and the C driver."""
     write_bundle(program, CompileOptions(Target.parse(target), name=program.name), folder)

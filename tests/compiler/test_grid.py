@@ -24,7 +24,7 @@ from c2c.compiler.tune import Tuner
 from c2c.compiler.verify import verify_model
 from c2c.ir.errors import OptionsError, RunError
 
-from ..opencl import OPENCL, needs_opencl
+from ..opencl import OPENCL, needs_half, needs_opencl
 
 STRICT = "-std=c99 -D_DEFAULT_SOURCE -Wall -Wextra -Wpedantic -Werror".split()
 
@@ -108,6 +108,18 @@ def test_halves_are_stored_and_floats_computed(small_cnn: onnx.ModelProto, targe
     )
     error = np.abs(found - expected).max() / np.abs(expected).max()
     assert 1e-6 < error < 4 * 2**-11
+
+
+@needs_half
+@pytest.mark.needs("gcc")
+@pytest.mark.parametrize("target", ["opencl-mali", "opencl-adreno", "opencl-intel"])
+def test_arithmetic_in_halves_runs_on_a_device(small_cnn: onnx.ModelProto, target: str) -> None:
+    x = np.random.default_rng(3).standard_normal((1, 3, 16, 16)).astype(np.float32)
+    found, expected = (
+        next(iter(c2c.compile(small_cnn, t, dims={"N": 1}, precision=p).run({"x": x}).values()))
+        for t, p in ((target, "f16"), ("native", "f32"))
+    )
+    assert 1e-6 < np.abs(found - expected).max() / np.abs(expected).max() < 3e-3
 
 
 @needs_opencl

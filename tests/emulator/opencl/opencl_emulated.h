@@ -127,6 +127,7 @@ OVERLOAD half fma(half a, half b, half c) { return (half)__builtin_fmaf((float)a
 ALL_WIDTHS(FMA, half)
 ALL_WIDTHS(FMA, float)
 ALL_WIDTHS(FMA, double)
+#define mad(a, b, c) fma(a, b, c)
 OVERLOAD int isnan(float x) { return x != x; }
 OVERLOAD int isnan(double x) { return x != x; }
 OVERLOAD int isnan(half x) { return x != x; }
