@@ -101,10 +101,14 @@ class Tile:
     def n(self) -> int:
         return self.columns * self.threads[1] * self.lanes
 
-    def registers(self, p: GridProduct) -> float:
-        """Of 32 bits, for sums and one step's factors."""
-        sums = self.rows * self.columns * self.lanes * (p.acc.nbytes + (p.total.nbytes if p.settles else 0))
-        return (sums + (self.columns * self.lanes + self.rows) * p.near.nbytes) / 4
+    def registers(self, p: GridProduct) -> int:
+        """Of 32 bits, for sums, their totals and one step's factors; what is no vector lies in one of its own."""
+
+        def words(dtype: DType, lanes: int) -> int:
+            return -(-dtype.nbytes * lanes // 4)
+
+        sums = words(p.acc, self.lanes) + (words(p.total, self.lanes) if p.settles else 0)
+        return self.rows * self.columns * sums + self.columns * words(p.near, self.lanes) + self.rows * words(p.near, 1)
 
     @property
     def pitches(self) -> tuple[int, int]:
@@ -120,6 +124,9 @@ class Tile:
 SHAPES = tuple((r, c, d) for r, c in ((8, 4), (8, 2), (4, 4), (4, 2), (2, 2), (2, 1), (1, 1)) for d in (16, 8))
 """Rows, columns and depth, from many operations an element read to many work-groups."""
 
+BESIDE = 16
+"""Registers for addresses, numbers of loops and what is on its way to shared memory."""
+
 GROUPS = 16
 """Work-groups that keep the smallest devices busy."""
 
@@ -133,7 +140,7 @@ def tile_schedules(ctx: Lowering, p: GridProduct) -> list[Schedule[Tile]]:
     tiles = [Tile(r, c // apart, d, device.threads, lanes) for r, c, d in SHAPES if c % apart == 0]
     fitting = [
         t for t in tiles
-        if t.shared_bytes(p.near.nbytes) <= device.local_bytes and t.registers(p) <= device.registers
+        if t.shared_bytes(p.near.nbytes) <= device.local_bytes and t.registers(p) <= device.registers - BESIDE
         and (t.depth <= max(8, p.depth))
     ]  # fmt: skip
     return [Schedule(str(t), _cost(p, t), t) for t in fitting]
