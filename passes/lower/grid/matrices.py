@@ -25,7 +25,8 @@ THREADS = SUBGROUPS[0] * SUBGROUPS[1] * MATRIX_THREADS
 SPARE = 16
 """Bytes between lines of a tile: lines begin in other banks of shared memory, and each is aligned."""
 SHAPES = tuple((r, c, d) for r, c in ((4, 4), (4, 2), (2, 4), (2, 2), (2, 1), (1, 2), (1, 1)) for d in (16, 32, 8))
-"""Rows and columns of matrices of a subgroup, and depth; of equal cost the first: little shared memory, few barriers."""
+"""Rows and columns of matrices of a subgroup, and depth; of equal cost the first wins: little shared memory, few
+barriers."""
 
 
 @dataclass(frozen=True, slots=True)
