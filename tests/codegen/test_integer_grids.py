@@ -43,6 +43,7 @@ EMULATED: list[tuple[str, tuple[str, ...], str]] = [
     ("metal", (), ""), ("metal-ios", (), ""),
 ]  # fmt: skip
 """Target, what its compiler defines, and the instruction that is to be in the text."""
+QUICK = ("cuda", "opencl+dots", "metal-ios")
 
 
 def compiled(model: bytes, target: str) -> Program:
@@ -74,7 +75,10 @@ def small() -> tuple[bytes, Array]:
 
 
 @needs_compiler
-@pytest.mark.parametrize(("target", "defines", "instruction"), EMULATED)
+@pytest.mark.parametrize(
+    ("target", "defines", "instruction"),
+    [e if e[0] in QUICK else pytest.param(*e, marks=pytest.mark.slow) for e in EMULATED],
+)
 def test_the_emulator_gives_the_bits_of_processors(
     target: str, defines: tuple[str, ...], instruction: str, small: tuple[bytes, Array], tmp_path: Path
 ) -> None:
