@@ -15,6 +15,7 @@ import numpy as np
 
 from ....ir.graph import Value
 from ....ir.loops import Expr, broadcast, cast, const, minimum
+from ....ir.types import DType
 from ..context import Lowering
 from ..product import unravel
 from ..schedule import Schedule, choose
@@ -99,10 +100,14 @@ class _Kernel:
     def __init__(self, ctx: Lowering, conv: ConvShape, planes: Planes, tile: RegisterTile) -> None:
         self.ctx, self.conv, self.planes, self.tile, self.k = ctx, conv, planes, tile, ctx.kernel()
 
-    def depth(self) -> Iterator[tuple[Expr, Expr, Expr]]:
+    def sums(self) -> Sums:
+        conv = self.conv
+        return Sums(self.k, self.tile, conv.acc, DType.I32 if conv.together < conv.channels_in else None)
+
+    def depth(self, sums: Sums) -> Iterator[tuple[Expr, Expr, Expr]]:
         """(input channel of the group, tap, how far the tap is read from a position) of each step."""
         k, (d, h, w) = self.k, self.conv.taps
-        for c in k.loop("c", self.conv.channels_in):
+        for c in sums.pieces("c", self.conv.channels_in, self.conv.together):
             channel = k.let(c * self.planes.channel, "plane")
             for t in k.loop("t", d):
                 for r in k.loop("r", h):
@@ -175,9 +180,9 @@ class _Rows(_Kernel):
             column = self.columns.read_from(first_column + j % plan.wide * tile.lanes, plan.wide)
             places.append(k.let(base + self._place(k.let(row, "row"), column), "place"))
         weights = self._weights(group, block, channel)
-        sums = Sums(k, tile, conv.acc)
+        sums = self.sums()
         source = k.tensor(self.planes.value, "x")
-        for c, tap, far in self.depth():
+        for c, tap, far in self.depth(sums):
             factors = (cast(w, conv.acc) for w in weights(c, tap))
             sums.add(factors, [cast(k.load(source, at + far, tile.lanes), conv.acc) for at in places])
         for i, vector, value in sums.results():
@@ -253,9 +258,9 @@ class _Channels(_Kernel):
         assert packed is not None
         blocks = -(-conv.channels_out // tile.width)
         start = k.let((group * blocks + block) * (conv.depth * tile.width), "panel")
-        sums = Sums(k, tile, conv.acc)
+        sums = self.sums()
         source, weights = k.tensor(self.planes.value, "x"), k.tensor(packed, "w")
-        for c, tap, far in self.depth():
+        for c, tap, far in self.depth(sums):
             at = k.let(start + (c * conv.window.taps + tap) * tile.width, "panel")
             vectors = [cast(k.load(weights, at + j * tile.lanes, tile.lanes), conv.acc) for j in range(tile.vectors)]
             sums.add((cast(k.load(source, place + far), conv.acc) for place in places), vectors)

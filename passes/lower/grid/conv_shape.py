@@ -48,6 +48,11 @@ class ConvShape:
         return f"{self.batch} x {self.groups} x {self.channels_in}->{self.channels_out} {self.window} {self.acc}"
 
     @property
+    def together(self) -> int:
+        """Input channels whose products a sum holds; with fewer than all, sums go to i32 on the way."""
+        return int(self.channels_in)
+
+    @property
     def note(self) -> str:
         """What reports say beside the schedule."""
         return ""

@@ -19,7 +19,7 @@ from ..product import multiply_add
 from ..strided import coordinates
 from .conv_memory import convolve_from_memory
 from .conv_shape import ConvShape
-from .integer_product import FEW, IntegerProduct, exact_depth, multiply_integers, without_dots
+from .integer_product import EXACT_STEPS, FEW, IntegerProduct, exact_depth, multiply_integers, without_dots
 from .levels import Correction, Levels
 from .planes import Planes, arranged
 from .tiles import Factor
@@ -49,7 +49,15 @@ class _IntegerConv(ConvShape):
         self.rows_of_weights = weights.reshape(len(weights), -1)
         self.exact = exact_depth(self.rows_of_weights, levels.largest)
         self.places, self.bias = self.batch * prod(self.outs), None
-        self.acc = DType.F32 if self.exact >= self.depth else DType.I32
+        device = ctx.target.device
+        assert device is not None
+        enough = min(self.depth, self.depth if device.shares else max(EXACT_STEPS, self.window.taps))
+        self.acc = DType.F32 if self.exact >= enough else DType.I32
+
+    @property
+    def together(self) -> int:
+        all_ = self.acc is DType.I32 or self.exact >= self.depth
+        return self.channels_in if all_ else self.exact // self.window.taps
 
     @property
     def note(self) -> str:

@@ -12,7 +12,7 @@ from ..context import KernelBuilder, Lowering, Site
 from ..integer_sums import Finish
 from ..product import Matrix, Product
 from ..strided import coordinates
-from .integer_product import IntegerProduct, exact_depth, multiply_integers
+from .integer_product import EXACT_STEPS, IntegerProduct, exact_depth, multiply_integers
 from .levels import Correction, Levels
 from .memory_product import multiply_from_memory
 from .tiles import Factor
@@ -65,7 +65,7 @@ class _Rows:
 
     def from_memory(self) -> None:
         """Levels become floats or i16 without their zero point first: each serves many columns."""
-        ctx, acc = self.ctx, DType.F32 if self.exact >= self.k else DType.I32
+        ctx, acc = self.ctx, DType.F32 if self.exact >= min(self.k, EXACT_STEPS) else DType.I32
         near = acc if acc is DType.F32 else DType.I16
         rows = ctx.scratch("rows", near, self.m * self.k)
         k = ctx.kernel()
@@ -78,7 +78,8 @@ class _Rows:
 
         a = Matrix(rows, (), self.k, 1)
         b = Matrix(ctx.pack("weights", _narrowed(self.weights)), (), self.n, 1)
-        multiply_from_memory(ctx, Product((), self.m, self.n, self.k, a, b, acc, finish), FAMILY)
+        exact = self.exact if acc is DType.F32 and self.exact < self.k else None
+        multiply_from_memory(ctx, Product((), self.m, self.n, self.k, a, b, acc, finish), FAMILY, exact)
 
     def _finish(self, k: KernelBuilder, row: Expr, column: Expr, value: Expr) -> None:
         coords = coordinates(k, row, self.outer) if self.m > 1 else (const(0),) * len(self.outer)

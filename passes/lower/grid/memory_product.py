@@ -12,6 +12,7 @@ from math import prod
 import numpy as np
 
 from ....ir.loops import Expr, cast, minimum
+from ....ir.types import DType
 from ..context import KernelBuilder, Lowering
 from ..product import Matrix, Product, offset_at, unravel
 from ..schedule import Schedule, choose
@@ -24,14 +25,15 @@ LONG = 64
 """Depth from which on they pay."""
 
 
-def multiply_from_memory(ctx: Lowering, p: Product, family: str) -> None:
-    """Append the kernels of a product to the node's calls."""
+def multiply_from_memory(ctx: Lowering, p: Product, family: str, exact: int | None = None) -> None:
+    """Append the kernels of a product to the node's calls. exact: sums hold so many products exactly, and are added up
+    in i32, which `p.finish` takes."""
     packs = p.b.value.data is not None
     if not packs and p.b.col != 1:
         p = replace(p, b=_turned(ctx, p))
     tile = choose(ctx, "grid-product", _problem(p), _candidates(ctx, p, packs))
     b = _packed(ctx, p, tile) if packs else p.b
-    _Kernel(ctx, p, tile, b, packs).write(family)
+    _Kernel(ctx, p, tile, b, packs, exact).write(family)
 
 
 def _problem(p: Product) -> str:
@@ -94,7 +96,10 @@ def _packed(ctx: Lowering, p: Product, tile: RegisterTile) -> Matrix:
 class _Kernel:
     """Writes one kernel: a thread a tile, threads along the rows first, which share a panel."""
 
-    def __init__(self, ctx: Lowering, p: Product, tile: RegisterTile, b: Matrix, packed: bool) -> None:
+    def __init__(
+        self, ctx: Lowering, p: Product, tile: RegisterTile, b: Matrix, packed: bool, exact: int | None
+    ) -> None:
+        self.exact = exact
         self.p, self.tile, self.b, self.packed, self.k = p, tile, b, packed, ctx.kernel()
         self.columns = Columns(p.n, tile.lanes, packed)
 
@@ -121,14 +126,16 @@ class _Kernel:
         """The tile's sums; of one row by several parts of the depth at a time, since one stream of memory is slow."""
         p, tile, b = self.p, self.tile, self.b
         parts = min(STREAMS, IN_FLIGHT // tile.vectors) if tile.rows == 1 and p.k >= LONG else 1
-        sums = [Sums(k, tile, p.acc) for _ in range(parts)]
+        if self.exact is not None:
+            parts = 1
+        sums = [Sums(k, tile, p.acc, None if self.exact is None else DType.I32) for _ in range(parts)]
         left, right, each = k.tensor(p.a.value), k.tensor(b.value), p.k // parts
 
         def step(of: Sums, d: Expr) -> None:
             columns = [cast(k.load(right, place + d * b.row, tile.lanes), p.acc) for place in places]
             of.add((cast(k.load(left, row + d * p.a.col), p.acc) for row in rows), columns)
 
-        for d in k.loop("d", each):
+        for d in sums[0].pieces("d", each, self.exact or each):
             for part, of in enumerate(sums):
                 step(of, d + part * each)
         for d in k.loop("d", p.k, each * parts) if p.k % parts else ():

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ....codegen.target import Target
-from ....ir.loops import Buffer, Expr, broadcast, const, minimum, shuffle
+from ....ir.loops import Buffer, Expr, broadcast, cast, const, minimum, shuffle
 from ....ir.types import DType
 from ..context import KernelBuilder
 from ..product import multiply_add
@@ -121,13 +121,34 @@ class Columns:
 
 
 class Sums:
-    """The tile's sums, zero at first."""
+    """The tile's sums, zero at first; `total`: the type of totals that they go to after each piece of the depth, which
+    are the results then."""
 
-    def __init__(self, k: KernelBuilder, tile: RegisterTile, acc: DType) -> None:
+    def __init__(self, k: KernelBuilder, tile: RegisterTile, acc: DType, total: DType | None = None) -> None:
         self.k, self.tile = k, tile
-        self.buffer = k.registers("sums", acc, tile.rows * tile.vectors, tile.lanes)
+        self.buffer = self._zeros("sums", acc)
+        self.totals = None if total is None else self._zeros("totals", total)
+
+    def _zeros(self, name: str, dtype: DType) -> Buffer:
+        k, tile = self.k, self.tile
+        made = k.registers(name, dtype, tile.rows * tile.vectors, tile.lanes)
         for i in range(tile.rows * tile.vectors):
-            k.store(self.buffer, i, const(0, acc, tile.lanes))
+            k.store(made, i, const(0, dtype, tile.lanes))
+        return made
+
+    def pieces(self, hint: str, count: int, each: int) -> Iterator[Expr]:
+        """A loop over `count` steps; after every `each` the sums go to the totals, where there are any."""
+        k = self.k
+        if self.totals is None:
+            yield from k.loop(hint, count)
+            return
+        for begin in k.loop("piece", count, step=each):
+            yield from k.loop(hint, k.let(minimum(begin + each, count), "end"), begin)
+            for at in range(self.tile.rows * self.tile.vectors):
+                more = cast(k.load(self.buffer, at), self.totals.dtype)
+                k.store(self.totals, at, k.load(self.totals, at) + more)
+                k.store(self.buffer, at, const(0, self.buffer.dtype, self.tile.lanes))
+        self.buffer, self.totals = self.totals, None
 
     def add(self, rows: Iterable[Expr], columns: Sequence[Expr]) -> None:
         """One step: an element of each row times a vector of each column of vectors."""
