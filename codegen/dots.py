@@ -17,7 +17,7 @@ _ARM = "cl_arm_integer_dot_product_accumulate_int8"
 def dot_helper(name: str, dialect: Dialect, *, arm: bool = False) -> str:
     """The text of helper `c2c_<name>`; `arm`: for a device that may have Arm's extension."""
     left, right = name[-2], name[-1]
-    forms = {"opencl": _khronos, "cuda": _cuda, "metal": _none}[dialect](left, right)
+    forms = {"opencl": _khronos, "cuda": _cuda}.get(dialect, _none)(left, right)
     arm = arm and left == right
     text = _HEAD.format(name=name, body=_body(left, right, [*forms, *(_arm(left) if arm else ())]))
     return text if not arm else f"#ifdef {_ARM}\n#pragma OPENCL EXTENSION {_ARM} : enable\n#endif\n{text}"

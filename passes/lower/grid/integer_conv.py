@@ -42,13 +42,16 @@ def convolve_integers(ctx: Lowering, levels: Levels, weights: np.ndarray, finish
 
 
 class _IntegerConv(ConvShape):
+    """One convolution. acc: of sums in a thread that reads single levels; exact: how many products f32 adds exactly."""
+
     def __init__(self, ctx: Lowering, levels: Levels, weights: np.ndarray, finish: Finish) -> None:
         narrow = fits_words(weights)
         super().__init__(ctx, levels.value, ctx.pack("weights", weights.astype(np.int8 if narrow else np.int16)))
         self.levels, self.weights, self.finish, self.narrow = levels, weights, finish, narrow
         self.rows_of_weights = weights.reshape(len(weights), -1)
         self.exact = exact_depth(self.rows_of_weights, levels.largest)
-        self.places, self.bias = self.batch * prod(self.outs), None
+        self.places = self.batch * prod(self.outs)
+        self.bias = None  # `finish` adds what there is
         device = ctx.target.device
         assert device is not None
         enough = min(self.depth, self.depth if device.shares else max(EXACT_STEPS, self.window.taps))
@@ -56,8 +59,8 @@ class _IntegerConv(ConvShape):
 
     @property
     def together(self) -> int:
-        all_ = self.acc is DType.I32 or self.exact >= self.depth
-        return self.channels_in if all_ else self.exact // self.window.taps
+        whole = self.acc is DType.I32 or self.exact >= self.depth
+        return self.channels_in if whole else self.exact // self.window.taps
 
     @property
     def note(self) -> str:
@@ -173,10 +176,9 @@ class _IntegerConv(ConvShape):
         k.done("conv_integer_direct")
 
     def _result(self, k: KernelBuilder, image: Expr, group: Expr, channel: Expr, at: list[Expr]) -> None:
-        acc = self.acc
-        total = k.alloc("total", acc, 1, "register")
+        total = k.alloc("total", self.acc, 1, "register")
         output = k.let(group * self.channels_out + channel, "output")
-        k.store(total, 0, const(0, acc))
+        k.store(total, 0, const(0, self.acc))
         for c in k.loop("c", self.channels_in):
             for t in k.loop("q", self.taps[0]):
                 for r in k.loop("r", self.taps[1]):
@@ -184,6 +186,6 @@ class _IntegerConv(ConvShape):
                         value = self._level(k, image, group * self.channels_in + c, at, [t, r, s])
                         tap = ((t * self.taps[1]) + r) * self.taps[2] + s
                         place = (output * self.channels_in + c) * self.window.taps + tap
-                        weight = cast(k.load(k.tensor(self.w, "w"), place), acc)
-                        k.store(total, 0, multiply_add(cast(value, acc), weight, k.load(total, 0)))
+                        weight = cast(k.load(k.tensor(self.w, "w"), place), self.acc)
+                        k.store(total, 0, multiply_add(cast(value, self.acc), weight, k.load(total, 0)))
         self.store(k, image, output, at, k.load(total, 0))
