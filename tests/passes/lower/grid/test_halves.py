@@ -63,7 +63,8 @@ def small_winograd() -> Graph:
     ("graph", "tolerance", "target"),
     [
         *((network(20), 8, target) for target in (*IN_F16[:1], *MIXED, *STORED)),
-        *((small_winograd(), 40, target) for target in (IN_F16[0], MIXED[0])),
+        (small_winograd(), 40, IN_F16[0]),
+        pytest.param(small_winograd(), 40, MIXED[0], marks=pytest.mark.slow),
     ],
 )
 def test_networks_are_right(graph: Graph, tolerance: float, target: str, tmp_path: Path) -> None:
