@@ -142,7 +142,9 @@ class MetalStyle(GridStyle):
     def exchange(self, dtype: DType, value: Code, mask: int) -> Code:
         if dtype.bits == 64:
             return cast_to(self.operators.types[dtype], self.operators.help("shuffle_xor_64", value, Code(str(mask))))
-        return apply("simd_shuffle_xor", value, Code(str(mask)))
+        word = self.operators.types[dtype] not in ("float", "half") and dtype.bits < 32
+        found = apply("simd_shuffle_xor", cast_to("int", value) if word else value, Code(str(mask)))
+        return cast_to(self.operators.types[dtype], found) if word else found
 
     def alloc(self, buffer: Buffer) -> None:
         if buffer.space != "matrix":
