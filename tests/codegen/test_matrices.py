@@ -20,8 +20,11 @@ from c2c.codegen.target import Target
 from c2c.compiler.driver import compile_file
 from c2c.compiler.options import CompileOptions
 from c2c.ir.errors import CodegenError
+from c2c.ir.loops import const
+from c2c.ir.loops_builder import Builder
 from c2c.ir.loops_interp import run_program
 from c2c.ir.loops_parse import parse_kernel
+from c2c.ir.loops_text import print_kernel
 from c2c.ir.loops_verify import verify_program
 from c2c.ir.program import Port, Program, Slot, Step
 from c2c.ir.types import DType
@@ -87,6 +90,49 @@ def test_statements_are_equal(dtype: DType, tmp_path: Path) -> None:
     assert emulated.faults == []
     assert refused(emulated.text, tmp_path) == ""
     assert f"simdgroup_{'half' if dtype is DType.F16 else 'float'}8x8 a[2];" in emulated.text
+
+
+def random_products(seed: int) -> Program:
+    """Matrices from random places of shared memory, some turned, multiplied in random pairs by one subgroup or two."""
+    rng, k = np.random.default_rng(seed), Builder()
+    dtype, parts = (DType.F32, DType.F16)[int(rng.integers(2))], int(rng.integers(1, 3))
+    x, y = k.param("x", dtype, 256), k.param("y", DType.F32, parts * 128)
+    near, far = k.alloc("near", dtype, 256, "shared"), k.alloc("far", DType.F32, parts * 128, "shared")
+    for part in k.loop("part", parts, kind="thread"):
+        for lane in k.loop("lane", 32, kind="thread"):
+            for e in k.loop("e", 256, part * 32 + lane, parts * 32):
+                k.store(near, e, k.load(x, e))
+            k.barrier()
+            factors, sums = k.matrices("factors", dtype, 3), k.matrices("sums", DType.F32, 2)
+            for i in range(2):
+                k.store(sums, i, const(float(rng.integers(-3, 4)), DType.F32, 64))
+            for i in range(3):
+                stride = int(rng.integers(8, 33))
+                step = int(rng.integers(0, 256 - 7 * stride - 8)) // parts
+                k.matrix_load(factors, i, (near, part * step, stride), transposed=bool(rng.integers(2)))
+            for at, a, b in rng.integers(0, (2, 3, 3), (5, 3)):
+                k.matrix_multiply((sums, int(at)), (factors, int(a)), (factors, int(b)))
+            for i in range(2):
+                k.matrix_store((far, part * 128 + i * 8, 16), sums, i)
+            k.barrier()
+            for e in k.loop("o", 4):
+                k.store(y, part * 128 + e * 32 + lane, k.load(far, part * 128 + e * 32 + lane))
+    step_ = Step("k", (Slot("input", 0, 0), Slot("output", 0, 0)), "step_0")
+    ports = (Port("x", dtype, (256,)),), (Port("y", DType.F32, (y.size,)),)
+    program = Program("p", *ports, {"k": k.kernel("k")}, (step_,), 0, bytearray())
+    verify_program(program)
+    assert parse_kernel(print_kernel(program.kernels["k"])) == program.kernels["k"]
+    return program
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_products_are_equal(seed: int, tmp_path: Path) -> None:
+    program = random_products(seed)
+    x = [np.random.default_rng(seed).integers(-8, 9, 256).astype(program.inputs[0].dtype.numpy)]
+    emulated = Emulated(program, DEVICE, tmp_path, watched=True)
+    (found,), (expected,) = emulated.run(x), run_program(program, x)
+    np.testing.assert_array_equal(found, expected, err_msg=f"seed {seed}")
+    assert emulated.faults == []
 
 
 def test_work_and_registers_of_matrices_are_counted() -> None:
