@@ -51,7 +51,7 @@ FEATURES: dict[str, dict[str, Feature]] = {
         "fp16": Feature(("fullfp16",), ("neon",)),
         **_features(dotprod="neon", i8mm="neon", bf16="neon", fp16fml="fp16"),
     },
-    "gpu": _features(dots=""),
+    "gpu": _features(fp16="", dots=""),
 }
 
 SPELLINGS = {"fullfp16": "fp16"}
@@ -135,7 +135,8 @@ class Target:
         assert self.device is not None
         if "dots" in has and self.device.dialect == "metal":
             raise TargetError("Metal has no dot products of bytes", where=f"target '{self.name}'")
-        return replace(self.device, dots=(self.device.dots or 1.0) if "dots" in has else None)
+        dots = (self.device.dots or 1.0) if "dots" in has else None
+        return replace(self.device, dots=dots, fp16="fp16" in has)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -339,6 +340,12 @@ _NEON = Target(
     core=Core(memory_bytes=6.0), about="any 64-bit ARM (ARMv8.0)",
 )  # fmt: skip
 
+
+def _features_of(device: Device) -> tuple[str, ...]:
+    has = {"fp16": device.fp16, "dots": device.dots is not None}
+    return tuple(name for name in FEATURES["gpu"] if has[name])
+
+
 TARGETS: dict[str, Target] = {
     t.name: t
     for t in (
@@ -355,7 +362,7 @@ TARGETS: dict[str, Target] = {
             l2_bytes=512 << 10, about="ARMv8.2 with int8 dot products: since Cortex-A55, A76, Apple A13",
         ),
         *(
-            Target(n, "gpu", n, ("dots",) if device.dots else (), about=about, device=device)
+            Target(n, "gpu", n, _features_of(device), about=about, device=device)
             for n, (device, about) in DEVICES.items()
         ),
     )

@@ -124,6 +124,13 @@ def test_features_need_known_features() -> None:
             assert all(n in table for n in feature.needs), (arch, feature)
 
 
+def test_devices_compute_in_halves_where_told() -> None:
+    assert Target.parse("opencl-mali").has_fp16 and not Target.parse("opencl-mali-fp16").has_fp16
+    assert not Target.parse("opencl").has_fp16 and Target.parse("opencl+fp16").has_fp16
+    some = Target.parse("opencl+fp16+dots")
+    assert some.device is not None and some.device.fp16 and some.device.dots == 1.0 and some.has == ("fp16", "dots")
+
+
 def test_other_spellings() -> None:
     assert str(Target.parse("arm64-neon+fullfp16-macos")) == "arm64-neon+fp16-macos"
     assert Target.parse("arm64-neon+fullfp16").has_fp16
