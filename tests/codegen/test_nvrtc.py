@@ -77,6 +77,11 @@ def test_takes_a_network_and_multiplies_and_adds_as_written(small_cnn: onnx.Mode
     assert "bar.sync" in ptx and ".maxntid" in ptx and "fma.rn.f32" in ptx
 
 
+def test_takes_exchanges_of_all_types() -> None:
+    ptx = ptx_of(emit_cuda(on_grid(random_program(range(30, 36), subgroup=32)), DEVICE))
+    assert "shfl.sync.bfly.b32" in ptx
+
+
 def test_a_wrong_text_is_refused() -> None:
     with pytest.raises(AssertionError, match="undefined"):
         ptx_of('extern "C" __global__ void k(float *y) { y[0] = undefined_name; }')
