@@ -7,16 +7,19 @@ from .devices import Device
 _EXTENSIONS = {
     "intel": (
         ("cl_intel_required_subgroup_size", "cl_intel_subgroups"),
+        ("cl_intel_subgroups",),
         "intel_reqd_sub_group_size({size})",
         "intel_sub_group_shuffle_xor(x, mask)",
     ),
     "qcom": (
         ("cl_qcom_reqd_sub_group_size", "cl_qcom_subgroup_shuffle"),
+        ("cl_qcom_reqd_sub_group_size", "cl_qcom_subgroup_shuffle"),
         'qcom_reqd_sub_group_size("half")',
         "qcom_sub_group_shuffle_xor(x, mask, CLK_SUB_GROUP_SHUFFLE_WIDTH_WAVE_SIZE_QCOM, 0u)",
     ),
 }
-"""Of what `Device.shuffles` names: extensions, the attribute that fixes the size of subgroups, the exchange of words.
+"""Of what `Device.shuffles` names: extensions, those that a text enables, the attribute that fixes the size of
+subgroups, the exchange of words.
 
 Khronos, OpenCL extensions cl_intel_required_subgroup_size and cl_intel_subgroups; Qualcomm, Snapdragon Mobile Platform
 OpenCL General Programming and Optimization, 9.2 (waves of "half" size have 64 threads)."""
@@ -48,9 +51,9 @@ static inline uint c2c_shuffle_xor(__local uint *near, uint thread, uint x, uint
 
 def subgroups(device: Device) -> str:
     """Text in front of kernels that exchange values."""
-    extensions, attribute, function = _EXTENSIONS[device.shuffles]
+    extensions, pragmas, attribute, function = _EXTENSIONS[device.shuffles]
     return _SUBGROUPS.format(
         defined=" && ".join(f"defined({e})" for e in extensions),
-        enabled="\n".join(f"#pragma OPENCL EXTENSION {e} : enable" for e in extensions),
+        enabled="\n".join(f"#pragma OPENCL EXTENSION {e} : enable" for e in pragmas),
         attribute=attribute.format(size=device.subgroup), function=function, size=device.subgroup,
     )  # fmt: skip

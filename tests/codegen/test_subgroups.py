@@ -169,7 +169,7 @@ def test_intels_extension_is_called_as_declared(tmp_path: Path) -> None:
     """By clang, which has its functions and its attribute."""
     (tmp_path / "k.cl").write_text(emit_kernels(compiled("opencl-intel"), DEVICES["opencl-intel"][0]))
     flags = "-x cl -cl-std=CL2.0 -cl-no-stdinc -Xclang -finclude-default-header -target spir64 -fsyntax-only"
-    quiet = "-Wall -Wextra -Werror -Wno-unused-variable -Wno-unused-parameter -Wno-unused-function -Wno-ignored-pragmas"
+    quiet = "-Wall -Wextra -Werror -Wno-unused-variable -Wno-unused-parameter -Wno-unused-function"
     command = ["clang-19", *flags.split(), *quiet.split(), *(f"-D{e}" for e in INTEL), "k.cl"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[:3000]
