@@ -182,9 +182,9 @@ def test_small_ones_in_the_interpreter(target: str) -> None:
 @pytest.mark.slow
 @needs_opencl
 @pytest.mark.parametrize("case", SMALL, ids=[f"{c.op}{i}" for i, c in enumerate(SMALL)])
-def test_every_schedule(case: Case, tmp_path: Path) -> None:
-    """All candidates give the same sums."""
+def test_schedules_agree(case: Case, tmp_path: Path) -> None:
+    """Candidates of all forms give the same sums: every fifth, since OpenCL's compiler takes seconds for each."""
     (choice,) = lower_node(case.node(), Target.parse("opencl+dots"))[0].choices
     assert len({name.split()[0] for name, _ in choice.candidates}) == 3
-    for number, (name, _) in enumerate(choice.candidates):
+    for number, (name, _) in enumerate(choice.candidates[:: 1 if len(choice.candidates) < 9 else 5]):
         check([case], "opencl+dots", tmp_path / str(number), Tuning({choice.key: name}))
