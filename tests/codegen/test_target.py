@@ -134,3 +134,13 @@ def test_devices_compute_in_halves_where_told() -> None:
 def test_other_spellings() -> None:
     assert str(Target.parse("arm64-neon+fullfp16-macos")) == "arm64-neon+fp16-macos"
     assert Target.parse("arm64-neon+fullfp16").has_fp16
+
+
+def test_dot_products_of_graphics_processors_are_a_feature() -> None:
+    with_dots, without = Target.parse("opencl-intel+dots"), Target.parse("cuda-dots")
+    assert str(with_dots) == "opencl-intel+dots" and with_dots.device is not None and with_dots.device.dots == 1.0
+    assert str(without) == "cuda-dots" and without.device is not None and without.device.dots is None
+    assert Target.parse("opencl").device == Target.parse("opencl+dots-dots").device
+    assert "dots" in Target.parse("opencl-mali").has and "dots" not in Target.parse("opencl").has
+    with pytest.raises(TargetError, match="Metal has no dot products of bytes"):
+        Target.parse("metal-ios+dots")
