@@ -15,12 +15,16 @@ from ..compression.descent import FEEDBACK_WIDTH
 from ..compression.layers import Layer
 from ..compression.statistics import Moments
 from . import descent
-from .grid import SMALLEST, block_scales
+from .grid import SMALLEST, Grid, block_scales
 
 ROUNDINGS = ("reconstruct", "nearest")
 
 ROOM = 0.98
 """Of the largest sum, that weights of 16 bits may use before they are rounded."""
+
+BIAS = 2.0**29
+"""The largest bias, in units of sums of levels: where weights are next to nothing beside it, their scale is what it
+needs to fit into an i32, with room for what corrects it. Whoever computes the layer may round it to one."""
 
 DAMPING = 0.01
 """Of the mean power of an input: what holds the target to the dense weights where there are positions in plenty."""
@@ -60,20 +64,20 @@ class QuantizedWeights:
         return layer.tensor(rows * _columns(self.scale.reshape(*rows.shape[:2], -1), self.form, rows.shape[2]))
 
 
-def round_nearest(layer: Layer, form: WeightForm) -> QuantizedWeights:
-    """Without statistics: levels nearest to the weights, the bias as it is."""
+def round_nearest(layer: Layer, form: WeightForm, x: Grid | None = None) -> QuantizedWeights:
+    """Without statistics: levels nearest to the weights, the bias as it is. x: what the layer reads, None: floats."""
     rows = layer.rows(layer.dense).astype(np.float64)
     scale = block_scales(rows, np.ones((len(rows), rows.shape[2])), form.most, form.block)
+    scale = np.maximum(scale, _least_scale(layer, x))
     columns = _columns(scale, form, rows.shape[2])
     levels = descent.nearest(rows, columns, form.most)
     error = float(np.square(levels * columns - rows).sum() / max(np.square(rows).sum(), 1e-30))
     return _made(layer, form, levels, scale, layer.bias_vector() if layer.bias is not None else None, error)
 
 
-def fit(layer: Layer, m: Moments, form: WeightForm, rounding: str, largest: int = 0) -> QuantizedWeights:
+def fit(layer: Layer, m: Moments, form: WeightForm, rounding: str, x: Grid | None = None) -> QuantizedWeights:
     """Levels of a layer from the moments of its inputs; the bias takes over what they shift the mean of each channel
-    by (empirical bias correction). largest: the largest magnitude of the levels that the layer reads, 0 where it reads
-    floats."""
+    by (empirical bias correction). x: what the layer reads, None: floats."""
     weights = layer.rows(layer.dense).astype(np.float64)
     gram, damping = _damped(m)
     target = weights.swapaxes(1, 2)
@@ -81,7 +85,8 @@ def fit(layer: Layer, m: Moments, form: WeightForm, rounding: str, largest: int 
         target = np.linalg.solve(gram, m.cross + damping * target)
     scale = block_scales(weights, np.einsum("gii->gi", gram), form.most, form.block)
     if form.bits == 16:
-        scale = _exact_scale(layer, target.swapaxes(1, 2), form, largest)
+        scale = _exact_scale(layer, target.swapaxes(1, 2), form, 0 if x is None else x.largest)
+    scale = np.maximum(scale, _least_scale(layer, x))
     columns = _columns(scale, form, weights.shape[2])
     if rounding == "nearest" or form.bits == 16:
         levels = descent.nearest(target.swapaxes(1, 2), columns, form.most)
@@ -109,6 +114,12 @@ def _exact_scale(layer: Layer, rows: np.ndarray, form: WeightForm, largest: int)
     bits = 24 if layer.groups > 1 and layer.dense.shape[1] == 1 else 31
     sums = np.abs(rows).sum(2, keepdims=True) * largest / (ROOM * 2.0**bits)
     return np.asarray(np.maximum(np.maximum(np.abs(rows).max(2, keepdims=True) / form.most, sums), SMALLEST**2))
+
+
+def _least_scale(layer: Layer, x: Grid | None) -> np.ndarray:
+    """The least scales [groups, rows, 1] with which the bias fits."""
+    bias = np.abs(layer.bias_vector()).astype(np.float64).reshape(layer.groups, -1, 1)
+    return np.zeros_like(bias) if x is None else bias / (BIAS * float(x.scale))
 
 
 def _damped(m: Moments) -> tuple[np.ndarray, np.ndarray]:

@@ -197,9 +197,9 @@ class Session:
         self, layer: Layer, form: WeightForm, x: Grid | None, dense: np.ndarray, small: np.ndarray
     ) -> QuantizedWeights:
         if not fits_moments(layer):
-            return round_nearest(layer, self.options.form_of(layer))
+            return round_nearest(layer, self.options.form_of(layer), x)
         m = moments(layer, dense, small, self.options.seed + 1000003 * self.layers.index(layer))
-        return fit(layer, m, form, self.options.rounding, 0 if x is None else x.largest)
+        return fit(layer, m, form, self.options.rounding, x)
 
     def _feeds(self, most: int | None = None) -> dict[str, np.ndarray]:
         count = min(self.samples.calibration, most or self.samples.calibration)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from c2c.compression import onnx_model
 from c2c.compression.layers import Layer
@@ -10,6 +11,7 @@ from c2c.compression.samples import split
 from c2c.compression.statistics import moments
 from c2c.ir.graph import Value
 from c2c.quantization.costs import measure_costs
+from c2c.quantization.grid import Grid
 from c2c.quantization.onnx_qdq import prepared
 from c2c.quantization.precision import WEIGHT_TIME, WIDE_TIME, Costs, Precision, operations, widened, widest
 from c2c.quantization.rounding import WeightForm, fit
@@ -66,11 +68,11 @@ def test_those_come_first_that_cost_most_for_their_time() -> None:
 
 
 def test_weights_of_16_bits_keep_sums_exact() -> None:
-    made = session()
+    made, grid = session(), Grid(np.float32(0.01), 0, 4095)
     checked: list[bool] = []
 
     def visit(layer: Layer, dense: np.ndarray, small: np.ndarray) -> None:
-        w = fit(layer, moments(layer, dense, small, 0), WeightForm(16), "reconstruct", 4095)
+        w = fit(layer, moments(layer, dense, small, 0), WeightForm(16), "reconstruct", grid)
         sums = np.abs(layer.rows(w.levels.astype(np.int64))).sum(2).max() * 4095
         depthwise = layer.groups > 1
         assert w.levels.dtype == np.int16 and sums < 2 ** (24 if depthwise else 31)
@@ -80,3 +82,21 @@ def test_weights_of_16_bits_keep_sums_exact() -> None:
 
     made.runner.run(dict(made.samples.arrays), visit)
     assert True in checked and False in checked
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_bias_fits_into_sums_however_small_its_weights(bits: int) -> None:
+    made, grid = session(), Grid(np.float32(0.01), 0, 4095 if bits == 16 else 255)
+    checked: list[str] = []
+
+    def visit(layer: Layer, dense: np.ndarray, small: np.ndarray) -> None:
+        m = moments(layer, dense, small, 0)
+        layer.weight.data = np.asarray(layer.dense * np.float32(1e-12))
+        w = fit(layer, m, WeightForm(bits), "nearest", grid)
+        assert w.bias is not None
+        sums = np.abs(w.bias.astype(np.float64)) / (float(grid.scale) * w.scale[:, 0])
+        assert sums.max() < 2**30
+        checked.append(layer.name)
+
+    made.runner.run(dict(made.samples.arrays), visit)
+    assert len(checked) == len(made.layers)

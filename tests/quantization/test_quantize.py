@@ -61,6 +61,22 @@ def test_the_compiler_answers_as_onnxruntime_does(quantized: tuple[onnx.ModelPro
     assert ops.count("c2c.IntegerConv") == 6 and not {"Conv", "Gemm", "MatMul", "c2c.WinogradConv"} & set(ops)
 
 
+def test_the_bias_of_a_channel_next_to_nothing_is_kept() -> None:
+    """In units of its sums it would leave an i32, were the scale that of its weights."""
+    proto = residual_network()
+    weights = {t.name: t for t in proto.graph.initializer}
+    for name, factor, by in (("w4", 1e-9, 0.0), ("b4", 0.0, 3.0)):
+        data = numpy_helper.to_array(weights[name]).copy()
+        data[2] = data[2] * np.float32(factor) + np.float32(by)
+        weights[name].CopyFrom(numpy_helper.from_array(data, name))
+    small, _ = c2c.quantize(proto, samples(), max_loss=1.0)
+    fresh = samples(40, seed=9)
+    want = run(proto, fresh)
+    assert relative(run(small, fresh), want) < 0.04
+    got = np.concatenate([*c2c.compile(small, shapes={"x": (40, 3, 12, 12)}).run(fresh).values()])
+    assert relative(got, want) < 0.04
+
+
 def test_old_opsets_are_brought_up(quantized: tuple[onnx.ModelProto, Any]) -> None:
     small, _ = c2c.quantize(residual_network(12), samples(), max_loss=1.0)
     x = samples(8, seed=5)
