@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +40,26 @@ def has_device() -> bool:
 needs_opencl = pytest.mark.skipif(not has_device(), reason="there is no OpenCL device: apt-get install pocl-opencl-icd")
 
 
+QUERY = """
+import ctypes
+
+library = ctypes.CDLL("libOpenCL.so.1")
+platform, device, text = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.create_string_buffer(1 << 14)
+library.clGetPlatformIDs(1, ctypes.byref(platform), None)
+library.clGetDeviceIDs(platform, ctypes.c_uint64(0xFFFFFFFF), 1, ctypes.byref(device), None)
+library.clGetDeviceInfo(device, 0x1030, ctypes.c_size_t(len(text)), text, None)
+print(text.value.decode())
+"""
+
+
 @functools.cache
 def extensions() -> frozenset[str]:
-    """Of the first platform's first device; empty without one."""
+    """Of the first platform's first device; empty without one. A process of its own asks: forks of one that has opened
+    a device of PoCL hang when they open it again."""
     if not has_device():
         return frozenset()
-    library = ctypes.CDLL("libOpenCL.so.1")
-    platform, device, text = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.create_string_buffer(1 << 14)
-    library.clGetPlatformIDs(1, ctypes.byref(platform), None)
-    library.clGetDeviceIDs(platform, ctypes.c_uint64(0xFFFFFFFF), 1, ctypes.byref(device), None)
-    library.clGetDeviceInfo(device, 0x1030, ctypes.c_size_t(len(text)), text, None)
-    return frozenset(text.value.decode().split())
+    done = subprocess.run([sys.executable, "-c", QUERY], capture_output=True, text=True, check=False)
+    return frozenset(done.stdout.split())
 
 
 needs_half = pytest.mark.skipif(
