@@ -52,6 +52,7 @@ def compiled(model: bytes, target: str) -> Program:
 
 def expected(model: bytes, x: Array) -> Array:
     """What processor code gives."""
+    y: Array
     (y,) = c2c.compile(model).run({compiled(model, "native").inputs[0].name: x}).values()
     return y
 

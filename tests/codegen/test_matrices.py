@@ -181,7 +181,8 @@ def program() -> Program:
 
 @pytest.fixture(scope="module")
 def text(program: Program) -> str:
-    return emit_metal(program, DEVICE)
+    made: str = emit_metal(program, DEVICE)
+    return made
 
 
 def run(program: Program, text: str, folder: Path) -> tuple[np.ndarray, list[str]]:

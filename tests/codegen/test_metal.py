@@ -7,6 +7,7 @@ import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,7 +23,7 @@ from c2c.codegen.target import Target
 from c2c.compiler.driver import compile_file
 from c2c.compiler.options import CompileOptions
 from c2c.ir.errors import CodegenError
-from c2c.ir.loops import const
+from c2c.ir.loops import Expr, const
 from c2c.ir.loops_builder import Builder
 from c2c.ir.loops_interp import run_program
 from c2c.ir.loops_random import ALL, INTS, random_inputs, random_program
@@ -182,15 +183,15 @@ def one_kernel(inputs: int, dims: tuple[int, ...], dtype: DType = DType.F32) -> 
     xs = [k.param(f"x{n}", dtype, 1) for n in range(inputs)]
     y = k.param("y", dtype, int(np.prod(dims)))
 
-    def fill(index: object, left: tuple[int, ...]) -> None:
+    def fill(index: Any, left: tuple[int, ...]) -> None:
         if left:
             for i in k.loop(f"i{len(left)}", left[0]):
-                fill(i if index is None else index * left[0] + i, left[1:])  # type: ignore[operator]
+                fill(i if index is None else index * left[0] + i, left[1:])
             return
-        total = const(0, dtype)
+        total: Expr = const(0, dtype)
         for x in xs:
-            total = total + k.load(x, 0)  # type: ignore[assignment]
-        k.store(y, index, total)  # type: ignore[arg-type]
+            total = total + k.load(x, 0)
+        k.store(y, index, total)
 
     fill(None, dims)
     (kernel,) = spread(k.kernel("many"))

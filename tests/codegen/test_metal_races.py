@@ -32,7 +32,8 @@ def program() -> Program:
 
 @pytest.fixture(scope="module")
 def text(program: Program) -> str:
-    return emit_metal(program, DEVICE)
+    made: str = emit_metal(program, DEVICE)
+    return made
 
 
 def faults(program: Program, text: str, folder: Path) -> list[str]:

@@ -100,7 +100,8 @@ def parameters(text: str) -> set[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def ours() -> str:
     program = compile_file(network().SerializeToString(), CompileOptions(Target.parse("metal"), name="net")).program
-    return emit_metal(program, DEVICES["metal"][0])
+    text: str = emit_metal(program, DEVICES["metal"][0])
+    return text
 
 
 def test_attributes_and_built_ins_are_spelt_as_spirv_cross_spells_them(ours: str, tmp_path: Path) -> None:
@@ -136,7 +137,9 @@ def test_exchanges_are_spelt_as_spirv_cross_spells_them(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def in_halves() -> str:
     options = CompileOptions(Target.parse("metal"), name="net", precision="f16")
-    return emit_metal(compile_file(network().SerializeToString(), options).program, DEVICES["metal"][0])
+    program = compile_file(network().SerializeToString(), options).program
+    text: str = emit_metal(program, DEVICES["metal"][0])
+    return text
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reports(folder: Path, plan: str) -> list[str]:
     """What Oclgrind has to say about a run with this plan."""
     (folder / "net_plan.h").write_text(plan)
-    return faults(simulate(folder, DATA_RACES="1"))
+    found: list[str] = faults(simulate(folder, DATA_RACES="1"))
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,8 @@ def program() -> Program:
 
 @pytest.fixture(scope="module")
 def text(program: Program) -> str:
-    return emit_metal(program, DEVICES["metal-ios"][0])
+    made: str = emit_metal(program, DEVICES["metal-ios"][0])
+    return made
 
 
 def compiled(target: str) -> Program:

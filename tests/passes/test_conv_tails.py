@@ -53,7 +53,8 @@ FAMILIES: dict[str, Family] = {
 
 
 def per_channel(net: Net, y: Value) -> np.ndarray:
-    return net.positive(y.type.dims[1], *[1] * (y.type.rank - 2))
+    numbers: np.ndarray = net.positive(y.type.dims[1], *[1] * (y.type.rank - 2))
+    return numbers
 
 
 def beside(net: Net, y: Value) -> Value:

@@ -252,8 +252,9 @@ def test_a_large_source_beside_a_small_enlarged_one_is_copied_only_where_it_is_a
         graph = net.done(layer(16, 3, strides=[2, 2])(net, net.op("Concat", resize(2, 2)(net, small), large, axis=1)))
         context = replace(PassContext(Target.parse("x86-64-v3")), choices=[])
         run_pipeline(graph, ["choose-layout", "fuse", "chain-convolutions"], context)
-        (name,) = (c.name for c in context.choices if f"remap 1x64x64 {channels}+128" in str(c.key))
-        return name
+        names = [str(c.name) for c in context.choices if f"remap 1x64x64 {channels}+128" in str(c.key)]
+        assert len(names) == 1
+        return names[0]
 
     assert chosen(8) == "apart" and chosen(5) != "apart"
 

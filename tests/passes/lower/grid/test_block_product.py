@@ -14,6 +14,7 @@ from c2c.ir.reference import evaluate
 from c2c.tests.opencl import needs_opencl, run_on_device
 from c2c.tests.passes.lower.test_block_bytes import network
 
+on_device: pytest.MarkDecorator = needs_opencl
 SEED = 5
 CASES = {
     "4 bits": (1, 4, 160, 50, 32, True),
@@ -24,7 +25,7 @@ CASES = {
 }
 
 
-@needs_opencl
+@on_device
 @pytest.mark.parametrize("target", ["opencl", pytest.param("opencl-cpu", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CASES)
 def test_results_and_bytes(name: str, target: str, tmp_path: Path) -> None:

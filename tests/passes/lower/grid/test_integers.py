@@ -18,6 +18,7 @@ from c2c.passes.lower.schedule import Tuning
 from c2c.tests.opencl import needs_opencl, run_on_device
 from c2c.tests.passes.lower.harness import Array, Case, graph_of, program_of, run_ops
 
+on_device: pytest.MarkDecorator = needs_opencl
 SEED = 11
 TARGETS = ("opencl", "opencl+dots", "opencl-cpu")
 """In floats, in dot products (written out on most devices), and without shared memory."""
@@ -58,7 +59,7 @@ class Numbers:
 PRODUCTS = [(1, 33, 7), (3, 129, 20), (5, 64, 40), (30, 7, 100), (17, 31, 33), (4, 4, 4), (6, 1, 9)]
 
 
-@needs_opencl
+@on_device
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("share", SHARES)
 def test_rows_by_constant_matrices(share: int, target: str, tmp_path: Path) -> None:
@@ -90,7 +91,7 @@ CONVOLUTIONS: list[tuple[tuple[int, ...], tuple[int, ...], Attrs]] = [
 ]  # fmt: skip
 
 
-@needs_opencl
+@on_device
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("share", SHARES)
 def test_convolutions(share: int, target: str, tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_convolutions(share: int, target: str, tmp_path: Path) -> None:
     check(cases[::share], target, tmp_path)
 
 
-@needs_opencl
+@on_device
 @pytest.mark.parametrize("target", TARGETS)
 def test_sums_beyond_what_floats_hold(target: str, tmp_path: Path) -> None:
     """Sums of the largest levels: they leave 24 bits, and those of floats would be off by some units."""
@@ -127,7 +128,7 @@ RANGES = [Numbers().rng.normal(0.4, 2, n).astype(np.float32) for n in (5, 300, 2
 ]  # fmt: skip
 
 
-@needs_opencl
+@on_device
 @pytest.mark.parametrize("target", ["opencl", "opencl-cpu"])
 def test_dynamic_levels(target: str, tmp_path: Path) -> None:
     """Parts of one team and of several: the bits of processor code."""
@@ -180,7 +181,7 @@ def test_small_ones_in_the_interpreter(target: str) -> None:
 
 
 @pytest.mark.slow
-@needs_opencl
+@on_device
 @pytest.mark.parametrize("case", SMALL, ids=[f"{c.op}{i}" for i, c in enumerate(SMALL)])
 def test_schedules_agree(case: Case, tmp_path: Path) -> None:
     """Candidates of all forms give the same sums: every fifth, since OpenCL's compiler takes seconds for each."""
