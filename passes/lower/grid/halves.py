@@ -25,10 +25,10 @@ def computes_in_halves(ctx: Lowering) -> bool:
     return ctx.precision is DType.F16 and ctx.target.has_fp16
 
 
-def sums_in_halves(ctx: Lowering) -> bool:
-    """Whether sums of products are f16, too, within a block."""
+def sums_in_halves(ctx: Lowering, *factors: DType) -> bool:
+    """Whether sums of products of such factors are f16, too, within a block."""
     device = ctx.target.device
-    return device is not None and computes_in_halves(ctx) and device.half_rate > 1
+    return device is not None and computes_in_halves(ctx) and device.half_rate > 1 and set(factors) == {DType.F16}
 
 
 def in_halves(ctx: Lowering, p: GridProduct, *factors: DType) -> GridProduct:
@@ -36,7 +36,7 @@ def in_halves(ctx: Lowering, p: GridProduct, *factors: DType) -> GridProduct:
     device = ctx.target.device
     if device is None or not device.fp16 or set(factors) != {DType.F16} or p.acc is not DType.F32:
         return p
-    if sums_in_halves(ctx):
+    if sums_in_halves(ctx, *factors):
         work = 1 / device.half_rate
         return replace(p, acc=DType.F16, exact=BLOCK, total=DType.F32, work=work, lanes=device.half_rate)
     return replace(p, element=DType.F16, multiply=multiply_halves)

@@ -1,4 +1,4 @@
-"""Convolutions of integers by constant weights on a grid, with exact 32-bit sums: as products, or a thread a result.
+"""Convolutions of integers by constant weights on a grid, with exact 32-bit sums.
 
 Words hold four channels of a pixel. Σ (x - zero) w = Σ x w - zero Σ w: they keep their zero point, which also lies
 around the image.
@@ -15,34 +15,24 @@ from ....ir.loops import Expr, cast, const, minimum, select
 from ....ir.types import DType
 from ..context import KernelBuilder, Lowering, Site, strides
 from ..integer_sums import Finish
-from ..product import multiply_add
 from ..strided import coordinates
-from .conv_memory import convolve_from_memory
-from .conv_shape import ConvShape
+from .convolve import GridConv, convolve
 from .integer_product import EXACT_STEPS, FEW, IntegerProduct, exact_depth, multiply_integers, without_dots
 from .levels import Correction, Levels
 from .planes import Planes, arranged
 from .tiles import Factor
 from .words import TOGETHER, fits_words, joined, words_of
 
-FEW_CHANNELS = 4
-"""Groups with fewer output channels have no tile of them."""
-
 
 def convolve_integers(ctx: Lowering, levels: Levels, weights: np.ndarray, finish: Finish) -> None:
     """Append the kernels of a convolution by `weights` [K, C / groups, …], without zero points, to the node's calls."""
-    conv, device = _IntegerConv(ctx, levels, weights, finish), ctx.target.device
-    assert device is not None
-    if not device.shares:
-        convolve_from_memory(ctx, conv)
-    elif conv.channels_out < FEW_CHANNELS or conv.depth < FEW_CHANNELS:
-        conv.by_results()
-    else:
-        conv.by_product()
+    convolve(ctx, _IntegerConv(ctx, levels, weights, finish))
 
 
-class _IntegerConv(ConvShape):
+class _IntegerConv(GridConv):
     """One convolution. acc: of sums in a thread that reads single levels; exact: how many products f32 adds exactly."""
+
+    direct = "conv_integer_direct"
 
     def __init__(self, ctx: Lowering, levels: Levels, weights: np.ndarray, finish: Finish) -> None:
         narrow = fits_words(weights)
@@ -131,10 +121,10 @@ class _IntegerConv(ConvShape):
     def _pixel(self, k: KernelBuilder, group: Expr, depth: Expr, place: Expr) -> Expr:
         channel, *taps = coordinates(k, depth, (self.channels_in, *self.taps))
         image, *at = coordinates(k, place, (self.batch, *self.outs))
-        return self._level(k, image, group * self.channels_in + channel, at, taps)
+        return self.read(k, image, group * self.channels_in + channel, at, taps)
 
-    def _level(self, k: KernelBuilder, image: Expr, channel: Expr, at: Sequence[Expr], taps: Sequence[Expr]) -> Expr:
-        """A level less the zero point as a tap of an output position sees it, i32: 0 beyond the image."""
+    def read(self, k: KernelBuilder, image: Expr, channel: Expr, at: Sequence[Expr], taps: Sequence[Expr]) -> Expr:
+        """A level less the zero point, i32."""
         offset, inside = self.position(k, image, channel, at, taps)
         value = self.levels.number(k, k.load(k.tensor(self.x, "x"), offset))
         return value if inside is None else select(inside, value, const(0, DType.I32))
@@ -160,32 +150,3 @@ class _IntegerConv(ConvShape):
             return word if inside is None else select(inside, word, self.levels.empty(k))
 
         return self._weights(words), Factor(pixel, False)
-
-    # --- a thread a result
-
-    def by_results(self) -> None:
-        """A thread a result: depthwise layers and others with few channels in a group."""
-        k = self.ctx.kernel()
-        for image in k.loop("n", self.batch):
-            for group in k.loop("group", self.groups):
-                for channel in k.loop("channel", self.channels_out):
-                    for d in k.loop("z", self.outs[0]):
-                        for h in k.loop("y", self.outs[1]):
-                            for w in k.loop("x", self.outs[2]):
-                                self._result(k, image, group, channel, [d, h, w])
-        k.done("conv_integer_direct")
-
-    def _result(self, k: KernelBuilder, image: Expr, group: Expr, channel: Expr, at: list[Expr]) -> None:
-        total = k.alloc("total", self.acc, 1, "register")
-        output = k.let(group * self.channels_out + channel, "output")
-        k.store(total, 0, const(0, self.acc))
-        for c in k.loop("c", self.channels_in):
-            for t in k.loop("q", self.taps[0]):
-                for r in k.loop("r", self.taps[1]):
-                    for s in k.loop("s", self.taps[2]):
-                        value = self._level(k, image, group * self.channels_in + c, at, [t, r, s])
-                        tap = ((t * self.taps[1]) + r) * self.taps[2] + s
-                        place = (output * self.channels_in + c) * self.window.taps + tap
-                        weight = cast(k.load(k.tensor(self.w, "w"), place), self.acc)
-                        k.store(total, 0, multiply_add(cast(value, self.acc), weight, k.load(total, 0)))
-        self.store(k, image, output, at, k.load(total, 0))

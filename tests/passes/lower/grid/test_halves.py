@@ -59,6 +59,14 @@ def small_winograd() -> Graph:
     return net.done(net.op("Relu", net.conv(net.input(1, 32, 23, 18), 32)))
 
 
+@pytest.mark.parametrize("target", IN_F16)
+def test_convolutions_by_computed_weights_stay_f32(target: str) -> None:
+    net = Net(7)
+    x, w = net.input(1, 8, 9, 9), net.input(8, 1, 3, 3)
+    program = compiled(net.done(net.op("Conv", x, w, group=8, kernel_shape=(3, 3))), target)
+    assert not computes_in_f16(program, Fma)
+
+
 @pytest.mark.parametrize(
     ("graph", "tolerance", "target"),
     [
