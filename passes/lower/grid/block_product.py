@@ -12,8 +12,7 @@ from ...block_weights import BlockWeights
 from ..context import KernelBuilder, Lowering, Site
 from ..product import unravel
 from .multiply import multiply_on_grid
-from .product import FEW_ROWS
-from .rows import multiply_rows
+from .rows import FEW, multiply_rows
 from .tiles import Factor, GridProduct
 
 
@@ -31,7 +30,7 @@ def multiply_block_weights(ctx: Lowering, x: Value, w: BlockWeights) -> None:
         k.write(ctx.output, site, ctx.epilogue(k, site, value))
 
     product = GridProduct(1, m, n, depth, Factor(row, True), _expanded(ctx, w), DType.F32, None, finish)
-    (multiply_rows if m < FEW_ROWS else multiply_on_grid)(ctx, product, "block_product")
+    (multiply_rows if m < FEW else multiply_on_grid)(ctx, product, "block_product")
 
 
 def _expanded(ctx: Lowering, w: BlockWeights) -> Factor:

@@ -17,9 +17,10 @@ from ..context import KernelBuilder, Lowering, Site, strides
 from ..integer_sums import Finish
 from ..strided import coordinates
 from .convolve import GridConv, convolve
-from .integer_product import EXACT_STEPS, FEW, IntegerProduct, exact_depth, multiply_integers, without_dots
+from .integer_product import EXACT_STEPS, IntegerProduct, exact_depth, multiply_integers, without_dots
 from .levels import Correction, Levels
 from .planes import Planes, arranged
+from .rows import FEW
 from .tiles import Factor
 from .words import TOGETHER, fits_words, joined, words_of
 

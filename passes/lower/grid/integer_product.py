@@ -17,12 +17,10 @@ from ....ir.types import DType
 from ..context import KernelBuilder, Lowering
 from ..schedule import Schedule, choose
 from .multiply import Write, schedules
-from .rows import multiply_rows
+from .rows import FEW, multiply_rows
 from .tiles import Factor, Finish, GridProduct
 from .words import dot_work, multiply_words
 
-FEW = 4
-"""Rows or columns: tiles would be mostly empty with fewer."""
 INTEGER = 4.0
 """What a 32-bit product and sum take, in multiply-adds of floats: phones' processors multiply 16 bits at a time."""
 GATHERED = 6.0

@@ -13,11 +13,8 @@ from ..product import Matrix, Product, offset_at, unravel
 from .halves import in_halves
 from .memory_product import multiply_from_memory
 from .multiply import multiply_on_grid
-from .rows import multiply_rows
+from .rows import FEW, multiply_rows
 from .tiles import Factor, GridProduct
-
-FEW_ROWS = 4
-"""Products of fewer rows: tiles would be mostly empty."""
 
 
 def multiply_matrices(ctx: Lowering, p: Product, family: str) -> None:
@@ -26,7 +23,7 @@ def multiply_matrices(ctx: Lowering, p: Product, family: str) -> None:
     assert device is not None
     if not device.shares:
         return multiply_from_memory(ctx, p, family)
-    few = p.m < FEW_ROWS
+    few = p.m < FEW
     if few:
         p = replace(p, b=_by_columns(ctx, p))
 

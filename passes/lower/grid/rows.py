@@ -13,6 +13,8 @@ from ..context import Lowering
 from ..tasks import guarded
 from .tiles import GridProduct, Read
 
+FEW = 4
+"""Rows, or columns that take their place: tiles would be mostly empty with fewer."""
 COLUMNS = 16
 """Of a work-group: neighbours, a line of memory."""
 SLICES = 8
