@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ...ir.graph import Value
-from ...ir.loops import Expr, cast, const, minimum
+from ...ir.loops import Const, Expr, ForKind, cast, const, minimum
 from ...ir.types import DType
 from .context import KernelBuilder
 from .grid.team import Team
@@ -110,7 +110,7 @@ def _walk(seq: Sequence, memory: Memory, step: Step, k: KernelBuilder, direction
     end: Expr = const(steps)
     if lengths is not None:
         end = k.let(minimum(cast(k.load(k.tensor(lengths), batch[0]), DType.I64), const(steps)), "length")
-    for t in k.loop("step", end):
+    for t in k.loop("step", end, kind=_kind(seq, end)):
         now = k.let(end - 1 - t, "now") if seq.reversed[direction] else t
         odd = k.let(t % 2, "odd")
         old = k.let(odd * half, "old")
@@ -136,6 +136,12 @@ def _walk(seq: Sequence, memory: Memory, step: Step, k: KernelBuilder, direction
         if value is not None and (out := seq.result(index)) is not None:
             for b in batch:
                 _copy(seq, k, out, seq.state_at(direction, b), value, base + seq.own_at(direction, b))
+
+
+def _kind(seq: Sequence, end: Expr) -> ForKind:
+    """Two steps of a team are unrolled: PoCL's compiler (3.1) stops at an assertion on a loop of two iterations with a
+    barrier in it and threads that sit out."""
+    return "unroll" if seq.team is not None and isinstance(end, Const) and int(end.value) == 2 else "serial"
 
 
 def _begin(

@@ -36,6 +36,11 @@ def test_sample() -> None:
     check(subjects()[::STRIDE])
 
 
+def test_two_steps_of_a_recurrence() -> None:
+    """PoCL's compiler stops at a loop of two steps: it has to be unrolled."""
+    check(["test_rnn_seq_length"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_all(part: int) -> None:
