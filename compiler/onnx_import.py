@@ -41,6 +41,8 @@ from .onnx_control_flow import CONTROL_FLOW, inline_control_flow
 from .onnx_folding import constant_data, fold, folds, from_type
 from .onnx_inline import expand_function, inline_call
 from .onnx_inputs import Pins, pinned_type, unknown_dims
+from .onnx_ml import DOMAIN as ML
+from .onnx_ml import expand_ml
 from .onnx_refusals import check_arity, check_axis, data_dependent, is_since, needs_constant
 from .onnx_scope import Scope, in_order, opsets_of
 from .onnx_sequences import SEQUENCE_OPS, sequence_results
@@ -120,6 +122,7 @@ class Importer:
         self.origin: tuple[str, ...] = ()
         self.hint = ""
         self.results: tuple[str, ...] = ()
+        self.labels: dict[Value, tuple[str, ...]] = {}
         self.depth = 0
         self._helping = False
         self._fresh: set[Value] = set()
@@ -330,6 +333,8 @@ class Importer:
             return [self.constant(constant_data(attrs))]
         check_arity(inputs, len(proto.output), schema)
         old = OldNode(op, int(schema.since_version), inputs, attrs, len(proto.output), where)
+        if domain == ML:
+            return expand_ml(old, self)
         self._helping = True
         results = upgrade(old, self)
         self._helping = False
@@ -377,6 +382,9 @@ class Importer:
                 value.name = name if scope.depth == 0 else self.name(scope.prefix + name)
 
     # ---- adding nodes (Emit) ----
+
+    def label(self, value: Value, names: tuple[str, ...]) -> None:
+        self.labels[value] = names
 
     def name(self, hint: str) -> str:
         """A name no value of the graph has."""

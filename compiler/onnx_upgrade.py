@@ -26,6 +26,9 @@ class Emit(Protocol):
         self, op: str, inputs: Sequence[Value | None], attrs: Mapping[str, Any], count: int = 1
     ) -> tuple[Value, ...]: ...
 
+    def label(self, value: Value, names: tuple[str, ...]) -> None:
+        """Integers that stand for strings: what each number names."""
+
 
 @dataclass(eq=False, slots=True)
 class OldNode:

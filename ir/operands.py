@@ -11,6 +11,7 @@ import numpy as np
 
 from .errors import ShapeError
 from .graph import Node
+from .tree_ensemble import TreeEnsemble
 from .types import Dim
 
 
@@ -226,7 +227,7 @@ def _reverse_sequence(node: Node) -> None:
         _require(lengths.min() >= 0 and lengths.max() <= x[time], f"lengths outside of 0 to {x[time]}", node)
 
 
-_CHECKS: dict[str, Callable[[Node], None]] = {
+_CHECKS: dict[str, Callable[[Node], object]] = {
     "AveragePool": _pool,
     "Clip": _clip,
     "Conv": _convolution,
@@ -251,6 +252,7 @@ _CHECKS: dict[str, Callable[[Node], None]] = {
     "ScatterND": _nd,
     "SpaceToDepth": _space_to_depth,
     "c2c.DynamicLSTM": _dynamic_lstm,
+    "c2c.TreeEnsemble": TreeEnsemble.of,
     "c2c.IntegerConv": _convolution,
     "c2c.WinogradConv": _convolution,
 }

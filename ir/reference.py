@@ -15,11 +15,14 @@ import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, helper, numpy_helper
 from onnx.defs import OpSchema
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 from .errors import C2CError, OnnxImportError, ShapeError, UnknownShapeError, UnsupportedOpError
 from .graph import Graph, Node, Value
 from .ops import BODIES
 from .reference_fixes import FIXES
+from .reference_trees import SCHEMA, TreeEnsemble
+from .tree_ensemble import TREES, infer_trees
 from .types import DType, TensorType
 
 OPSET = onnx.defs.onnx_opset_version()
@@ -44,6 +47,10 @@ _OF_INTEGERS = frozenset({"c2c.IntegerConv", "c2c.DynamicLSTM"})
 
 _WITH_ZERO = frozenset({"c2c.IntegerConv"})
 """Operators with one input more than their alias, the zero point of the first."""
+
+_OWN = {TREES: SCHEMA}
+"""Schemas of operators that ONNX has nothing like, all of one opset of the domain c2c."""
+_EVALUATED: list[type[OpRun]] = [*FIXES, TreeEnsemble]
 
 _TO_ONNX = {
     DType.F32: TensorProto.FLOAT, DType.F64: TensorProto.DOUBLE, DType.F16: TensorProto.FLOAT16,
@@ -79,6 +86,8 @@ def opset_version(domain: str) -> int:
 @functools.cache
 def schema_of(op: str, version: int | None = None) -> OpSchema | None:
     """ONNX's schema of an operator at an opset (the newest without one); None where it has none."""
+    if op in _OWN:
+        return _OWN[op]
     domain, name = split_op(_ALIASES.get(op, op))
     newest = opset_version(domain)
     try:
@@ -96,7 +105,8 @@ def has_function(op: str) -> bool:
 @functools.cache
 def _opset_imports() -> tuple[onnx.OperatorSetIdProto, ...]:
     domains = sorted(onnx.defs.C.schema_version_map())
-    return tuple(helper.make_opsetid(d, opset_version(d)) for d in domains)
+    own = sorted({schema.domain for schema in _OWN.values()})
+    return (*(helper.make_opsetid(d, opset_version(d)) for d in domains), *(helper.make_opsetid(d, 1) for d in own))
 
 
 # ---- types ----
@@ -171,6 +181,8 @@ def infer_node(node: Node, unread: Collection[int] = ()) -> list[TensorType]:
     """
     if node.op in BODIES:
         return [v.type for v in node.attrs["body"].outputs]
+    if node.op == TREES:
+        return infer_trees(node)
     schema = schema_of(node.op)
     if schema is None:
         raise UnsupportedOpError(f"operator {node.op} is unknown", where=node.where)
@@ -356,7 +368,7 @@ def evaluate(graph: Graph, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndar
     exporter.export()
     model = exporter.model(feed_constants=True)
     try:
-        results = ReferenceEvaluator(model, new_ops=FIXES).run(None, {**exporter.constants, **feeds})
+        results = ReferenceEvaluator(model, new_ops=_EVALUATED).run(None, {**exporter.constants, **feeds})
     except Exception as e:  # the evaluator raises whatever numpy raises
         raise C2CError(f"the ONNX reference evaluator failed: {_first_line(e)}", where=f"graph '{graph.name}'") from e
     return {
@@ -387,4 +399,4 @@ def evaluate_node(node: Node, inputs: Sequence[np.ndarray | None]) -> list[np.nd
 @functools.lru_cache(maxsize=512)
 def _evaluator(node: bytes) -> ReferenceEvaluator:
     opsets = {o.domain: o.version for o in _opset_imports()}
-    return ReferenceEvaluator(NodeProto.FromString(node), opsets=opsets, new_ops=FIXES)
+    return ReferenceEvaluator(NodeProto.FromString(node), opsets=opsets, new_ops=_EVALUATED)
