@@ -112,7 +112,7 @@ def _body(form: Form, inputs: list[Value], result: TensorType) -> Graph:
     scores = q.type.with_shape((*form.batch, q.type.dims[-2], k.type.dims[-1]))
     x = body.op("MatMul", [q, k], scores)
     if form.scale != 1.0:
-        x = body.op("Mul", [x, constant(body.name(), np.asarray(form.scale, np.float32))], scores)
+        x = body.op("Mul", [x, constant(body.name(), np.asarray(form.scale, q.type.dtype.numpy))], scores)
     x = body.chain(form.scores, x, inner)
     x = body.op("Softmax", [x], scores, axis=-1)
     x = body.chain(form.weights, x, inner)

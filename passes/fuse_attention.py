@@ -17,7 +17,7 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.types import DType
 from .attention import HEADS, Chain, Form, emit_attention, read_form
 from .base import GraphRewriter, Pass, PassContext, Rule, apply_rules, register_pass
-from .lower.grid.attention import tile_for
+from .lower.grid.attention_rows import row_tiles
 from .pattern import made_by, required, scalar
 from .regions import Region, finest, groups, region_to, regrouped
 from .rules_einsum import EINSUM_RULES
@@ -38,16 +38,20 @@ class FuseAttention(Pass):
 
         def on_grid(form: Form, operands: Sequence[Value]) -> bool:
             q, _, v = operands
-            return not form.weights.nodes and tile_for(context.target, q.type.dims[-1], v.type.dims[-1]) is not None
+            return not form.weights.nodes and bool(row_tiles(context.target, q.type.dims[-1], v.type.dims[-1]))
 
-        attention = partial(_attention, fits=on_grid)
+        attention = partial(_attention, fits=on_grid, dtypes=(DType.F32, DType.F16))
         rules = [replace(r, apply=attention) if r.apply is _attention else r for r in RULES]
         return device.shares and apply_rules(graph, rules, context)
 
 
 def _attention(
-    rw: GraphRewriter, node: Node, fits: Callable[[Form, Sequence[Value]], bool] = lambda form, operands: True
+    rw: GraphRewriter,
+    node: Node,
+    fits: Callable[[Form, Sequence[Value]], bool] = lambda form, operands: True,
+    dtypes: Sequence[DType] = (DType.F32,),
 ) -> Value | None:
+    """fits: whether there is a kernel of a form and its operands; dtypes: types of all that it may have."""
     weights = region_to(rw, required(node), "Softmax")
     softmax = None if weights is None else weights.root
     if weights is None or softmax is None:
@@ -58,7 +62,7 @@ def _attention(
         return None
     q, keys, v = required(scores.root), required(scores.root, 1), required(node, 1)
     batch = _batch(scores, weights, node)
-    if batch is None or not _fits(q, keys, v, scores, weights):
+    if batch is None or q.type.dtype not in dtypes or not _fits(q, keys, v, scores, weights):
         return None
     k = transpose(rw, scores.root, keys, (*range(keys.type.rank - 2), keys.type.rank - 1, keys.type.rank - 2))
     kv = [_leading(x, batch) for x in (k, v)]
@@ -89,7 +93,8 @@ def _batch(scores: Region, weights: Region, node: Node) -> tuple[int, ...] | Non
 def _fits(q: Value, keys: Value, v: Value, scores: Region, weights: Region) -> bool:
     ends = (scores.root.output, scores.end, weights.root.output, weights.end)
     values = (q, keys, v, *ends)
-    if any(not x.type.is_static or x.type.dtype is not DType.F32 or not x.type.size or x.type.rank < 3 for x in values):
+    dtype = q.type.dtype
+    if any(not x.type.is_static or x.type.dtype is not dtype or not x.type.size or x.type.rank < 3 for x in values):
         return False
     return q.type.dims[-2] >= LEAST_ROWS and keys.data is None and v.data is None
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from ...ir.graph import Value
-from ...ir.loops import Buffer, Expr, const, maximum, minimum, reduce, select
+from ...ir.loops import Buffer, Expr, cast, const, maximum, minimum, reduce, select
 from ...ir.types import DType
 from ..attention import Chain, Form, read_form
 from .context import KernelBuilder, Lowering, Site, lowers, strides
@@ -264,14 +264,15 @@ def heads_of(form: Form, batch: tuple[Expr, ...]) -> tuple[Expr, ...]:
 def write_result(
     ctx: Lowering, k: KernelBuilder, form: Form, coords: tuple[Expr, ...], lanes: int, wide: int, value: Expr
 ) -> None:
-    """Store results at the second product's coordinates, `wide` of them a head, with the tail applied."""
+    """Store results at the second product's coordinates, `wide` of them a head, with the tail applied to them in their
+    type."""
     *outer, head = heads_of(form, coords[:-2])
     m, n = coords[-2:]
     at = (*outer, head, m, n)
     if ctx.node.output.type.rank == 3:
         at = (offset_at(strides_of(form.batch[:-1], 1), tuple(outer)), m, head * wide + n)
     site = Site(at, -1, lanes)
-    k.write(ctx.output, site, ctx.epilogue(k, site, value))
+    k.write(ctx.output, site, ctx.epilogue(k, site, cast(value, ctx.node.output.type.dtype)))
 
 
 def applied(k: KernelBuilder, chain: Chain, site: Site, value: Expr) -> Expr:

@@ -25,7 +25,7 @@ SUBJECTS = {
         network("squeezenet11", lambda: nets.squeezenet11(64)),
         network("resnet18", lambda: nets.resnet18(64)),
         real("ppocrv4_rec", {"x": (1, 3, 48, 64)}),
-        real("minilm_l3", {"input_ids": (1, 12), "attention_mask": (1, 12)}),
+        real("minilm_l3", {"input_ids": (1, 32), "attention_mask": (1, 32)}),
         network("style_256", lambda: nets.style_256(64)),
         network("lstm_100", lambda: nets.lstm_100(20)),
     )

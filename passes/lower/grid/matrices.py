@@ -17,7 +17,7 @@ from ..product import multiply_add
 from ..schedule import Schedule
 from ..tasks import guarded
 from .halves import multiply_halves
-from .tiles import GROUPS, Extent, Factor, GridProduct, bring
+from .tiles import GROUPS, Extent, GridProduct, bring
 
 SUBGROUPS = (2, 2)
 """Of a work-group, along rows and columns."""
@@ -55,12 +55,14 @@ class MatrixTile:
 
     def shared_bytes(self, p: GridProduct) -> int:
         """Both factors' tiles, and each subgroup's line of results."""
-        near = sum(_Near.of(f, size, self.depth, p.near).elements for f, size in ((p.a, self.m), (p.b, self.n)))
+        near = sum(
+            Near.of(f.along_depth, size, self.depth, p.near).elements for f, size in ((p.a, self.m), (p.b, self.n))
+        )
         return near * p.near.nbytes + SUBGROUPS[0] * self.n * MATRIX * _sums(p).nbytes
 
 
 @dataclass(frozen=True, slots=True)
-class _Near:
+class Near:
     """A factor's tile in shared memory: lines of the depth, or of its rows or columns, `step` elements apart."""
 
     along_depth: bool
@@ -68,14 +70,19 @@ class _Near:
     elements: int
 
     @staticmethod
-    def of(factor: Factor, size: int, depth: int, dtype: DType) -> _Near:
-        lines, length = (size, depth) if factor.along_depth else (depth, size)
-        step = length + SPARE // dtype.nbytes
-        return _Near(factor.along_depth, step, lines * step)
+    def of(along_depth: bool, size: int, depth: int, dtype: DType) -> Near:
+        lines, length = (size, depth) if along_depth else (depth, size)
+        step = pitch(length, dtype)
+        return Near(along_depth, step, lines * step)
 
     def at(self, depth: Expr, place: Expr) -> Expr:
         """Where an element of a row or column lies."""
         return place * self.step + depth if self.along_depth else depth * self.step + place
+
+
+def pitch(length: int, dtype: DType) -> int:
+    """Elements from one line of so many to the next."""
+    return length + SPARE // dtype.nbytes
 
 
 def matrix_schedules(ctx: Lowering, p: GridProduct) -> list[Schedule[MatrixTile]]:
@@ -125,7 +132,9 @@ class _Matrices:
 
     def __init__(self, k: KernelBuilder, p: GridProduct, tile: MatrixTile) -> None:
         self.k, self.p, self.tile = k, p, tile
-        self.a, self.b = (_Near.of(f, size, tile.depth, p.near) for f, size in ((p.a, tile.m), (p.b, tile.n)))
+        self.a, self.b = (
+            Near.of(f.along_depth, size, tile.depth, p.near) for f, size in ((p.a, tile.m), (p.b, tile.n))
+        )
         self.line = tile.columns * MATRIX
         """Elements of a subgroup's row."""
 

@@ -27,6 +27,14 @@ def multiply_matrices(ctx: Lowering, p: Product, family: str) -> None:
     if few:
         p = replace(p, b=_by_columns(ctx, p))
 
+    product = on_grid(p)
+    product = in_halves(ctx, product, p.a.value.type.dtype, p.b.value.type.dtype)
+    (multiply_rows if few else multiply_on_grid)(ctx, product, family)
+
+
+def on_grid(p: Product) -> GridProduct:
+    """The product with its batch as one dimension, elements of its factors by depth and row or column."""
+
     def reader(matrix: Matrix, *, rows: bool) -> Factor:
         steps = (matrix.row, matrix.col) if rows else (matrix.col, matrix.row)
 
@@ -44,9 +52,7 @@ def multiply_matrices(ctx: Lowering, p: Product, family: str) -> None:
         p.finish(k, (*unravel(batch, p.batch), row, column), 1, value)
 
     a, b = reader(p.a, rows=True), reader(p.b, rows=False)
-    product = GridProduct(prod(p.batch), p.m, p.n, p.k, a, b, p.acc, start if p.start else None, finish)
-    product = in_halves(ctx, product, p.a.value.type.dtype, p.b.value.type.dtype)
-    (multiply_rows if few else multiply_on_grid)(ctx, product, family)
+    return GridProduct(prod(p.batch), p.m, p.n, p.k, a, b, p.acc, start if p.start else None, finish)
 
 
 def _by_columns(ctx: Lowering, p: Product) -> Matrix:

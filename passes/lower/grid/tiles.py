@@ -25,6 +25,10 @@ Finish = Callable[[KernelBuilder, Expr, Expr, Expr, Expr], None]
 """Stores a result: (kernel, batch, row, column, sum)."""
 
 
+FETCH = 3.0
+"""Multiply-adds that bringing an element near takes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Factor:
     """One side of a product. along_depth: its elements lie contiguous along the depth, not along rows or columns."""
@@ -55,7 +59,7 @@ class GridProduct:
     element: DType | None = None
     multiply: Multiply = multiply_add
     work: float = 1.0
-    fetch: float = 3.0
+    fetch: float = FETCH
     exact: int | None = None
     total: DType = DType.I32
     lanes: int | None = None

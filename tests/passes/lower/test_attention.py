@@ -15,7 +15,8 @@ from c2c.passes.attention import Chain, Form, attributes
 from c2c.tests.passes.lower.harness import Array, run_graph
 
 SEED = 5
-EPSILON = float(np.finfo(np.float32).eps)
+LARGE_SCORE = 4.0
+"""Of random operands, more or less."""
 SHAPES = [
     # batch, heads, queries, keys, size of q and k, size of v
     (1, 1, 4, 1, 1, 1),
@@ -59,10 +60,11 @@ class Case:
         ]
         inputs: dict[str, Array] = {f"x{i}": x for i, x in enumerate(feeds)}
         values = [Value(n, TensorType(DType.of(x.dtype), x.shape)) for n, x in inputs.items()]
-        chains = [_chain(steps, whole, f"{i}", inputs, values) for i, steps in enumerate((self.scores, self.weights))]
+        type_ = TensorType(DType.of(self.q.dtype), whole)
+        chains = [_chain(steps, type_, f"{i}", inputs, values) for i, steps in enumerate((self.scores, self.weights))]
         form = Form((*outer, heads), self.k.shape[1], self.scale, *chains)
         dims = (batch, rows, heads * self.v.shape[3]) if self.joined[3] else (*outer, heads, rows, self.v.shape[3])
-        result = Value("y", TensorType(DType.F32, dims))
+        result = Value("y", TensorType(type_.dtype, dims))
         operands = [*values[:3], *form.operands()]
         attrs = attributes(form, operands, result.type)
         node = Node("c2c.Attention", tuple(operands), (result,), attrs, ("attention",))
@@ -71,12 +73,14 @@ class Case:
         return apart.reshape(batch, heads, rows, -1)
 
     def check(self, **options: Any) -> None:
-        """Sums of n products of rounded numbers are off by about √n roundings, each of the size of their terms."""
+        """Sums of n products of rounded numbers are off by about √n roundings, each of the size of their terms. Of
+        halves, whose sums are f32, weights and results are rounded, and scores by each step that they go through."""
         expected, got = self.expected(), self.run(**options)
         assert (np.isnan(got) == np.isnan(expected)).all(), f"seed {SEED}"
         length = max(self.q.shape[3], self.k.shape[2])
         largest = np.abs(self.v[np.isfinite(self.v)]).max()
-        tolerance = EPSILON * (8 + 4 * np.sqrt(length)) * largest
+        roundings = 8 + 4 * np.sqrt(length) if self.q.dtype == np.float32 else 1 + LARGE_SCORE * len(self.scores)
+        tolerance = np.finfo(self.q.dtype).eps * roundings * largest
         np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance, err_msg=f"seed {SEED}")
 
 
@@ -96,9 +100,8 @@ def _applied(steps: tuple[Step, ...], x: Array) -> Array:
 
 
 def _chain(
-    steps: tuple[Step, ...], dims: tuple[int, ...], prefix: str, inputs: dict[str, Array], values: list[Value]
+    steps: tuple[Step, ...], type_: TensorType, prefix: str, inputs: dict[str, Array], values: list[Value]
 ) -> Chain:
-    type_ = TensorType(DType.F32, dims)
     source = x = Value(f"source{prefix}", type_)
     nodes = []
     for s, (op, operands) in enumerate(steps):
@@ -122,10 +125,10 @@ def _joined(x: Array) -> Array:
     return np.ascontiguousarray(x.swapaxes(1, 2)).reshape(x.shape[0], x.shape[2], -1)
 
 
-def case(b: int, h: int, s: int, t: int, d: int, e: int, kv: int = 0, **options: Any) -> Case:
+def case(b: int, h: int, s: int, t: int, d: int, e: int, kv: int = 0, dtype: type = np.float32, **options: Any) -> Case:
     rng = np.random.default_rng(SEED)
     shapes = (b, h, s, d), (b, kv or h, t, d), (b, kv or h, t, e)
-    q, k, v = (rng.standard_normal(x).astype(np.float32) for x in shapes)
+    q, k, v = (rng.standard_normal(x).astype(dtype) for x in shapes)
     return Case(q, k, v, **{"scale": 0.3, **options})
 
 
