@@ -125,7 +125,9 @@ def _joined(x: Array) -> Array:
     return np.ascontiguousarray(x.swapaxes(1, 2)).reshape(x.shape[0], x.shape[2], -1)
 
 
-def case(b: int, h: int, s: int, t: int, d: int, e: int, kv: int = 0, dtype: type = np.float32, **options: Any) -> Case:
+def case(
+    b: int, h: int, s: int, t: int, d: int, e: int, kv: int = 0, *, dtype: type = np.float32, **options: Any
+) -> Case:
     rng = np.random.default_rng(SEED)
     shapes = (b, h, s, d), (b, kv or h, t, d), (b, kv or h, t, e)
     q, k, v = (rng.standard_normal(x).astype(dtype) for x in shapes)
