@@ -126,7 +126,16 @@ def _joined(x: Array) -> Array:
 
 
 def case(
-    b: int, h: int, s: int, t: int, d: int, e: int, kv: int = 0, *, dtype: type = np.float32, **options: Any
+    b: int,
+    h: int,
+    s: int,
+    t: int,
+    d: int,
+    e: int,
+    kv: int = 0,
+    *,
+    dtype: type[np.floating[Any]] = np.float32,
+    **options: Any,
 ) -> Case:
     rng = np.random.default_rng(SEED)
     shapes = (b, h, s, d), (b, kv or h, t, d), (b, kv or h, t, e)
