@@ -91,9 +91,9 @@ class Sequence:
     @cached_property
     def team(self) -> Team | None:
         """Threads that make a row of the batch in one direction together, with the state in memory that they share;
-        None where sequences have lengths of their own, or the state does not fit."""
+        None where the state does not fit."""
         device = self.ctx.target.device
-        if device is None or not device.shares or self.operand(4) is not None or self.ctx.node.op not in TEAMS:
+        if device is None or not device.shares or self.ctx.node.op not in TEAMS:
             return None
         threads = min(device.work_group, TEAM, 1 << (self.hidden - 1).bit_length())
         return Team(threads) if STATES * self.hidden * self.dtype.nbytes <= device.local_bytes else None

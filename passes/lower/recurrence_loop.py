@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ...ir.graph import Value
-from ...ir.loops import Const, Expr, ForKind, cast, const, minimum
+from ...ir.loops import Const, Expr, ForKind, cast, const, maximum, minimum
 from ...ir.types import DType
 from .context import KernelBuilder
 from .grid.team import Team
@@ -22,7 +22,8 @@ Gates: TypeAlias = list[Expr]
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One step of a few rows of the batch in one direction, inside the time loop; `odd`: 1 in every other one."""
+    """One step of a few rows of the batch in one direction, inside the time loop; `odd`: 1 in every other one. active:
+    whether the sequence still has it; None where all have."""
 
     k: KernelBuilder
     direction: int
@@ -32,6 +33,7 @@ class Moment:
     inputs: tuple[Expr, ...]
     odd: Expr
     team: Team | None = None
+    active: Expr | None = None
 
     def together(self) -> None:
         """What a team has written is there for all of it."""
@@ -42,10 +44,15 @@ class Moment:
         """Blocks of units, in odd steps from the last one on: weights that a step read last are near for the next. Of a
         team those of the thread."""
         if self.team is not None:
-            yield from self.team.along(self.k, count)
+            for _ in self.while_active():
+                yield from self.team.along(self.k, count)
             return
         for block in self.k.loop("block", count):
             yield self.k.let(block + self.odd * (count - 1 - block * 2), "unit") if count > 1 else block
+
+    def while_active(self) -> Iterator[None]:
+        """What is left out where a team, which comes to all barriers, is beyond the end of its sequence."""
+        return iter((None,)) if self.active is None else self.k.when(self.active)
 
 
 Step: TypeAlias = Callable[[Moment], None]
@@ -106,11 +113,13 @@ def _walk(seq: Sequence, memory: Memory, step: Step, k: KernelBuilder, direction
         _begin(seq, k, memory.cell, seq.operand(6), direction, batch)
     if seq.team is not None:
         k.barrier()
-    lengths = seq.operand(4)
-    end: Expr = const(steps)
+    lengths, count = seq.operand(4), const(steps)
+    end: Expr = count
     if lengths is not None:
-        end = k.let(minimum(cast(k.load(k.tensor(lengths), batch[0]), DType.I64), const(steps)), "length")
-    for t in k.loop("step", end, kind=_kind(seq, end)):
+        length = cast(k.load(k.tensor(lengths), batch[0]), DType.I64)
+        end = k.let(maximum(minimum(length, count), const(0)), "length")
+    # A team comes to every barrier, whatever the length of its sequence.
+    for t in k.loop("step", end if seq.team is None else count, kind=_kind(seq, count)):
         now = k.let(end - 1 - t, "now") if seq.reversed[direction] else t
         odd = k.let(t % 2, "odd")
         old = k.let(odd * half, "old")
@@ -119,17 +128,19 @@ def _walk(seq: Sequence, memory: Memory, step: Step, k: KernelBuilder, direction
             k.let(seq.input_row(now, b) * (seq.directions * width) + direction * width, "row") for b in batch
         )
         new = k.let(half - old, "new")
-        moment = Moment(k, direction, batch, old, new, inputs, odd, seq.team)
+        active = k.let(t < end, "active") if seq.team is not None and lengths is not None else None
+        moment = Moment(k, direction, batch, old, new, inputs, odd, seq.team, active)
         step(moment)
         moment.together()
         if (y := seq.result(0)) is not None:
             for b in batch:
                 sink, source = k.let(seq.y_at(now, direction, b), "y"), k.let(new + seq.own_at(direction, b), "h")
-                _copy(seq, k, y, sink, memory.hidden, source)
+                for _ in moment.while_active():
+                    _copy(seq, k, y, sink, memory.hidden, source)
     if lengths is not None and (y := seq.result(0)) is not None:
         for t in k.loop("step", steps, end):
             sink = k.let(seq.y_at(t, direction, batch[0]), "y")
-            for h, lanes in spans(k, seq.hidden, seq.lanes):
+            for h, lanes in _units(seq, k):
                 k.store(k.tensor(y), sink + h, const(0, seq.dtype, lanes))
     last = k.let(end % 2 * half, "last")
     for index, value, base in ((1, memory.hidden, last), (2, memory.cell, const(0))):
@@ -138,10 +149,10 @@ def _walk(seq: Sequence, memory: Memory, step: Step, k: KernelBuilder, direction
                 _copy(seq, k, out, seq.state_at(direction, b), value, base + seq.own_at(direction, b))
 
 
-def _kind(seq: Sequence, end: Expr) -> ForKind:
+def _kind(seq: Sequence, end: Const) -> ForKind:
     """Two steps of a team are unrolled: PoCL's compiler (3.1) stops at an assertion on a loop of two iterations with a
     barrier in it and threads that sit out."""
-    return "unroll" if seq.team is not None and isinstance(end, Const) and int(end.value) == 2 else "serial"
+    return "unroll" if seq.team is not None and int(end.value) == 2 else "serial"
 
 
 def _begin(
