@@ -1,5 +1,5 @@
-"""Recurrences whose sequences have lengths of their own: on OpenCL, on the emulator with every access watched, and under
-Oclgrind, against onnxruntime."""
+"""Recurrences whose sequences have lengths of their own: on OpenCL, on the emulator with every access watched, and
+under Oclgrind, against onnxruntime."""
 
 from __future__ import annotations
 
