@@ -237,7 +237,7 @@ def load(folder: Path | str) -> CompiledModel:
 
 
 def _port(record: Mapping[str, Any]) -> Port:
-    return Port(record["name"], DType(record["dtype"]), tuple(record["shape"]))
+    return Port(record["name"], DType(record["dtype"]), tuple(record["shape"]), tuple(record.get("labels", ())))
 
 
 def _mapped(path: Path) -> np.ndarray:

@@ -29,7 +29,7 @@ def assemble(graph: Graph, calls: list[Call], plan: MemoryPlan, options: Compile
     return Program(
         options.name,
         tuple(_port(v.name, v) for v in graph.inputs),
-        tuple(_port(n, v) for n, v in zip(graph.output_names, graph.outputs, strict=True)),
+        tuple(_port(n, v, graph.labels.get(n, ())) for n, v in zip(graph.output_names, graph.outputs, strict=True)),
         kernels,
         tuple(steps),
         plan.arena_bytes,
@@ -58,7 +58,7 @@ def _kernels(calls: list[Call], model: str) -> tuple[dict[str, Kernel], dict[int
     return {name: replace(kernel, name=name) for kernel, name in known.items()}, names
 
 
-def _port(name: str, value: Value) -> Port:
+def _port(name: str, value: Value, labels: tuple[str, ...] = ()) -> Port:
     if value.type.layout.block:
         raise ShapeError(f"'{name}' must be in plain layout at the model's border, it is {value.type}")
-    return Port(name, value.type.dtype, value.type.dims)
+    return Port(name, value.type.dtype, value.type.dims, labels)

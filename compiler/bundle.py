@@ -143,7 +143,8 @@ def _emit(kind: str, program: Program, options: CompileOptions, out: Path, embed
 
 def port_record(port: Port) -> dict[str, Any]:
     """A port as JSON."""
-    return {"name": port.name, "dtype": str(port.dtype), "shape": list(port.shape), "layout": "row-major"}
+    labels = {"labels": list(port.labels)} if port.labels else {}
+    return {"name": port.name, "dtype": str(port.dtype), "shape": list(port.shape), "layout": "row-major", **labels}
 
 
 def _manifest(

@@ -152,6 +152,7 @@ def compile_command(a: argparse.Namespace) -> int:
         for call in compiled.calls:
             if call.host:
                 print(f"  {', '.join(call.node.origin)}: {call.choices[-1].reason.strip(' ()')}")
+    tables.print_labels(compiled.program.outputs)
     tables.print_rounded(compiled.program.rounded)
     if compiled.options.target.device is not None:
         tables.print_fit(fit_of(compiled.program, compiled.options.target.device))

@@ -49,6 +49,24 @@ def _macros(prefix: str, port: Port) -> list[str]:
     return lines + [f"#define {prefix}_DIM{i} {d}" for i, d in enumerate(port.shape)]
 
 
+def label_lines(prefix: str, port: Port) -> list[str]:
+    """The strings of an output, as an array."""
+    if not port.labels:
+        return []
+    what = "the columns" if port.dtype.is_float else "what its numbers stand for"
+    strings = ", ".join(c_string(label) for label in port.labels)
+    return [
+        f"#define {prefix.upper()}_LABELS {len(port.labels)} /* {what}, in order */",
+        f"static const char *const {prefix}_labels[{len(port.labels)}] = {{{strings}}};",
+    ]
+
+
+def c_string(text: str) -> str:
+    """A string literal of UTF-8; octal escapes end after three digits, whatever follows."""
+    plain = {*range(32, 127)} - {*b'"\\?'}
+    return '"' + "".join(chr(b) if b in plain else f"\\{b:03o}" for b in text.encode()) + '"'
+
+
 def _field(port: Port, name: str, const: str) -> str:
     shape = ", ".join(map(str, port.shape))
     return f"    {const}{C_TYPES[port.dtype]} *{name}; /* {port.dtype}[{shape}], row-major, '{_comment(port.name)}' */"
@@ -74,6 +92,7 @@ def ports_of_header(program: Program) -> HeaderPorts:
     macros: list[str] = []
     for port, ident in zip((*program.inputs, *program.outputs), (*ins, *outs), strict=True):
         macros += _macros(f"{program.name.upper()}_{ident.upper()}", port)
+        macros += label_lines(f"{program.name}_{ident}", port)
     fields = [_field(p, n, "const ") for p, n in zip(program.inputs, ins, strict=True)]
     fields += [_field(p, n, "") for p, n in zip(program.outputs, outs, strict=True)]
     return HeaderPorts(ins, outs, macros, fields)

@@ -41,6 +41,7 @@ from .onnx_control_flow import CONTROL_FLOW, inline_control_flow
 from .onnx_folding import constant_data, fold, folds, from_type
 from .onnx_inline import expand_function, inline_call
 from .onnx_inputs import Pins, pinned_type, unknown_dims
+from .onnx_labels import passed_names
 from .onnx_ml import DOMAIN as ML
 from .onnx_ml import expand_ml
 from .onnx_refusals import check_arity, check_axis, data_dependent, is_since, needs_constant
@@ -142,7 +143,8 @@ class Importer:
         self.declared = {v.name: v for v in (*proto.value_info, *proto.output)}
         self.graph_nodes(proto.node, scope)
         outputs, names = self._outputs(proto, scope)
-        graph = Graph(proto.name or "graph", inputs, outputs, self.nodes, names)
+        labels = {n: self.labels[v] for n, v in zip(names, outputs, strict=True) if v in self.labels}
+        graph = Graph(proto.name or "graph", inputs, outputs, self.nodes, names, labels)
         graph.sort()
         self._check_static(graph)
         return graph
@@ -232,7 +234,8 @@ class Importer:
             if value is None:
                 continue
             declared = info.type.tensor_type.elem_type
-            if declared and declared != element_type_of(value.type.dtype):
+            names_strings = dtype_of(declared) is DType.STRING and value in self.labels if declared else False
+            if declared and declared != element_type_of(value.type.dtype) and not names_strings:
                 other = element_type_name(declared)
                 self.problem(OnnxImportError(f"output '{info.name}' is {value.type.dtype}, declared is {other}"))
             outputs.append(value)
@@ -335,10 +338,14 @@ class Importer:
         old = OldNode(op, int(schema.since_version), inputs, attrs, len(proto.output), where)
         if domain == ML:
             return expand_ml(old, self)
+        names = passed_names(old, self)
         self._helping = True
         results = upgrade(old, self)
         self._helping = False
-        return self.emit(old.op, old.inputs, old.attrs, old.outputs) if results is None else results
+        made = self.emit(old.op, old.inputs, old.attrs, old.outputs) if results is None else results
+        if names is not None:
+            self.label(made[0], names)
+        return made
 
     def _contrib(self, proto: NodeProto, scope: Scope, where: str) -> Sequence[Value | None]:
         """Results of an operator of onnxruntime's domain."""
@@ -385,6 +392,9 @@ class Importer:
 
     def label(self, value: Value, names: tuple[str, ...]) -> None:
         self.labels[value] = names
+
+    def names_of(self, value: Value) -> tuple[str, ...] | None:
+        return None if value.type.dtype.is_float else self.labels.get(value)
 
     def name(self, hint: str) -> str:
         """A name no value of the graph has."""

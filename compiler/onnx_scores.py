@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.errors import OnnxImportError, UnsupportedOpError
+from ..ir.errors import OnnxImportError, UnknownShapeError, UnsupportedOpError
 from ..ir.graph import Value
 from .onnx_upgrade import Emit
 
@@ -31,6 +31,14 @@ def one(emit: Emit, op: str, *inputs: Value | None, **attrs: Any) -> Value:
 def scalar(emit: Emit, like: Value, number: float) -> Value:
     """A constant of the element type of `like`."""
     return emit.constant(np.asarray(number, like.type.dtype.numpy))
+
+
+def columns_of(x: Value) -> int:
+    """Features of a row; raises UnknownShapeError where the model does not say."""
+    columns = x.type.shape[-1] if x.type.rank else 1
+    if not isinstance(columns, int):
+        raise UnknownShapeError(f"the number of features of '{x.name}' is not known", remedy="--shape INPUT=N,…")
+    return columns
 
 
 def post_transform(emit: Emit, scores: Value, transform: str) -> Value:

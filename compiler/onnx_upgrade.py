@@ -27,7 +27,10 @@ class Emit(Protocol):
     ) -> tuple[Value, ...]: ...
 
     def label(self, value: Value, names: tuple[str, ...]) -> None:
-        """Integers that stand for strings: what each number names."""
+        """Integers that stand for strings: what each number names; of floats, what each column is."""
+
+    def names_of(self, value: Value) -> tuple[str, ...] | None:
+        """The strings for which integers stand; None where they are numbers."""
 
 
 @dataclass(eq=False, slots=True)

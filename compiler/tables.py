@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ..ir.program import Rounded
+from ..ir.program import Port, Rounded
 from .bench import BenchReport, NodeTime
 from .fit import Fit
 from .grid_bench import GridReport, GridTime
@@ -45,6 +45,16 @@ def print_rounded(products: Sequence[Rounded]) -> None:
             f"  {p.origin[-1]} {p.length}x{p.columns}: error {p.expected:.2%} expected (of weights {p.weights:.2%}),"
             f" at most {p.largest:.3g} times the largest activation of a row"
         )
+
+
+def print_labels(outputs: Sequence[Port]) -> None:
+    """Outputs that are strings or maps in the model, and what they are here."""
+    for port in outputs:
+        some = ", ".join(port.labels[:4]) + (", …" if len(port.labels) > 4 else "")
+        if port.labels and port.dtype.is_float:
+            print(f"output '{port.name}' is a tensor of floats in place of maps; its columns are {some}")
+        elif port.labels:
+            print(f"output '{port.name}' numbers {len(port.labels)} strings (in the header and the manifest): {some}")
 
 
 def print_machine(m: Machine) -> None:

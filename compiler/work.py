@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import prod
+from math import ceil, log2, prod
 
 import numpy as np
 
@@ -174,6 +174,12 @@ def _aligned(node: Node) -> int:
     return 8 * node.output.type.size * max(1, int(node.attrs.get("sampling_ratio", 0))) ** 2
 
 
+def _trees(node: Node) -> int:
+    """A comparison a level, were trees balanced, and an addition, for each row and tree."""
+    trees, leaves = _size(node, 6), _size(node, 9)
+    return _dims(node, 0)[0] * trees * (1 + max(0, ceil(log2(leaves / trees)))) if trees and leaves else 0
+
+
 _COUNTS: dict[str, Callable[[Node], int]] = {
     "Conv": _conv,
     "ConvInteger": _conv,
@@ -191,6 +197,7 @@ _COUNTS: dict[str, Callable[[Node], int]] = {
     "LSTM": _recurrent,
     "GRU": _recurrent,
     "RNN": _recurrent,
+    "c2c.TreeEnsemble": _trees,
     "c2c.DynamicLSTM": lambda n: 2 * prod(_dims(n, 0)[:2]) * _size(n, 2),
     "MaxPool": _pool,
     "AveragePool": _pool,

@@ -69,7 +69,8 @@ class Graph:
     """Inputs, outputs and nodes in topological order.
 
     `output_names` are the public names of the outputs, since one value may serve several outputs and passes may
-    replace the value behind a name. Constants are reached through the nodes that read them.
+    replace the value behind a name. Constants are reached through the nodes that read them. labels: by output name, the
+    strings that its integers stand for, or that its columns of floats are named.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Graph:
     outputs: list[Value]
     nodes: list[Node]
     output_names: list[str]
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def uses(self) -> dict[Value, list[Node]]:
         """Readers of each value, in order; a node that reads a value twice stands twice."""
@@ -115,8 +117,9 @@ class Graph:
             for n in self.nodes
         ]
         return Graph(
-            self.name, [copies[v] for v in self.inputs], [copies[v] for v in self.outputs], nodes, [*self.output_names]
-        )
+            self.name, [copies[v] for v in self.inputs], [copies[v] for v in self.outputs], nodes,
+            [*self.output_names], dict(self.labels),
+        )  # fmt: skip
 
     def sort(self) -> None:
         """Restore topological order, stable; drop nodes of which no output is read (dead code)."""

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,9 +58,16 @@ def _graph_lines(graph: Graph, indent: str) -> Iterator[str]:
         yield from _constant_lines(node.inputs, printed, inner)
         yield from _node_lines(node, inner)
     yield from _constant_lines(graph.outputs, printed, inner)
-    results = ", ".join(f"{json.dumps(n)} = {_name(v)}" for n, v in zip(graph.output_names, graph.outputs, strict=True))
+    results = ", ".join(
+        f"{json.dumps(n)} = {_name(v)}{_labels(graph.labels.get(n, ()))}"
+        for n, v in zip(graph.output_names, graph.outputs, strict=True)
+    )
     yield f"{inner}return {results}".rstrip()
     yield f"{indent}}}"
+
+
+def _labels(names: Sequence[str]) -> str:
+    return f" labels [{', '.join(map(json.dumps, names))}]" if names else ""
 
 
 def _constant_lines(values: Iterable[Value | None], printed: set[Value], indent: str) -> Iterator[str]:
@@ -263,12 +270,17 @@ class _Parser:
             else:
                 nodes.append(self.node(known))
         results = self.list_of(lambda: self.result(known), "}")
-        return Graph(name, inputs, [v for _, v in results], nodes, [n for n, _ in results])
+        labels = {n: names for n, _, names in results if names}
+        return Graph(name, inputs, [v for _, v, _ in results], nodes, [n for n, _, _ in results], labels)
 
-    def result(self, known: dict[str, Value]) -> tuple[str, Value]:
+    def result(self, known: dict[str, Value]) -> tuple[str, Value, tuple[str, ...]]:
         name = self.string()
         self.expect("=")
-        return name, self.value(known)
+        value, labels = self.value(known), ()
+        if self.accept("labels"):
+            self.expect("[")
+            labels = tuple(self.list_of(self.string, "]"))
+        return name, value, labels
 
     def node(self, known: dict[str, Value]) -> Node:
         outputs: list[Value] = self.list_of(lambda: self.unbound_value(), "=")

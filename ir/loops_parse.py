@@ -243,7 +243,11 @@ class _Parser:
         name = self.string()
         dtype = self.dtype(self.take("name"))
         self.expect("[")
-        return Port(name, dtype, tuple(self.listed("]", self.integer)))
+        shape = tuple(self.listed("]", self.integer))
+        if not self.accept("labels"):
+            return Port(name, dtype, shape)
+        self.expect("[")
+        return Port(name, dtype, shape, tuple(self.listed("]", self.string)))
 
     def step(self) -> Step:
         symbol = self.take("name")

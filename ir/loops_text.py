@@ -83,7 +83,8 @@ def print_program(program: Program) -> str:
 
 
 def _port(p: Port) -> str:
-    return f"{json.dumps(p.name)} {p.dtype}[{', '.join(map(str, p.shape))}]"
+    labels = f" labels [{', '.join(map(json.dumps, p.labels))}]" if p.labels else ""
+    return f"{json.dumps(p.name)} {p.dtype}[{', '.join(map(str, p.shape))}]{labels}"
 
 
 def _step(kind: str, s: Step) -> str:

@@ -37,11 +37,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """An input or output of the model: public name, element type and logical shape (always plain layout)."""
+    """An input or output of the model: public name, element type and logical shape (always plain layout).
+
+    labels: the strings that an output's integers stand for, or that columns of floats are named.
+    """
 
     name: str
     dtype: DType
     shape: tuple[int, ...]
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

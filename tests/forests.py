@@ -78,7 +78,7 @@ def ml_model(
 
 
 def ml_node(op: str, inputs: Sequence[str], outputs: Sequence[str], **attrs: Any) -> onnx.NodeProto:
-    return helper.make_node(op, inputs, outputs, op.lower(), domain="ai.onnx.ml", **attrs)
+    return helper.make_node(op, inputs, outputs, f"{op}_{outputs[0]}", domain="ai.onnx.ml", **attrs)
 
 
 def regressor(attrs: Mapping[str, Any], x: Array, targets: int = 1) -> onnx.ModelProto:

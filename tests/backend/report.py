@@ -11,6 +11,7 @@ from pathlib import Path
 
 import onnx
 
+from c2c.compiler.onnx_ml import is_ml
 from c2c.ir.reference import has_function, schema_of
 from c2c.passes.lower import is_lowered
 
@@ -66,7 +67,7 @@ two units in the last place for half types ({rounding}).
 Expected values that are rounding noise where the result is zero: {noise}.
 
 *by*: `kernel` — a lowering of its own; `definition` — ONNX's function body, compiled; `fold` — computed by the importer
-where its inputs are known; `-` — not supported. A test whose name ends in `_expanded` counts for the operator that it
+where its inputs are known; `import` — the importer writes it as others; `-` — not supported. A test whose name ends in `_expanded` counts for the operator that it
 expands.
 
 | operator | since opset | by | passed | of | pinned | refused because |
@@ -94,6 +95,8 @@ def _how(op: str, passes: bool) -> str:
         return "-"
     if is_lowered(op):
         return "kernel"
+    if is_ml(op):
+        return "import"
     return "definition" if has_function(op) else "fold"
 
 
