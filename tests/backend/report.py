@@ -67,7 +67,8 @@ two units in the last place for half types ({rounding}).
 Expected values that are rounding noise where the result is zero: {noise}.
 
 *by*: `kernel` — a lowering of its own; `definition` — ONNX's function body, compiled; `fold` — computed by the importer
-where its inputs are known; `import` — the importer writes it as others; `-` — not supported. A test whose name ends in `_expanded` counts for the operator that it
+where its inputs are known; `import` — written as other operators by the importer; `-` — not supported. A test whose
+name ends in `_expanded` counts for the operator that it
 expands.
 
 | operator | since opset | by | passed | of | pinned | refused because |
