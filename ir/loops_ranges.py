@@ -27,6 +27,7 @@ class Interval:
         return self.lo if self.lo == self.hi else None
 
 
+_UNBOUNDED = Interval(-LIMIT, LIMIT)
 Ranges = Mapping[str, Interval]
 
 
@@ -63,6 +64,8 @@ def _interval(e: Expr, ranges: Ranges) -> Interval | None:
         case Select():
             a, b = interval(e.a, ranges), interval(e.b, ranges)
             return Interval(min(a.lo, b.lo), max(a.hi, b.hi), False, a.names | b.names) if a and b else None
+        case Binary() if e.op in ("min", "max") and e.dtype is DType.I64:
+            return _combine(e.op, _interval(e.a, ranges) or _UNBOUNDED, _interval(e.b, ranges) or _UNBOUNDED)
         case Binary():
             a, b = interval(e.a, ranges), interval(e.b, ranges)
             if e.op == "mod" and a is None and b is not None and b.single:

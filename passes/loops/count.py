@@ -1,7 +1,8 @@
 """How much a kernel does: operations and bytes, counted from its loops' bounds.
 
 Bounds that outer loops decide are taken as the mean of those at the outer loops' beginnings, middles and ends; a loop
-whose bounds are computed counts as `UNKNOWN` iterations; the longer side of a condition is taken.
+whose bounds are computed counts the mean of its fewest and most iterations where the computation limits them, else
+`UNKNOWN`; the longer side of a condition is taken.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def _block(block: Block, moments: Moments, measure: Callable[[Stmt], float]) -> 
             case Block():
                 part = _block(stmt, moments, measure)
             case Let():
-                moments = tuple(_known(m, stmt.name, _at(stmt.value, m)) for m in moments)
+                moments = tuple(_known(m, stmt.name, interval(stmt.value, m)) for m in moments)
                 part = Effort(own, own)
             case _:
                 part = Effort(own, own)
@@ -117,23 +118,20 @@ def _entering(loop: For, moments: Moments) -> tuple[float, Moments]:
     """How often a loop runs, and the moments in its body."""
     counts, within = [], []
     for i, moment in enumerate(moments):
-        begin, end = _at(loop.begin, moment), _at(loop.end, moment)
+        begin, end = interval(loop.begin, moment), interval(loop.end, moment)
         if begin is None or end is None:
             return UNKNOWN, tuple(_known(m, loop.var, None) for m in moments)
-        counts.append(max(0, -(-(end - begin) // loop.step)))
-        last = max(0, counts[-1] - 1)
-        within.append(_known(moment, loop.var, begin + loop.step * (0, last // 2, last)[i]))
+        fewest, most = (max(0, -(-length // loop.step)) for length in (end.lo - begin.hi, end.hi - begin.lo))
+        counts.append((fewest + most) / 2)
+        last = max(0, fewest - 1)
+        at = begin.lo + loop.step * (0, last // 2, last)[i]
+        within.append(_known(moment, loop.var, Interval(at, at) if fewest == most else None))
     return sum(counts) / len(counts), tuple(within)
 
 
-def _known(moment: Mapping[str, Interval], name: str, value: int | None) -> Mapping[str, Interval]:
+def _known(moment: Mapping[str, Interval], name: str, value: Interval | None) -> Mapping[str, Interval]:
     others = {n: v for n, v in moment.items() if n != name}
-    return others if value is None else {**others, name: Interval(value, value)}
-
-
-def _at(e: Expr, moment: Mapping[str, Interval]) -> int | None:
-    found = interval(e, moment)
-    return None if found is None else found.single
+    return others if value is None else {**others, name: value}
 
 
 def _operations(e: Expr) -> int:

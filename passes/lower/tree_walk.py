@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...ir.graph import Value
-from ...ir.loops import Buffer, Expr, Operand, cast, const, minimum
+from ...ir.loops import Buffer, Expr, Operand, cast, const, maximum, minimum
 from ...ir.types import DType
 from .context import KernelBuilder, Lowering
 from .packing import spans
@@ -187,6 +187,7 @@ class _Tables:
         self.column = k.tensor(ctx.pack("column", nodes.column.astype(narrow)))
         self.threshold = k.tensor(ctx.pack("threshold", nodes.threshold.astype(x.type.dtype.numpy)))
         self.left = k.tensor(ctx.pack("left", nodes.left))
+        self.limits = (min(nodes.depths, default=0), max(nodes.depths, default=0))
         self.roots, self.depths = k.tensor(ctx.pack("root", nodes.roots)), k.tensor(ctx.pack("depth", nodes.depths))
         nothing = np.full((1, self.leaves.columns), self.leaves.neutral, x.type.dtype.numpy)
         weights = np.concatenate([self.leaves.weights, nothing])
@@ -254,13 +255,20 @@ class _Tables:
         for r in range(ways.rows):
             for t in range(ways.trees):
                 k.store(at, r * ways.trees + t, roots[t])
-        for _ in k.loop("d", k.let(cast(k.load(self.depths, group), DType.I64), "depth")):
+        for _ in k.loop("d", k.let(self._depth(group), "depth")):
             for i in range(ways.rows * ways.trees):
                 slot = k.let(cast(k.load(at, i), DType.I64), "slot")
                 column = cast(k.load(self.column, slot), DType.I64)
                 above = k.load(self.x, begins[i // ways.trees] + column) > k.load(self.threshold, slot)
                 k.store(at, i, k.load(self.left, slot) + cast(above, DType.U32))
         return [k.let(cast(k.load(at, i), DType.I64), "slot") for i in range(ways.rows * ways.trees)]
+
+    def _depth(self, group: Expr) -> Expr:
+        """Tests of the longest way in a group; for grids with its limits, by which their work is counted."""
+        depth = cast(self.k.load(self.depths, group), DType.I64)
+        if self.k.ctx.target.device is None:
+            return depth
+        return minimum(maximum(depth, int(self.limits[0])), int(self.limits[1]))
 
 
 def _sections(ends: Sequence[int]) -> Iterator[tuple[int, int]]:

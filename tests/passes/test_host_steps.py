@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 import c2c
 from c2c.codegen.target import Target
+from c2c.compiler.cli import main
 from c2c.ir.graph import Graph, Node, Value
 from c2c.ir.loops_parse import parse_kernel, parse_program
 from c2c.ir.loops_text import print_program
@@ -23,6 +24,7 @@ from c2c.ir.types import DType, TensorType
 from c2c.passes.host_steps import Model, Times, on_host
 from c2c.passes.lower.context import Call
 
+from ..forests import forest, ml_model, ml_node
 from ..opencl import needs_opencl
 
 TARGET = Target.parse("opencl")
@@ -137,3 +139,55 @@ def test_both_sides_together_are_right(mixed: onnx.ModelProto, host_steps: bool)
     np.testing.assert_allclose(y, sums, rtol=1e-5)
     np.testing.assert_array_equal(at, places)
     np.testing.assert_allclose(mean, means, rtol=1e-5)
+
+
+def recommender(wide: bool) -> onnx.ModelProto:
+    """Embeddings and numbers, a product of both, and trees on what it makes: in f64 (`wide`) or f32."""
+    seeded = np.random.default_rng(7)
+    constants = {
+        "table": seeded.standard_normal((50, 12)).astype(np.float32),
+        "w": seeded.standard_normal((16, 10)).astype(np.float32),
+    }
+    labels = {"classlabels_strings": ["no", "maybe", "yes"], "post_transform": "SOFTMAX"}
+    trees = forest(7, 60, 24, 10, of="class", modes=["BRANCH_LEQ"], targets=3, missing=False)
+    nodes = [
+        helper.make_node("Gather", ["table", "item"], ["embedding"]),
+        helper.make_node("Concat", ["embedding", "numbers"], ["both"], axis=1),
+        helper.make_node("MatMul", ["both", "w"], ["product"]),
+        helper.make_node("Tanh", ["product"], ["features"]),
+        helper.make_node("Cast", ["features"], ["typed"], to=TensorProto.DOUBLE if wide else TensorProto.FLOAT),
+        ml_node("TreeEnsembleClassifier", ["typed"], ["label", "scores"], **trees, **labels),
+        ml_node("ZipMap", ["scores"], ["probabilities"], classlabels_strings=labels["classlabels_strings"]),
+    ]
+    feeds = {"item": np.zeros(9, np.int64), "numbers": np.zeros((9, 4), np.float32)}
+    model = ml_model(nodes, feeds, {"label": TensorProto.STRING, "probabilities": 0})
+    model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in constants.items())
+    return model
+
+
+def recommender_inputs() -> dict[str, np.ndarray]:
+    seeded = np.random.default_rng(3)
+    return {"item": seeded.integers(0, 50, 9), "numbers": seeded.standard_normal((9, 4)).astype(np.float32)}
+
+
+@needs_opencl
+@pytest.mark.needs("gcc")
+@pytest.mark.parametrize("wide", [True, False])
+def test_trees_behind_a_product(wide: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The device has no 64-bit floats: such trees run on the host, those of f32 on a grid of rows and trees."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    proto, feeds = recommender(wide), recommender_inputs()
+    label, scores = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, feeds)
+    model = c2c.compile(proto, "opencl", name="net")
+    found = model.run(feeds)
+    assert [("no", "maybe", "yes")[i] for i in found["label"]] == list(label)
+    expected = [[row[n] for n in ("no", "maybe", "yes")] for row in scores]
+    np.testing.assert_allclose(found["probabilities"], expected, atol=60 * np.finfo(np.float32).eps)
+    steps = {s.kernel: s.host for s in model.compiled.program.steps}
+    assert {host for kernel, host in steps.items() if "tree" in kernel} == {wide}
+    assert not any(host for kernel, host in steps.items() if "gather" in kernel or "matmul" in kernel)
+    onnx.save(proto, tmp_path / "net.onnx")
+    assert main(["compile", str(tmp_path / "net.onnx"), "--target", "opencl", "-o", str(tmp_path / "out")]) == 0
+    assert ("TreeEnsembleClassifier_label: the device has no 64-bit floats" in capsys.readouterr().out) == wide
+    hosted = json.loads((tmp_path / "out" / "manifest.json").read_text())["host_steps"]
+    assert ("TreeEnsembleClassifier_label" in hosted) == wide

@@ -19,6 +19,8 @@ HEAD = "kernel k(x: f32[4096], n: i64[64], y: f32[4096])"
         ("grid i = 0 to 10 { serial j = 0 to 4 step 2 { store y[i] = x[j] } }", 20, 2),
         ("grid i = 0 to 4 { thread j = 0 to 8 { store y[i] = exp(x[j]) } }", 32 * (CALL + 1), CALL + 1),
         ("serial i = 0 to n[0] { store y[i] = x[i] }", 1 + UNKNOWN, 1 + UNKNOWN),
+        ("serial i = 0 to max(min(n[0], 9), 5) { store y[i] = x[i] }", 3 + 7, 3 + 7),
+        ("let t: i64 = max(min(n[0], 9), 5) serial i = 3 to t { store y[i] = x[i] }", 3 + 4, 3 + 4),
         ("if x[0] < x[1] { store y[0] = x[0] } else { store y[0] = x[0] + x[1] }", 3 + 3, 3 + 3),
     ],
 )
