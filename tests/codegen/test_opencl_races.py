@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import c2c
+from c2c.tests.forests import forest, regressor, rows
 from c2c.tests.oclgrind import faults, needs_oclgrind, simulate
 
 pytestmark = [needs_oclgrind, pytest.mark.needs("gcc")]
@@ -96,3 +97,13 @@ def test_a_guard_that_is_missing_is_found(bundle: Path, plan: str) -> None:
     guard = re.search(r"if \(\(row < \d+\) & \(column < \d+\)\)", plan)
     assert guard is not None
     assert reports(bundle, plan.replace(guard.group(0), "if (1)"))
+
+
+def test_trees_stay_inside_their_tables(tmp_path: Path) -> None:
+    """Rows and chunks of trees on a grid; a child that is one too far reads beyond the last node."""
+    for every in (False, True):
+        attrs = forest(SEED, 70, 4, 5, targets=3, every_target=every)
+        c2c.compile(regressor(attrs, rows(SEED, 3, 5), 3), "opencl", name="net", host_steps=False).save(tmp_path)
+        plan = (tmp_path / "net_plan.h").read_text()
+        assert reports(tmp_path, plan) == []
+    assert reports(tmp_path, re.sub(r"(at\[0\] = [^;]*?) \+ ", r"\1 + 1000000 + ", plan))

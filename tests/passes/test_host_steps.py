@@ -148,7 +148,7 @@ def recommender(wide: bool) -> onnx.ModelProto:
         "table": seeded.standard_normal((50, 12)).astype(np.float32),
         "w": seeded.standard_normal((16, 10)).astype(np.float32),
     }
-    labels = {"classlabels_strings": ["no", "maybe", "yes"], "post_transform": "SOFTMAX"}
+    labels = ["no", "maybe", "yes"]
     trees = forest(7, 60, 24, 10, of="class", modes=["BRANCH_LEQ"], targets=3, missing=False)
     nodes = [
         helper.make_node("Gather", ["table", "item"], ["embedding"]),
@@ -156,11 +156,11 @@ def recommender(wide: bool) -> onnx.ModelProto:
         helper.make_node("MatMul", ["both", "w"], ["product"]),
         helper.make_node("Tanh", ["product"], ["features"]),
         helper.make_node("Cast", ["features"], ["typed"], to=TensorProto.DOUBLE if wide else TensorProto.FLOAT),
-        ml_node("TreeEnsembleClassifier", ["typed"], ["label", "scores"], **trees, **labels),
-        ml_node("ZipMap", ["scores"], ["probabilities"], classlabels_strings=labels["classlabels_strings"]),
-    ]
-    feeds = {"item": np.zeros(9, np.int64), "numbers": np.zeros((9, 4), np.float32)}
-    model = ml_model(nodes, feeds, {"label": TensorProto.STRING, "probabilities": 0})
+        ml_node("TreeEnsembleClassifier", ["typed"], ["label", "scores"], **trees,
+                classlabels_strings=labels, post_transform="SOFTMAX"),
+        ml_node("ZipMap", ["scores"], ["probabilities"], classlabels_strings=labels),
+    ]  # fmt: skip
+    model = ml_model(nodes, recommender_inputs(), {"label": TensorProto.STRING, "probabilities": 0})
     model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in constants.items())
     return model
 
@@ -182,7 +182,7 @@ def test_trees_behind_a_product(wide: bool, tmp_path: Path, capsys: pytest.Captu
     found = model.run(feeds)
     assert [("no", "maybe", "yes")[i] for i in found["label"]] == list(label)
     expected = [[row[n] for n in ("no", "maybe", "yes")] for row in scores]
-    np.testing.assert_allclose(found["probabilities"], expected, atol=60 * np.finfo(np.float32).eps)
+    np.testing.assert_allclose(found["probabilities"], expected, atol=60 * float(np.finfo(np.float32).eps))
     steps = {s.kernel: s.host for s in model.compiled.program.steps}
     assert {host for kernel, host in steps.items() if "tree" in kernel} == {wide}
     assert not any(host for kernel, host in steps.items() if "gather" in kernel or "matmul" in kernel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,13 @@ import pytest
 from c2c.codegen.target import Target
 from c2c.compiler.onnx_import import import_model
 from c2c.ir.graph import Graph
+from c2c.ir.loops_interp import run_program
 from c2c.ir.reference import evaluate
 from c2c.passes.lower import lower_graph, tree_ensemble
 from c2c.passes.lower.schedule import Tuning
+from c2c.tests.emulation import Emulated, check_equal, needs_compiler
 from c2c.tests.forests import forest, regressor, rows
-from c2c.tests.passes.lower.harness import run_graph
+from c2c.tests.passes.lower.harness import program_of, run_graph
 
 SEED = 3
 FORESTS: dict[str, tuple[int, int, dict[str, Any], dict[str, Any]]] = {
@@ -104,3 +107,16 @@ def test_infinite_splits() -> None:
         graph = import_model(regressor(attrs, x))
         (got,) = run_graph(graph, [x])
         np.testing.assert_allclose(got, evaluate(graph, {"x": x})["y"], atol=1e-5, err_msg=f"{mode}, seed {SEED}")
+
+
+@needs_compiler
+@pytest.mark.parametrize(("target", "name", "count"), [("metal", "all targets", 2), ("cuda", "few leaves", 300)])
+def test_other_languages(target: str, name: str, count: int, tmp_path: Path) -> None:
+    """Equal to the interpreter bit by bit, no access outside of a table."""
+    graph, x = graph_of(name, count, np.float32)
+    program = program_of(graph, target)
+    device = Target.parse(target).device
+    assert device is not None
+    emulated = Emulated(program, device, tmp_path, watched=True)
+    check_equal(program, emulated.run([x]), run_program(program, [x]), f"{target}, seed {SEED}")
+    assert emulated.faults == []
