@@ -17,13 +17,13 @@ from ..codegen.llvm_program import emit_object
 from ..codegen.target import Target
 from ..ir.errors import OnnxImportError, OptionsError, RunError
 from ..ir.program import Port
-from ..ir.types import DType
+from ..ir.types import Counted, DType
 from ..passes.lower.schedule import Tuning
 from ..runtime_stub.loader import Bound, Loaded
 from .bundle import sha256, write_bundle
 from .driver import Compiled, compile_file
 from .grid_run import GridModel, grid_model, load_grid
-from .inputs import checked_inputs, checked_outputs
+from .inputs import checked_inputs, checked_outputs, meant
 from .names import model_identifier
 from .options import CompileOptions
 from .packed import KINDS as PACKED
@@ -60,7 +60,8 @@ class CompiledModel:
         self, feeds: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray] | None = None
     ) -> dict[str, np.ndarray]:
         """Run once. feeds: array by input name, of the declared dtype and shape; contiguous ones are read in place.
-        outputs: contiguous arrays to write into, by output name; others are allocated. Raises RunError."""
+        outputs: contiguous arrays to write into, by output name; others are allocated. Where data decide how many
+        results there are, what comes back is a view that ends with the last of them. Raises RunError."""
         loaded = self._loadable()
         arrays = checked_inputs(self.inputs, feeds)
         results = checked_outputs(self.outputs, outputs or {}, arrays)
@@ -68,7 +69,7 @@ class CompiledModel:
             code = loaded.run(arrays, results)
         if code:
             raise RunError(f"{self.name}_run returned error {code}")
-        return {p.name: r for p, r in zip(self.outputs, results, strict=True)}
+        return meant(self.outputs, {p.name: r for p, r in zip(self.outputs, results, strict=True)})
 
     def trace(self, feeds: Mapping[str, np.ndarray], steps: int, beside: Bound | None = None) -> np.ndarray:
         """Nanoseconds of each of the program's `steps` in one run on this thread (see `Loaded.trace`)."""
@@ -237,7 +238,9 @@ def load(folder: Path | str) -> CompiledModel:
 
 
 def _port(record: Mapping[str, Any]) -> Port:
-    return Port(record["name"], DType(record["dtype"]), tuple(record["shape"]), tuple(record.get("labels", ())))
+    counted, labels = record.get("counted"), tuple(record.get("labels", ()))
+    form = None if counted is None else Counted(counted["axis"], counted["count"])
+    return Port(record["name"], DType(record["dtype"]), tuple(record["shape"]), labels, form)
 
 
 def _mapped(path: Path) -> np.ndarray:

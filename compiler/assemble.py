@@ -8,6 +8,7 @@ from ..ir.errors import ShapeError
 from ..ir.graph import Graph, Value
 from ..ir.loops import Kernel
 from ..ir.program import Port, Program, Step
+from ..ir.types import Counted
 from ..passes.lower import Call
 from ..passes.plan_memory import MemoryPlan
 from .names import identifier
@@ -29,7 +30,10 @@ def assemble(graph: Graph, calls: list[Call], plan: MemoryPlan, options: Compile
     return Program(
         options.name,
         tuple(_port(v.name, v) for v in graph.inputs),
-        tuple(_port(n, v, graph.labels.get(n, ())) for n, v in zip(graph.output_names, graph.outputs, strict=True)),
+        tuple(
+            _port(n, v, graph.labels.get(n, ()), graph.counts.get(n))
+            for n, v in zip(graph.output_names, graph.outputs, strict=True)
+        ),
         kernels,
         tuple(steps),
         plan.arena_bytes,
@@ -58,7 +62,7 @@ def _kernels(calls: list[Call], model: str) -> tuple[dict[str, Kernel], dict[int
     return {name: replace(kernel, name=name) for kernel, name in known.items()}, names
 
 
-def _port(name: str, value: Value, labels: tuple[str, ...] = ()) -> Port:
+def _port(name: str, value: Value, labels: tuple[str, ...] = (), counted: Counted | None = None) -> Port:
     if value.type.layout.block:
         raise ShapeError(f"'{name}' must be in plain layout at the model's border, it is {value.type}")
-    return Port(name, value.type.dtype, value.type.dims, labels)
+    return Port(name, value.type.dtype, value.type.dims, labels, counted)

@@ -107,7 +107,7 @@ def bench_model(compiled: Compiled, seconds: float, machine: Machine | None = No
     model = from_compiled(compiled)
     machine = machine or measure_machine(MACHINE_SECONDS, threads=False)
     feeds = random_inputs(compiled.source)
-    outputs = model.run(feeds)
+    outputs = {p.name: np.empty(p.shape, p.dtype.numpy) for p in model.outputs}
     whole = _repeat(lambda: model.run(feeds, outputs), seconds / 2)
     steps, possible = step_times(model, len(compiled.calls), feeds, seconds / 2)
     program = compiled.program

@@ -143,8 +143,10 @@ def _emit(kind: str, program: Program, options: CompileOptions, out: Path, embed
 
 def port_record(port: Port) -> dict[str, Any]:
     """A port as JSON."""
-    labels = {"labels": list(port.labels)} if port.labels else {}
-    return {"name": port.name, "dtype": str(port.dtype), "shape": list(port.shape), "layout": "row-major", **labels}
+    more: dict[str, Any] = {"labels": list(port.labels)} if port.labels else {}
+    if port.counted is not None:
+        more["counted"] = asdict(port.counted)
+    return {"name": port.name, "dtype": str(port.dtype), "shape": list(port.shape), "layout": "row-major", **more}
 
 
 def _manifest(

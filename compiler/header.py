@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -67,9 +68,15 @@ def c_string(text: str) -> str:
     return '"' + "".join(chr(b) if b in plain else f"\\{b:03o}" for b in text.encode()) + '"'
 
 
-def _field(port: Port, name: str, const: str) -> str:
-    shape = ", ".join(map(str, port.shape))
-    return f"    {const}{C_TYPES[port.dtype]} *{name}; /* {port.dtype}[{shape}], row-major, '{_comment(port.name)}' */"
+def _field(port: Port, name: str, const: str, counts: Mapping[str, str]) -> str:
+    """counts: C names of outputs that say how many results there are, by public name."""
+    shape, counted = ", ".join(map(str, port.shape)), ""
+    if port.counted is not None:
+        counted = (
+            f"; along axis {port.counted.axis} the first *{counts[port.counted.count]} are results, the rest fills"
+        )
+    text = f"{port.dtype}[{shape}], row-major, '{_comment(port.name)}'{counted}"
+    return f"    {const}{C_TYPES[port.dtype]} *{name}; /* {text} */"
 
 
 def _comment(text: str) -> str:
@@ -93,8 +100,9 @@ def ports_of_header(program: Program) -> HeaderPorts:
     for port, ident in zip((*program.inputs, *program.outputs), (*ins, *outs), strict=True):
         macros += _macros(f"{program.name.upper()}_{ident.upper()}", port)
         macros += label_lines(f"{program.name}_{ident}", port)
-    fields = [_field(p, n, "const ") for p, n in zip(program.inputs, ins, strict=True)]
-    fields += [_field(p, n, "") for p, n in zip(program.outputs, outs, strict=True)]
+    counts = {p.name: n for p, n in zip(program.outputs, outs, strict=True)}
+    fields = [_field(p, n, "const ", counts) for p, n in zip(program.inputs, ins, strict=True)]
+    fields += [_field(p, n, "", counts) for p, n in zip(program.outputs, outs, strict=True)]
     return HeaderPorts(ins, outs, macros, fields)
 
 

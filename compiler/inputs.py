@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +79,16 @@ def checked_outputs(
             raise RunError(f"output '{port.name}' lies on an input or on another output", remedy="give separate arrays")
         arrays.append(array)
     return arrays
+
+
+def meant(ports: Sequence[Port], results: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Outputs without what lies behind counted results (`ir.types.Counted`): views, by output name."""
+    found = dict(results)
+    for port in ports:
+        if port.counted is not None:
+            number = int(results[port.counted.count])
+            found[port.name] = results[port.name][(slice(None),) * port.counted.axis + (slice(number),)]
+    return found
 
 
 def _fits(port: Port, array: object) -> bool:

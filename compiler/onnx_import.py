@@ -38,6 +38,8 @@ from ..ir.types import DType, TensorType
 from .onnx_attributes import read_attributes
 from .onnx_contrib import DOMAIN, contrib_attributes, expand_contrib
 from .onnx_control_flow import CONTROL_FLOW, inline_control_flow
+from .onnx_count_rules import follow, prepared
+from .onnx_counts import Counts
 from .onnx_folding import constant_data, fold, folds, from_type
 from .onnx_inline import expand_function, inline_call
 from .onnx_inputs import Pins, pinned_type, unknown_dims
@@ -127,7 +129,8 @@ class Importer:
         self.depth = 0
         self._helping = False
         self._fresh: set[Value] = set()
-        self._counts: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
+        self.counts = Counts(self)
 
     # ---- the sweep ----
 
@@ -145,6 +148,7 @@ class Importer:
         outputs, names = self._outputs(proto, scope)
         labels = {n: self.labels[v] for n, v in zip(names, outputs, strict=True) if v in self.labels}
         graph = Graph(proto.name or "graph", inputs, outputs, self.nodes, names, labels)
+        self.counts.add_outputs(graph)
         graph.sort()
         self._check_static(graph)
         return graph
@@ -400,7 +404,7 @@ class Importer:
         """A name no value of the graph has."""
         name = hint
         while name in self.names or not name:
-            self._counts[hint] = k = self._counts.get(hint, 0) + 1
+            self._numbers[hint] = k = self._numbers.get(hint, 0) + 1
             name = f"{hint}.{k}"
         self.names.add(name)
         return name
@@ -416,22 +420,35 @@ class Importer:
         """Results of an operator of the newest opset: constants where it can be computed, else of a new node."""
         if len(self.nodes) > _MAX_NODES:
             raise OnnxImportError("the model unfolds to more than a million nodes")
+        expanding = self.expand(op) and has_function(op)
+        watched = self.counts.concern(inputs)
+        operands = prepared(op, inputs, attrs, self.counts) if watched and not expanding else inputs
         outputs = tuple(Value(self.name(self.hint), TensorType(DType.F32, ())) for _ in range(count))
-        node = Node(op, tuple(inputs), outputs, dict(attrs), self.origin)
+        node = Node(op, tuple(operands), outputs, dict(attrs), self.origin)
         if op in ("Shape", "Size") and (data := from_type(node)) is not None:
-            return (self.constant(data),)
+            return (self.counts.shape(node, data) or self.constant(data),)
         self._infer(node)
         check_axis(node)
         check_operands(node)
         if folds(node) and (results := fold(node)) is not None:
-            return tuple(self.constant(r) for r in results)
-        if self.expand(op) and has_function(op):
-            expanded = expand_function(self, node)
-            if expanded is not None:
-                return expanded
+            return self._folded(node, results, inputs)
+        if expanding and (expanded := expand_function(self, node)) is not None:
+            return expanded
+        if (bounded := self.counts.bounded(node)) is not None:
+            return bounded
         self._fresh.update(outputs)
         self.nodes.append(node)
+        if watched:
+            follow(node, self.counts, inputs)
         return outputs
+
+    def _folded(self, node: Node, results: Sequence[np.ndarray], inputs: Sequence[Value | None]) -> tuple[Value, ...]:
+        """Constants in place of a node, whose `inputs` may have been sizes that only data tell."""
+        values = tuple(self.constant(r) for r in results)
+        if self.counts.concern(inputs):
+            follow(node, self.counts, inputs)
+            self.counts.replace(node.outputs, values)
+        return values
 
     def _infer(self, node: Node) -> None:
         """Set the types of a node's outputs; what inference cannot tell is taken from the model's declarations."""

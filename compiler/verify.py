@@ -17,7 +17,7 @@ from .api import from_compiled, load
 from .bundle import check_grid_kinds, write_bundle
 from .diagnostics import relative_error
 from .driver import Compiled, Progress, compile_file, compile_graph
-from .inputs import checked_inputs, random_inputs, read_array
+from .inputs import checked_inputs, meant, random_inputs, read_array
 from .options import CompileOptions
 from .packed import KINDS as PACKED
 from .taps import PREFIX
@@ -96,8 +96,10 @@ def verify_model(
     ]
     results = run_compiled(shipped, feeds, weights)
     outputs = []
-    for name, value in zip(shipped.source.output_names, shipped.source.outputs, strict=True):
-        error = relative_error(results[name], expected[value.name])
+    named = list(zip(shipped.source.output_names, shipped.source.outputs, strict=True))
+    references = meant(shipped.program.outputs, {name: expected[value.name] for name, value in named})
+    for name, value in named:
+        error = relative_error(results[name], references[name])
         outputs.append(
             Comparison(
                 name, value.producer.op if value.producer else "input", str(value.type), error, error <= tolerance
@@ -172,7 +174,8 @@ def run_as_program(
             array.tofile(file)
         results = [folder / f"out{i}.raw" for i in range(len(program.outputs))]
         run_example(binary, compiled.options.target, [*files, *results])
-        return {
+        found = {
             p.name: np.fromfile(f, p.dtype.numpy).reshape(p.shape)
             for p, f in zip(program.outputs, results, strict=True)
         }
+        return meant(program.outputs, found)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .types import DType, TensorType
+from .types import Counted, DType, TensorType
 
 
 @dataclass(eq=False, slots=True)
@@ -70,7 +70,8 @@ class Graph:
 
     `output_names` are the public names of the outputs, since one value may serve several outputs and passes may
     replace the value behind a name. Constants are reached through the nodes that read them. labels: by output name, the
-    strings that its integers stand for, or that its columns of floats are named.
+    strings that its integers stand for, or that its columns of floats are named. counts: by output name, the axis of
+    which only a bound is known, and who says how much of it is meant.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Graph:
     nodes: list[Node]
     output_names: list[str]
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    counts: dict[str, Counted] = field(default_factory=dict)
 
     def uses(self) -> dict[Value, list[Node]]:
         """Readers of each value, in order; a node that reads a value twice stands twice."""
@@ -118,7 +120,7 @@ class Graph:
         ]
         return Graph(
             self.name, [copies[v] for v in self.inputs], [copies[v] for v in self.outputs], nodes,
-            [*self.output_names], dict(self.labels),
+            [*self.output_names], dict(self.labels), dict(self.counts),
         )  # fmt: skip
 
     def sort(self) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from .errors import C2CError, ParseError, VerifyError
 from .graph import Graph, Node, Value
-from .types import PLAIN, DType, Layout, TensorType
+from .types import PLAIN, Counted, DType, Layout, TensorType
 
 INLINE_ELEMENTS = 16
 """Constants up to this many elements are printed in full (strings always)."""
@@ -59,7 +59,7 @@ def _graph_lines(graph: Graph, indent: str) -> Iterator[str]:
         yield from _node_lines(node, inner)
     yield from _constant_lines(graph.outputs, printed, inner)
     results = ", ".join(
-        f"{json.dumps(n)} = {_name(v)}{_labels(graph.labels.get(n, ()))}"
+        f"{json.dumps(n)}{_counted(graph, n)} = {_name(v)}{_labels(graph.labels.get(n, ()))}"
         for n, v in zip(graph.output_names, graph.outputs, strict=True)
     )
     yield f"{inner}return {results}".rstrip()
@@ -68,6 +68,11 @@ def _graph_lines(graph: Graph, indent: str) -> Iterator[str]:
 
 def _labels(names: Sequence[str]) -> str:
     return f" labels [{', '.join(map(json.dumps, names))}]" if names else ""
+
+
+def _counted(graph: Graph, output: str) -> str:
+    found = graph.counts.get(output)
+    return "" if found is None else f" counted {found.axis} {json.dumps(found.count)}"
 
 
 def _constant_lines(values: Iterable[Value | None], printed: set[Value], indent: str) -> Iterator[str]:
@@ -269,12 +274,16 @@ class _Parser:
                 value.data = self.constant(value.type)
             else:
                 nodes.append(self.node(known))
-        results = self.list_of(lambda: self.result(known), "}")
+        counts: dict[str, Counted] = {}
+        results = self.list_of(lambda: self.result(known, counts), "}")
         labels = {n: names for n, _, names in results if names}
-        return Graph(name, inputs, [v for _, v, _ in results], nodes, [n for n, _, _ in results], labels)
+        return Graph(name, inputs, [v for _, v, _ in results], nodes, [n for n, _, _ in results], labels, counts)
 
-    def result(self, known: dict[str, Value]) -> tuple[str, Value, tuple[str, ...]]:
+    def result(self, known: dict[str, Value], counts: dict[str, Counted]) -> tuple[str, Value, tuple[str, ...]]:
         name = self.string()
+        if self.accept("counted"):
+            axis = int(self.of_kind("number"))
+            counts[name] = Counted(axis, self.string())
         self.expect("=")
         value, labels = self.value(known), ()
         if self.accept("labels"):

@@ -56,7 +56,7 @@ from .loops import (
 )
 from .loops_text import INFIX, type_text
 from .program import Base, Port, Program, Slot, Step
-from .types import DType
+from .types import Counted, DType
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+|//[^\n]*)
@@ -244,10 +244,12 @@ class _Parser:
         dtype = self.dtype(self.take("name"))
         self.expect("[")
         shape = tuple(self.listed("]", self.integer))
-        if not self.accept("labels"):
-            return Port(name, dtype, shape)
-        self.expect("[")
-        return Port(name, dtype, shape, tuple(self.listed("]", self.string)))
+        labels: tuple[str, ...] = ()
+        if self.accept("labels"):
+            self.expect("[")
+            labels = tuple(self.listed("]", self.string))
+        counted = Counted(self.integer(), self.string()) if self.accept("counted") else None
+        return Port(name, dtype, shape, labels, counted)
 
     def step(self) -> Step:
         symbol = self.take("name")

@@ -84,7 +84,8 @@ def print_program(program: Program) -> str:
 
 def _port(p: Port) -> str:
     labels = f" labels [{', '.join(map(json.dumps, p.labels))}]" if p.labels else ""
-    return f"{json.dumps(p.name)} {p.dtype}[{', '.join(map(str, p.shape))}]{labels}"
+    counted = "" if p.counted is None else f" counted {p.counted.axis} {json.dumps(p.counted.count)}"
+    return f"{json.dumps(p.name)} {p.dtype}[{', '.join(map(str, p.shape))}]{labels}{counted}"
 
 
 def _step(kind: str, s: Step) -> str:

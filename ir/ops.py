@@ -79,8 +79,11 @@ OPS: dict[str, OpDef] = {
 GROUPS = frozenset({"c2c.Fused", "c2c.ConvChain"})
 """Operators that stand for a group of nodes, their attribute `body`."""
 
-BODIES = GROUPS | {"c2c.Attention", "c2c.MatMul"}
+BODIES = GROUPS | {"c2c.Attention", "c2c.MatMul", "c2c.Bounded"}
 """Operators whose attribute `body` is a graph over the node's inputs that says what they compute."""
+
+COUNTED = frozenset({"NonMaxSuppression", "NonZero", "Compress"})
+"""Operators whose number of results depends on data, below a bound that shapes give: what `c2c.Bounded` begins with."""
 
 STAGES = ("Conv", "MaxPool", "AveragePool", "LpPool")
 """Operators that a stage of c2c.ConvChain begins with."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from .loops import Kernel
-from .types import DType
+from .types import Counted, DType
 
 Bytes: TypeAlias = bytearray | memoryview
 """A model's weights; a memoryview at a 64-byte boundary is what `plan_memory` makes."""
@@ -39,13 +39,15 @@ class Step:
 class Port:
     """An input or output of the model: public name, element type and logical shape (always plain layout).
 
-    labels: the strings that an output's integers stand for, or that columns of floats are named.
+    labels: the strings that an output's integers stand for, or that columns of floats are named. counted: an output of
+    which only the first elements along an axis are meant, and the output that says how many.
     """
 
     name: str
     dtype: DType
     shape: tuple[int, ...]
     labels: tuple[str, ...] = ()
+    counted: Counted | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,3 +150,11 @@ class TensorType:
     def __str__(self) -> str:
         dims = ",".join(str(d) for d in self.shape)
         return f"{self.dtype}[{dims}]" + (f"{{{self.layout}}}" if self.layout.block else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Of an output only the first elements along `axis` are meant, as many as the output `count` (i64 scalar) says."""
+
+    axis: int
+    count: str

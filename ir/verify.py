@@ -18,7 +18,7 @@ from typing import Any
 from .errors import C2CError, UnknownShapeError, VerifyError
 from .graph import Graph, Node, Value
 from .operands import check_operands
-from .ops import BODIES, GROUPS, READ_THROUGH, STAGES, Kind, op
+from .ops import BODIES, COUNTED, GROUPS, READ_THROUGH, STAGES, Kind, op
 from .reference import infer_node, most_inputs, schema_of
 from .types import PLAIN
 
@@ -87,6 +87,8 @@ def _check_read(value: Value, made: set[Value], where: str) -> None:
 def _check_node(node: Node) -> None:
     if node.op in GROUPS:
         _check_group(node)
+    elif node.op == "c2c.Bounded":
+        _check_bounded(node)
     elif node.op in BODIES:
         _check_product(node)
     else:
@@ -201,9 +203,10 @@ def _checked_body(node: Node) -> Graph:
     body = node.attrs.get("body")
     if not isinstance(body, Graph) or not body.nodes:
         raise VerifyError("a fused group has no body", where=node.where)
-    if any(v is None for v in node.inputs) or len(node.inputs) != len(body.inputs) or len(node.outputs) != 1:
+    sizes = (len(node.inputs), len(node.outputs))
+    if any(v is None for v in node.inputs) or sizes != (len(body.inputs), len(body.outputs)):
         raise VerifyError("a fused group and its body differ in inputs or outputs", where=node.where)
-    outside = [*(v for v in node.inputs if v is not None), node.output]
+    outside = [*(v for v in node.inputs if v is not None), *node.outputs]
     for outer, inner in zip(outside, [*body.inputs, *body.outputs], strict=True):
         if outer.type != inner.type:
             raise VerifyError(f"'{outer.name}' is {outer.type}, inside the group {inner.type}", where=node.where)
@@ -221,9 +224,26 @@ def _check_product(node: Node) -> None:
     for inner in body.nodes:
         _check_node(inner)
     letters = {Kind.ELEMENTWISE: "e", Kind.INJECTIVE: "-"}
+    if len(node.outputs) != 1:
+        raise VerifyError(f"{node.op} has {len(node.outputs)} results", where=node.where)
     found = "".join({"MatMul": "M", "Softmax": "S"}.get(n.op, letters.get(op(n.op).kind, "?")) for n in body.nodes)
     if re.fullmatch(_SHAPES[node.op], found) is None:
         raise VerifyError(f"{node.op} computes {' '.join(n.op for n in body.nodes)}", where=node.where)
+
+
+_PADDING = ["Shape", "Squeeze", "Sub", "Concat", "Pad"]
+
+
+def _check_bounded(node: Node) -> None:
+    """Rule 6: an operator of `COUNTED`, its result padded to the bound, and how much of that it filled."""
+    body = _checked_body(node)
+    first, *rest = body.nodes
+    if first.op not in COUNTED or [n.op for n in rest] != _PADDING:
+        raise VerifyError(f"{node.op} computes {' '.join(n.op for n in body.nodes)}", where=node.where)
+    for inner in body.nodes:
+        _check_node(inner)
+    if body.outputs != [rest[-1].output, rest[1].output]:
+        raise VerifyError(f"{node.op} gives no padded results and their number", where=node.where)
 
 
 def _is_operand(node: Node, body: Graph) -> bool:

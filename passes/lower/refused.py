@@ -5,7 +5,7 @@ from __future__ import annotations
 from .context import Lowering, lowers
 
 
-@lowers("NonZero", "Unique", "NonMaxSuppression")
+@lowers("Unique")
 def refuse_data_dependent(ctx: Lowering) -> None:
     """The shape of the result depends on the data."""
     raise ctx.unsupported(

@@ -1,4 +1,8 @@
-"""Runs node tests in worker processes, so that a crash or a hang is one test's result."""
+"""Runs node tests in worker processes, so that a crash or a hang is one test's result.
+
+Workers are forks of a process that has loaded the tests and nothing else: threads of what the caller uses (OpenCL,
+onnxruntime) would be missing in a fork of it.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +25,7 @@ _CHUNK = 100
 def run_all(
     names: Sequence[str], target: str = "native", progress: Callable[[str, Result], None] = lambda name, result: None
 ) -> dict[str, Result]:
-    """Results by name. The parent loads the tests once; workers are forks of it."""
-    node_tests()
+    """Results by name."""
     results: dict[str, Result] = {}
     left = list(names)
     while left:
@@ -35,7 +38,8 @@ def run_all(
 
 def _worker_results(names: list[str], target: str) -> list[tuple[str, Result]]:
     """What one worker got done; the test at which it died or hung is a crash."""
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([f"{__package__}.loaded"])
     receiver, sender = context.Pipe(duplex=False)
     worker = context.Process(target=_work, args=(names, target, sender), daemon=True)
     worker.start()

@@ -170,6 +170,31 @@ def recommender_inputs() -> dict[str, np.ndarray]:
     return {"item": seeded.integers(0, 50, 9), "numbers": seeded.standard_normal((9, 4)).astype(np.float32)}
 
 
+def detector() -> onnx.ModelProto:
+    """Scores by a convolution, then the best boxes of each class, and where they are."""
+    seeded = np.random.default_rng(5)
+    constants = {
+        "w": seeded.standard_normal((3, 8, 3, 3)).astype(np.float32), "flat": np.array([1, 3, -1]),
+        "most": np.array([20]), "half": np.array([0.5], np.float32), "column": np.array(2),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4),
+        helper.make_node("Sigmoid", ["c"], ["s"]),
+        helper.make_node("Reshape", ["s", "flat"], ["scores"]),
+        helper.make_node("NonMaxSuppression", ["boxes", "scores", "most", "half", "half"], ["chosen"]),
+        helper.make_node("Gather", ["chosen", "column"], ["which"], axis=1),
+        helper.make_node("Gather", ["boxes", "which"], ["found"], axis=1),
+    ]
+    inputs = [("x", [1, 8, 24, 24]), ("boxes", [1, 576, 4])]
+    outputs = [("chosen", TensorProto.INT64), ("found", TensorProto.FLOAT)]
+    graph = helper.make_graph(
+        nodes, "detector", [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs],
+        [helper.make_tensor_value_info(n, t, None) for n, t in outputs],
+        [numpy_helper.from_array(a, n) for n, a in constants.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
 @needs_opencl
 @pytest.mark.needs("gcc")
 @pytest.mark.parametrize("wide", [True, False])
@@ -191,3 +216,20 @@ def test_trees_behind_a_product(wide: bool, tmp_path: Path, capsys: pytest.Captu
     assert ("TreeEnsembleClassifier_label: the device has no 64-bit floats" in capsys.readouterr().out) == wide
     hosted = json.loads((tmp_path / "out" / "manifest.json").read_text())["host_steps"]
     assert ("TreeEnsembleClassifier_label" in hosted) == wide
+
+
+@needs_opencl
+@pytest.mark.needs("gcc")
+def test_boxes_are_chosen_on_the_host() -> None:
+    model = c2c.compile(detector(), "opencl", name="net")
+    hosted = [", ".join(s.origin) for s in model.compiled.program.steps if s.host]
+    assert "chosen" in hosted and "s" not in hosted and "c" not in hosted
+    rng = np.random.default_rng(2)
+    corner = rng.random((1, 576, 2)) * 100
+    boxes = np.concatenate([corner, corner + 5 + rng.random((1, 576, 2)) * 20], -1).astype(np.float32)
+    feeds = {"x": rng.standard_normal((1, 8, 24, 24)).astype(np.float32), "boxes": boxes}
+    chosen, found = map(np.asarray, ReferenceEvaluator(detector()).run(None, feeds))
+    assert 20 < len(chosen) <= 60
+    results = model.run(feeds)
+    np.testing.assert_array_equal(results["chosen"], chosen)
+    np.testing.assert_array_equal(results["found"], found)
