@@ -180,6 +180,12 @@ def _trees(node: Node) -> int:
     return _dims(node, 0)[0] * trees * (1 + max(0, ceil(log2(leaves / trees)))) if trees and leaves else 0
 
 
+def _compared(node: Node) -> float:
+    """One comparison of each score, or of each element that is looked at; what follows only data tell."""
+    first = node.attrs["body"].nodes[0].op
+    return _size(node, 0 if first == "NonZero" else 1)
+
+
 _COUNTS: dict[str, Callable[[Node], int]] = {
     "Conv": _conv,
     "ConvInteger": _conv,
@@ -212,6 +218,7 @@ _COUNTS: dict[str, Callable[[Node], int]] = {
     "ScatterElements": _scattered,
     "ScatterND": _scattered,
     "Range": lambda n: 2 * n.output.type.size,
+    "c2c.Bounded": _compared,
 }
 
 _PER_ELEMENT = {
