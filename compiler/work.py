@@ -180,7 +180,7 @@ def _trees(node: Node) -> int:
     return _dims(node, 0)[0] * trees * (1 + max(0, ceil(log2(leaves / trees)))) if trees and leaves else 0
 
 
-def _compared(node: Node) -> float:
+def _compared(node: Node) -> int:
     """One comparison of each score, or of each element that is looked at; what follows only data tell."""
     first = node.attrs["body"].nodes[0].op
     return _size(node, 0 if first == "NonZero" else 1)
