@@ -1,6 +1,6 @@
 """Ensembles of trees, on this machine, one thread: this compiler, each of its ways through trees, and onnxruntime.
 
-    python benchmarks/trees.py [--only "100 x 31"] [--rounds 30] [--ways]
+    python benchmarks/trees.py [--only "100 x 31"] [--rounds 30] [--ways] [--target x86-64-v3]
 
 Trees are grown leaf by leaf at random (as LightGBM's are uneven) or, "depth", completely. Engines take turns; a figure
 is the least of all rounds, in microseconds a call: of own code by the loaded object's C function, of onnxruntime by
@@ -23,7 +23,7 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from c2c.codegen.llvm_program import emit_object
-from c2c.codegen.target import native
+from c2c.codegen.target import Target
 from c2c.compiler.driver import compile_graph
 from c2c.compiler.onnx_import import import_model
 from c2c.compiler.options import CompileOptions
@@ -102,8 +102,10 @@ def by_onnxruntime(model: onnx.ModelProto, x: np.ndarray) -> tuple[Callable[[], 
     return lambda: session.run_with_iobinding(binding), y.numpy().copy()
 
 
-def by_c2c(model: onnx.ModelProto, x: np.ndarray, tuning: Tuning) -> tuple[Callable[[], Any], np.ndarray]:
-    compiled = compile_graph(import_model(model), CompileOptions(native(), name="trees", tuning=tuning))
+def by_c2c(
+    model: onnx.ModelProto, x: np.ndarray, target: Target, tuning: Tuning
+) -> tuple[Callable[[], Any], np.ndarray]:
+    compiled = compile_graph(import_model(model), CompileOptions(target, name="trees", tuning=tuning))
     program, y = compiled.program, np.zeros((len(x), 1), np.float32)
     code = emit_object(program, compiled.options.target, embed_weights=False)
     loaded = Loaded(code, program.name, arena_bytes=program.arena_bytes, weights=program.weights)
@@ -113,9 +115,9 @@ def by_c2c(model: onnx.ModelProto, x: np.ndarray, tuning: Tuning) -> tuple[Calla
     return lambda: run(bound.arguments), y
 
 
-def choices_of(model: onnx.ModelProto) -> Choice:
+def choices_of(model: onnx.ModelProto, target: Target) -> Choice:
     """What the cost model says of the ensemble."""
-    return next(c for call in lower_graph(import_model(model), native(), 1) for c in call.choices)
+    return next(c for call in lower_graph(import_model(model), target, 1) for c in call.choices)
 
 
 def microseconds(engines: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
@@ -140,16 +142,18 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--ways", action="store_true", help="time every way, not only the chosen one")
+    parser.add_argument("--target", default="native")
     args = parser.parse_args()
+    target = Target.parse(args.target)
     print(f"load {os.getloadavg()[0]:.1f}; microseconds a call")
     for case in (c for c in CASES if args.only in str(c)):
         model = model_of(case)
         x = np.random.default_rng(1).normal(size=(case.rows, FEATURES)).astype(np.float32)
         run, expected = by_onnxruntime(model, x)
-        engines, choice = {"onnxruntime": run}, choices_of(model)
+        engines, choice = {"onnxruntime": run}, choices_of(model, target)
         names = [name for name, _ in choice.candidates] if args.ways else [choice.name]
         for name in names:
-            engines[name], got = by_c2c(model, x, Tuning({choice.key: name}))
+            engines[name], got = by_c2c(model, x, target, Tuning({choice.key: name}))
             np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
         times, cycles = microseconds(engines, args.rounds), dict(choice.candidates)
         print(f"{case}: onnxruntime {times['onnxruntime']:.1f}")

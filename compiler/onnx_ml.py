@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ..ir.errors import UnsupportedOpError
+from ..ir.errors import OnnxImportError, UnsupportedOpError
 from ..ir.graph import Value
 from ..ir.types import DType
 from .onnx_features import (
@@ -36,6 +36,8 @@ def expand_ml(node: OldNode, emit: Emit) -> tuple[Value, ...]:
     rule = _RULES.get(node.op)
     if rule is None:
         raise UnsupportedOpError(f"operator {node.op} is not supported", remedy="see docs/operators.md for what is")
+    if node.input(0) is None:
+        raise OnnxImportError(f"the first input of operator {node.op} is left out")
     if node.op not in _TAKE_LABELS:
         for value in node.inputs:
             if value is not None and emit.names_of(value) is not None:

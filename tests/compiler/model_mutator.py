@@ -6,7 +6,9 @@ import random
 from collections.abc import Callable
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper, numpy_helper
+
+from c2c.tests.forests import forest, ml_node
 
 OPSETS = (9, 13, 17, 22)
 
@@ -126,7 +128,39 @@ def functions(rng: np.random.Generator, opset: int) -> ModelProto:
     return model
 
 
-MODELS: tuple[Callable[[np.random.Generator, int], ModelProto], ...] = (conv_net, attention, recurrent, functions)
+def tabular(rng: np.random.Generator, opset: int) -> ModelProto:
+    """Features prepared, trees of both forms, linear models and support vectors, labels."""
+    trees = forest(int(rng.integers(1000)), 3, 4, 4, of="class", targets=3)
+    splits, modes = _init("splits", np.asarray([0.5, 1.0], np.float32)), _init("modes", np.asarray([0, 6], np.uint8))
+    members = _init("members", np.asarray([1.0, np.nan], np.float32))
+    weights = _init("weights", np.asarray([1.0, 2.0, 3.0], np.float32))
+    nodes = [
+        ml_node("Imputer", ["x0"], ["a"], imputed_value_floats=[1.0, 2.0, 3.0, 4.0], replaced_value_float=float("nan")),
+        ml_node("Scaler", ["a"], ["b"], offset=[0.5], scale=[2.0, 1.0, 1.0, 3.0]),
+        ml_node("Normalizer", ["b"], ["c"], norm="L2"),
+        ml_node("FeatureVectorizer", ["b", "c"], ["d"], inputdimensions=[4, 4]),
+        ml_node("TreeEnsembleClassifier", ["d"], ["label", "scores"], **trees, classlabels_strings=["p", "q", "r"]),
+        ml_node("ZipMap", ["scores"], ["y"], classlabels_strings=["p", "q", "r"]),
+        ml_node("LabelEncoder", ["label"], ["code"], keys_strings=["q", "p"], values_floats=[1.0, 2.0]),
+        ml_node("LinearClassifier", ["b"], ["k", "s"], coefficients=[1.0] * 8, intercepts=[0.5, 0.5],
+                classlabels_ints=[3, 4]),
+        ml_node("SVMRegressor", ["b"], ["v"], kernel_type="RBF", kernel_params=[0.5, 0.0, 0.0], n_supports=1,
+                support_vectors=[1.0] * 4, coefficients=[1.0], rho=[0.0]),
+        ml_node("TreeEnsemble", ["b"], ["z"], n_targets=2, tree_roots=[0, 1], nodes_featureids=[0, 1],
+                nodes_truenodeids=[1, 0], nodes_trueleafs=[0, 1], nodes_falsenodeids=[1, 2], nodes_falseleafs=[1, 1],
+                leaf_targetids=[0, 1, 1], nodes_splits=splits, nodes_modes=modes, leaf_weights=weights,
+                membership_values=members),
+        ml_node("OneHotEncoder", ["k"], ["w"], cats_int64s=[3, 4]),
+    ]  # fmt: skip
+    model = _model(nodes, [[5, 4]], [], opset)
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 5))
+    model.graph.output.extend(ValueInfoProto(name=n) for n in ("label", "code", "s", "v", "z", "w"))
+    return model
+
+
+MODELS: tuple[Callable[[np.random.Generator, int], ModelProto], ...] = (
+    conv_net, attention, recurrent, functions, tabular
+)  # fmt: skip
 
 
 def mutated(seed: int) -> bytes:
