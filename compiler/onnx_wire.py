@@ -8,6 +8,7 @@ external-data entry that says where they were.
 from __future__ import annotations
 
 import mmap
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,10 @@ _CHILDREN: dict[str, dict[int, str]] = {
     "tensor": {4: "bytes", 9: "bytes"},
 }
 """Field numbers of onnx.proto on the way to TensorProto.float_data (4, packed) and raw_data (9)."""
+
+_SHORT = b"|".join(re.escape(bytes([n])) + b"[\\s\\S]{%d}" % n for n in range(64))
+_LISTS = re.compile(b"(?:\x3d[\\s\\S]{4}|\x40[\x80-\xff]{0,9}[\x00-\x7f]|\x4a(?:" + _SHORT + b"))*+")
+"""Items of an attribute's floats (7), ints (8) and short strings (9), each a field: ensembles of trees have millions."""
 
 
 @dataclass(eq=False, slots=True)
@@ -75,7 +80,7 @@ def _message(data: memoryview, start: int, end: int, kind: str, spans: list[memo
     children = _CHILDREN[kind]
     chunks: list[Chunk] = []
     kept = start
-    for number, at, body, stop in _fields(data, start, end):
+    for number, at, body, stop in _fields(data, start, end, _LISTS if kind == "attribute" else None):
         child = children.get(number)
         if child is None or body < 0 or stop - body <= _KEEP or depth > _DEEPEST:
             continue
@@ -91,9 +96,15 @@ def _message(data: memoryview, start: int, end: int, kind: str, spans: list[memo
     return chunks
 
 
-def _fields(data: memoryview, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """(field number, start of the tag, start of the body or -1 where it is no length-delimited field, end)."""
+def _fields(
+    data: memoryview, at: int, end: int, skipped: re.Pattern[bytes] | None
+) -> Iterator[tuple[int, int, int, int]]:
+    """(field number, start of the tag, start of the body or -1 where it is no length-delimited field, end); of what
+    `skipped` matches nothing."""
     while at < end:
+        if skipped is not None and (found := skipped.match(data, at, end)) is not None and found.end() > at:
+            at = found.end()
+            continue
         start = at
         tag, at = _read_varint(data, at, end)
         wire, body = tag & 7, -1
