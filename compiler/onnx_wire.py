@@ -38,7 +38,7 @@ _CHILDREN: dict[str, dict[int, str]] = {
 
 _SHORT = b"|".join(re.escape(bytes([n])) + b"[\\s\\S]{%d}" % n for n in range(64))
 _LISTS = re.compile(b"(?:\x3d[\\s\\S]{4}|\x40[\x80-\xff]{0,9}[\x00-\x7f]|\x4a(?:" + _SHORT + b"))*+")
-"""Items of an attribute's floats (7), ints (8) and short strings (9), each a field: ensembles of trees have millions."""
+"""Items of an attribute's floats (7), ints (8) and short strings (9), each a field: trees have millions of them."""
 
 
 @dataclass(eq=False, slots=True)
