@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx
 
 from c2c.compiler.onnx_ml import is_ml
+from c2c.ir.ops import COUNTED
 from c2c.ir.reference import has_function, schema_of
 from c2c.passes.lower import is_lowered
 
@@ -94,7 +95,7 @@ def _row(op: str, results: Sequence[Result]) -> str:
 def _how(op: str, passes: bool) -> str:
     if not passes:
         return "-"
-    if is_lowered(op):
+    if is_lowered(op) or op in COUNTED:
         return "kernel"
     if is_ml(op):
         return "import"
