@@ -18,7 +18,8 @@ from .lower.schedule import Choice
 def on_grid(calls: Sequence[Call], model: Model | None = None) -> list[Call]:
     """The calls in order, with kernels whose loops are a grid's; or, of a `model`, as they are and marked as the host's
     where that is faster."""
-    kernels = [spread(simplify(call.kernel)) for call in calls]
+    made_of = {id(call.kernel): spread(simplify(call.kernel)) for call in {id(c.kernel): c for c in calls}.values()}
+    kernels = [made_of[id(call.kernel)] for call in calls]
     hosts: dict[int, Times] = {}
     if model is not None:
         times = [expected(c, k, model.target) for c, k in zip(calls, kernels, strict=True)]

@@ -28,6 +28,10 @@ TEAM = 128
 """Threads of a team at most."""
 STATES = 4
 """Rows of state that a step keeps at most: two hidden ones, two more."""
+UNITS, PARTS = 16, 8
+"""Of a work-group where each step is a kernel: units, and threads of each."""
+OPERATIONS = 2
+"""Of a thread for a multiply-add whose weight it waits for."""
 
 DOUBT = 0.03
 """What a plan that the rules did not make is expected to cost more."""
@@ -39,6 +43,17 @@ class Held:
 
     rows: int
     flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Launches:
+    """A kernel a step: a work-group has so many units, and each of them so many threads."""
+
+    units: int
+    parts: int
+
+    def __str__(self) -> str:
+        return f"step={self.units}x{self.parts}"
 
 
 @dataclass(frozen=True)
@@ -89,14 +104,39 @@ class Sequence:
         return self.ctx.lanes(self.dtype) if device is None else device.lanes
 
     @cached_property
-    def team(self) -> Team | None:
-        """Threads that make a row of the batch in one direction together, with the state in memory that they share;
-        None where the state does not fit."""
+    def sharing(self) -> Team | Launches | None:
+        """How threads share the work where they share memory: a team that makes a row of the batch in one direction,
+        with the state in that memory, or all threads of a grid, step by step."""
         device = self.ctx.target.device
         if device is None or not device.shares or self.ctx.node.op not in TEAMS:
             return None
-        threads = min(device.work_group, TEAM, 1 << (self.hidden - 1).bit_length())
-        return Team(threads) if STATES * self.hidden * self.dtype.nbytes <= device.local_bytes else None
+        steps, batch, _ = self.dims
+        count = min(device.work_group, TEAM, 1 << (self.hidden - 1).bit_length())
+        own = -(-self.hidden // count) * self.hidden * self.gates * OPERATIONS * device.thread_operation
+        team: Schedule[Team | Launches] = Schedule(f"team={count}", steps * self.directions * own, Team(count))
+        launches = Launches(UNITS, PARTS)
+        own = (-(-self.hidden // PARTS) * OPERATIONS + PARTS) * self.gates * device.thread_operation
+        total = batch * self.directions * self.hidden**2 * self.gates * OPERATIONS * device.operation
+        step: Schedule[Team | Launches] = Schedule(
+            str(launches), steps * (self.phases * device.launch + max(own, total)), launches
+        )
+        fits = STATES * self.hidden * self.dtype.nbytes <= device.local_bytes
+        twice = " in two products" if self.phases > 1 else ""
+        problem = f"{self.ctx.node.op} {steps} of {batch}x{self.directions}x{self.hidden} {self.dtype}{twice}"
+        return choose(self.ctx, "grid-recurrent", problem, [team, step] if fits else [step])
+
+    @property
+    def phases(self) -> int:
+        """Products of a step that follow each other."""
+        return 2 if self.ctx.node.op == "GRU" and not self.ctx.node.attrs.get("linear_before_reset", 0) else 1
+
+    @property
+    def team(self) -> Team | None:
+        return self.sharing if isinstance(self.sharing, Team) else None
+
+    @property
+    def launches(self) -> Launches | None:
+        return self.sharing if isinstance(self.sharing, Launches) else None
 
     @property
     def half(self) -> int:
@@ -187,11 +227,11 @@ class Sequence:
             return b * (self.directions * self.hidden) + direction * self.hidden
         return b * self.hidden + direction * self.dims[1] * self.hidden
 
-    def own_at(self, direction: int, b: Expr) -> Expr:
+    def own_at(self, direction: int | Expr, b: Expr) -> Expr:
         """Offset in the padded state kept during the loop; a team has its own."""
         if self.team is not None:
             return const(0)
-        return b * self.padded + direction * self.dims[1] * self.padded
+        return b * self.padded + direction * (self.dims[1] * self.padded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,11 +289,11 @@ def _input_product(seq: Sequence, recurrent_bias: int) -> Value:
 
 
 def recurrent_weights(seq: Sequence, gates: range) -> Value:
-    """R as [direction][block][c][gate][lane], blocks of as many units as lanes or threads of a team; units beyond the
-    last are zero."""
+    """R as [direction][block][c][gate][lane], blocks of as many units as lanes, threads of a team or units of a
+    work-group; units beyond the last are zero."""
     r, h = seq.operand(2), seq.hidden
     assert r is not None
-    lanes = seq.lanes if seq.team is None else seq.team.threads
+    lanes = seq.team.threads if seq.team is not None else seq.launches.units if seq.launches is not None else seq.lanes
     unit = np.arange(-(-h // lanes) * lanes).reshape(-1, 1, 1, lanes)
     direction = np.arange(seq.directions).reshape(-1, 1, 1, 1, 1)
     gate = np.array(gates).reshape(1, -1, 1)

@@ -3,63 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import replace
+from functools import partial
 
 from ...ir.graph import Value
 from ...ir.loops import Const, Expr, ForKind, cast, const, maximum, minimum
 from ...ir.types import DType
 from .context import KernelBuilder
-from .grid.team import Team
+from .grid.recurrent_launches import launch_steps
 from .micro import Rows, multiply, packed, splats_lanes
 from .packing import spans
 from .product import multiply_add, tree_sum, whole_and_rest
 from .recurrence import Memory, Sequence
+from .recurrent_step import Gates, Moment, Phase, beginnings
 from .tasks import guarded, tasks
 
-Gates: TypeAlias = list[Expr]
 
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """One step of a few rows of the batch in one direction, inside the time loop; `odd`: 1 in every other one. active:
-    whether the sequence still has it; None where all have."""
-
-    k: KernelBuilder
-    direction: int
-    batch: tuple[Expr, ...]
-    old: Expr
-    new: Expr
-    inputs: tuple[Expr, ...]
-    odd: Expr
-    team: Team | None = None
-    active: Expr | None = None
-
-    def together(self) -> None:
-        """What a team has written is there for all of it."""
-        if self.team is not None:
-            self.k.barrier()
-
-    def blocks(self, count: int) -> Iterator[Expr]:
-        """Blocks of units, in odd steps from the last one on: weights that a step read last are near for the next. Of a
-        team those of the thread."""
-        if self.team is not None:
-            for _ in self.while_active():
-                yield from self.team.along(self.k, count)
-            return
-        for block in self.k.loop("block", count):
-            yield self.k.let(block + self.odd * (count - 1 - block * 2), "unit") if count > 1 else block
-
-    def while_active(self) -> Iterator[None]:
-        """What is left out where a team, which comes to all barriers, is beyond the end of its sequence."""
-        return iter((None,)) if self.active is None else self.k.when(self.active)
-
-
-Step: TypeAlias = Callable[[Moment], None]
-
-
-def run_steps(seq: Sequence, memory: Memory, step: Step, family: str, kept: tuple[Value, ...] = ()) -> None:
-    """The kernel over directions and rows of the batch; time runs inside. `kept`: rows of state of the step's own."""
+def run_steps(
+    seq: Sequence, memory: Memory, phases: tuple[Phase, ...], family: str, kept: tuple[Value, ...] = ()
+) -> None:
+    """The kernel over directions and rows of the batch; time runs inside. `kept`: rows of state of the step's own. Or a
+    kernel a step."""
+    if seq.launches is not None:
+        launch_steps(seq, memory, phases, family)
+        return
+    step = partial(_step, seq, phases)
     steps, batch, _ = seq.dims
     if seq.team is not None:
         for direction in range(seq.directions):
@@ -80,7 +48,9 @@ def run_steps(seq: Sequence, memory: Memory, step: Step, family: str, kept: tupl
     k.done(family)
 
 
-def _by_teams(seq: Sequence, memory: Memory, step: Step, family: str, direction: int, kept: tuple[Value, ...]) -> None:
+def _by_teams(
+    seq: Sequence, memory: Memory, step: Callable[[Moment], None], family: str, direction: int, kept: tuple[Value, ...]
+) -> None:
     """One direction: a work-group makes a row of the batch, its state in shared memory."""
     k, team = seq.ctx.kernel(), seq.team
     assert team is not None
@@ -103,7 +73,24 @@ def _units(seq: Sequence, k: KernelBuilder) -> Iterator[tuple[Expr, int]]:
         yield from ((unit, 1) for unit in seq.team.along(k, seq.hidden))
 
 
-def _walk(seq: Sequence, memory: Memory, step: Step, k: KernelBuilder, direction: int, batch: tuple[Expr, ...]) -> None:
+def _step(seq: Sequence, phases: tuple[Phase, ...], now: Moment) -> None:
+    for number, phase in enumerate(phases):
+        if number:
+            now.together()
+        sums = _sums(seq, phase, now)
+        for block in now.blocks(seq.blocks):
+            for row, gates in enumerate(sums(block)):
+                phase.update(now, row, block, gates)
+
+
+def _walk(
+    seq: Sequence,
+    memory: Memory,
+    step: Callable[[Moment], None],
+    k: KernelBuilder,
+    direction: int,
+    batch: tuple[Expr, ...],
+) -> None:
     """All steps of some rows of the batch in one direction."""
     steps = seq.dims[0]
     batch = tuple(k.let(b, "b") for b in batch)
@@ -173,29 +160,25 @@ def _copy(seq: Sequence, k: KernelBuilder, sink: Value, to: Expr, source: Value,
         k.store(k.tensor(sink), to + h, k.load(k.tensor(source), at + h, lanes))
 
 
-def input_part(seq: Sequence, memory: Memory, now: Moment, row: Expr, gate: int, block: Expr) -> Expr:
-    """The input's part of a gate for a block of units."""
-    return now.k.load(now.k.tensor(memory.inputs), row + block * seq.lanes + gate * seq.hidden, seq.lanes)
+def _sums(seq: Sequence, phase: Phase, now: Moment) -> Callable[[Expr], list[Gates]]:
+    """Makes a phase's sums for a block of units, a list a row."""
+    if phase.sums is not None:
+        return phase.sums(now)
+    then = replace(now, old=const(0)) if phase.once else now
+    return lambda block: _gate_sums(seq, phase, then, block)
 
 
-def gate_sums(
-    seq: Sequence, memory: Memory, now: Moment, block: Expr, gates: range, last: Expr | None = None
-) -> list[Gates]:
-    """Sums of `gates` for a block of units, a list a row; the last gate begins from `last` instead of the input."""
+def _gate_sums(seq: Sequence, phase: Phase, now: Moment, block: Expr) -> list[Gates]:
     if now.team is not None:
-        return [_team_sums(seq, memory, now, block, gates, last)]
-    k, n, lanes, rows = now.k, len(gates), seq.lanes, len(now.batch)
+        return [_team_sums(seq, phase, now, block)]
+    k, n, lanes, rows = now.k, len(phase.gates), seq.lanes, len(now.batch)
     sets = seq.sums(seq.plan, n, rows)
     total = n * rows
     acc = k.registers("acc", seq.dtype, total * sets, lanes)
+    begin = [value for row in range(rows) for value in beginnings(seq, phase, now, row, block)]
     for i in range(total * sets):
-        gate = gates[i % n]
-        begin: Expr = const(0, seq.dtype, lanes)
-        if i < total:
-            from_input = last is None or gate != gates[-1]
-            begin = input_part(seq, memory, now, now.inputs[i // n], gate, block) if from_input else last or begin
-        k.store(acc, i, begin)
-    weights, state = k.tensor(memory.weights), k.tensor(memory.hidden)
+        k.store(acc, i, begin[i] if i < total else const(0, seq.dtype, lanes))
+    weights, state = k.tensor(phase.memory.weights), k.tensor(phase.memory.hidden)
     base = k.let((block + now.direction * seq.blocks) * (seq.hidden * n * lanes), "w")
     sources = [k.let(now.old + seq.own_at(now.direction, b), "h") for b in now.batch]
     x = Rows(state, tuple((source, 0) for source in sources))
@@ -205,15 +188,14 @@ def gate_sums(
     return [sums[r * n : (r + 1) * n] for r in range(rows)]
 
 
-def _team_sums(seq: Sequence, memory: Memory, now: Moment, unit: Expr, gates: range, last: Expr | None) -> Gates:
+def _team_sums(seq: Sequence, phase: Phase, now: Moment, unit: Expr) -> Gates:
     """The same for one unit of a team's thread, whose neighbours read neighbouring weights."""
-    k, n, team = now.k, len(gates), now.team
+    k, n, team = now.k, len(phase.gates), now.team
     assert team is not None
     acc = k.alloc("acc", seq.dtype, n, "register")
-    for i, gate in enumerate(gates):
-        from_input = last is None or gate != gates[-1]
-        k.store(acc, i, input_part(seq, memory, now, now.inputs[0], gate, unit) if from_input else last or const(0))
-    weights, state = k.tensor(memory.weights), k.tensor(memory.hidden)
+    for i, begin in enumerate(beginnings(seq, phase, now, 0, unit)):
+        k.store(acc, i, begin)
+    weights, state = k.tensor(phase.memory.weights), k.tensor(phase.memory.hidden)
     blocks = -(-seq.hidden // team.threads)
     block = k.let(unit / team.threads + now.direction * blocks, "block")
     base = k.let(block * (seq.hidden * n * team.threads) + team.thread, "w")

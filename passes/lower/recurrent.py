@@ -7,7 +7,6 @@ units end in registers together and the gate arithmetic runs right there.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from ...ir.loops import Expr, const, maximum, minimum
 from ...ir.types import DType
@@ -15,7 +14,8 @@ from .activations import activations
 from .context import Lowering, lowers
 from .product import multiply_add
 from .recurrence import Memory, Sequence, allocate, padded_row, padded_rows, recurrent_weights
-from .recurrence_loop import Gates, Moment, gate_sums, input_part, run_steps
+from .recurrence_loop import run_steps
+from .recurrent_step import Gates, Moment, Phase, input_part
 
 
 @lowers("LSTM")
@@ -25,35 +25,35 @@ def lower_lstm(ctx: Lowering) -> None:
     _check(seq)
     cell = ctx.scratch("cell", seq.dtype, seq.directions * seq.dims[1] * seq.padded)
     memory = allocate(seq, range(4), cell)
-    run_lstm(seq, memory, lambda now: lambda block: gate_sums(seq, memory, now, block, range(4)))
+    run_lstm(seq, memory)
 
 
-def run_lstm(seq: Sequence, memory: Memory, sums: Callable[[Moment], Callable[[Expr], list[Gates]]]) -> None:
-    """The time loop; `sums` of a moment gives the gates of a block of units, a list a row."""
+def run_lstm(
+    seq: Sequence, memory: Memory, sums: Callable[[Moment], Callable[[Expr], list[Gates]]] | None = None
+) -> None:
+    """The time loop; `sums` of a moment gives the gates of a block of units, a list a row, where their product is
+    another one."""
     cell = memory.cell
     assert cell is not None
     peephole = padded_rows(seq, 7, range(3)) if seq.operand(7) is not None else None
     forgets = bool(seq.ctx.node.attrs.get("input_forget", 0))
 
-    def step(now: Moment) -> None:
-        k, (f, g, h) = now.k, seq.functions[now.direction]
-        of_block = sums(now)
-        for block in now.blocks(seq.blocks):
-            for b, (i, o, forget, c) in zip(now.batch, of_block(block), strict=True):
-                at = k.let(seq.own_at(now.direction, b) + block * seq.lanes, "at")
-                old = k.let(k.load(k.tensor(cell), at, seq.lanes), "c")
-                if peephole:
-                    weights = [padded_row(seq, k, peephole, now.direction * 3 + j, block) for j in range(3)]
-                    i, forget = i + weights[0] * old, forget + weights[2] * old
-                gate = k.let(f(k, _clip(seq, i)), "i")
-                kept = 1.0 - gate if forgets else f(k, _clip(seq, forget))
-                new = k.let(multiply_add(kept, old, gate * g(k, _clip(seq, c))), "c")
-                if peephole:
-                    o = o + weights[1] * new
-                k.store(k.tensor(cell), at, new)
-                k.store(k.tensor(memory.hidden), now.new + at, f(k, _clip(seq, o)) * h(k, new))
+    def update(now: Moment, row: int, block: Expr, gates: Gates) -> None:
+        k, (f, g, h), (i, o, forget, c) = now.k, seq.functions[now.direction], gates
+        at = k.let(seq.own_at(now.direction, now.batch[row]) + block * seq.lanes, "at")
+        old = k.let(k.load(k.tensor(cell), at, seq.lanes), "c")
+        if peephole:
+            weights = [padded_row(seq, k, peephole, now.direction * 3 + j, block) for j in range(3)]
+            i, forget = i + weights[0] * old, forget + weights[2] * old
+        gate = k.let(f(k, _clip(seq, i)), "i")
+        kept = 1.0 - gate if forgets else f(k, _clip(seq, forget))
+        new = k.let(multiply_add(kept, old, gate * g(k, _clip(seq, c))), "c")
+        if peephole:
+            o = o + weights[1] * new
+        k.store(k.tensor(cell), at, new)
+        k.store(k.tensor(memory.hidden), now.new + at, f(k, _clip(seq, o)) * h(k, new))
 
-    run_steps(seq, memory, step, "lstm")
+    run_steps(seq, memory, (Phase(memory, range(4), update, sums=sums),), "lstm")
 
 
 @lowers("RNN")
@@ -63,14 +63,12 @@ def lower_rnn(ctx: Lowering) -> None:
     _check(seq)
     memory = allocate(seq, range(1), None)
 
-    def step(now: Moment) -> None:
-        (f,) = seq.functions[now.direction]
-        for block in now.blocks(seq.blocks):
-            for b, (total,) in zip(now.batch, gate_sums(seq, memory, now, block, range(1)), strict=True):
-                at = now.new + seq.own_at(now.direction, b) + block * seq.lanes
-                now.k.store(now.k.tensor(memory.hidden), at, f(now.k, _clip(seq, total)))
+    def update(now: Moment, row: int, block: Expr, gates: Gates) -> None:
+        (f,), (total,) = seq.functions[now.direction], gates
+        at = now.new + seq.own_at(now.direction, now.batch[row]) + block * seq.lanes
+        now.k.store(now.k.tensor(memory.hidden), at, f(now.k, _clip(seq, total)))
 
-    run_steps(seq, memory, step, "rnn")
+    run_steps(seq, memory, (Phase(memory, range(1), update),), "rnn")
 
 
 @lowers("GRU")
@@ -88,19 +86,17 @@ def _gru_reset_after(seq: Sequence) -> None:
     bias = padded_rows(seq, 3, (5,), 6) if seq.operand(3) is not None else None
     memory = allocate(seq, range(3), None, (bias,) if bias else (), recurrent_bias=2)
 
-    def step(now: Moment) -> None:
-        k, (f, g) = now.k, seq.functions[now.direction]
-        for block in now.blocks(seq.blocks):
-            inputs = [input_part(seq, memory, now, row, 2, block) for row in now.inputs]
-            begin = padded_row(seq, k, bias, now.direction, block) if bias else const(0, seq.dtype, seq.lanes)
-            sums = gate_sums(seq, memory, now, block, range(3), begin)
-            for b, x, (z, r, h) in zip(now.batch, inputs, sums, strict=True):
-                reset = f(k, _clip(seq, r))
-                _gru_update(
-                    seq, memory, now, b, block, f(k, _clip(seq, z)), g(k, _clip(seq, multiply_add(reset, h, x)))
-                )
+    def begin(now: Moment, block: Expr) -> Expr:
+        return padded_row(seq, now.k, bias, now.direction, block) if bias else const(0, seq.dtype, seq.lanes)
 
-    run_steps(seq, memory, step, "gru")
+    def update(now: Moment, row: int, block: Expr, gates: Gates) -> None:
+        k, (f, g), (z, r, h) = now.k, seq.functions[now.direction], gates
+        x = input_part(seq, memory, now, now.inputs[row], 2, block)
+        reset = f(k, _clip(seq, r))
+        new = g(k, _clip(seq, multiply_add(reset, h, x)))
+        _gru_update(seq, memory, now, row, block, f(k, _clip(seq, z)), new)
+
+    run_steps(seq, memory, (Phase(memory, range(3), update, begin),), "gru")
 
 
 def _gru_reset_before(seq: Sequence) -> None:
@@ -110,29 +106,27 @@ def _gru_reset_before(seq: Sequence) -> None:
     last = recurrent_weights(seq, range(2, 3))
     second = Memory(memory.inputs, last, gated, None)
 
-    def step(now: Moment) -> None:
-        k, (f, g) = now.k, seq.functions[now.direction]
-        for block in now.blocks(seq.blocks):
-            for b, (z, r) in zip(now.batch, gate_sums(seq, memory, now, block, range(2)), strict=True):
-                at = k.let(seq.own_at(now.direction, b) + block * seq.lanes, "at")
-                k.store(k.tensor(update), at, f(k, _clip(seq, z)))
-                old = k.load(k.tensor(memory.hidden), now.old + at, seq.lanes)
-                k.store(k.tensor(gated), at, f(k, _clip(seq, r)) * old)
-        now.together()
-        then = replace(now, old=const(0))
-        for block in now.blocks(seq.blocks):
-            for b, (h,) in zip(now.batch, gate_sums(seq, second, then, block, range(2, 3)), strict=True):
-                at = seq.own_at(now.direction, b) + block * seq.lanes
-                z = k.load(k.tensor(update), at, seq.lanes)
-                _gru_update(seq, memory, now, b, block, z, g(k, _clip(seq, h)))
+    def gate(now: Moment, row: int, block: Expr, gates: Gates) -> None:
+        k, (f, _), (z, r) = now.k, seq.functions[now.direction], gates
+        at = k.let(seq.own_at(now.direction, now.batch[row]) + block * seq.lanes, "at")
+        k.store(k.tensor(update), at, f(k, _clip(seq, z)))
+        old = k.load(k.tensor(memory.hidden), now.old + at, seq.lanes)
+        k.store(k.tensor(gated), at, f(k, _clip(seq, r)) * old)
 
-    run_steps(seq, memory, step, "gru", (update, gated))
+    def renew(now: Moment, row: int, block: Expr, gates: Gates) -> None:
+        k, (_, g), (h,) = now.k, seq.functions[now.direction], gates
+        at = seq.own_at(now.direction, now.batch[row]) + block * seq.lanes
+        z = k.load(k.tensor(update), at, seq.lanes)
+        _gru_update(seq, memory, now, row, block, z, g(k, _clip(seq, h)))
+
+    phases = Phase(memory, range(2), gate), Phase(second, range(2, 3), renew, once=True)
+    run_steps(seq, memory, phases, "gru", (update, gated))
 
 
-def _gru_update(seq: Sequence, memory: Memory, now: Moment, b: Expr, block: Expr, z: Expr, h: Expr) -> None:
+def _gru_update(seq: Sequence, memory: Memory, now: Moment, row: int, block: Expr, z: Expr, h: Expr) -> None:
     """H = (1 - z) · h + z · H_old = h + z · (H_old - h)."""
     k, state = now.k, now.k.tensor(memory.hidden)
-    at = k.let(seq.own_at(now.direction, b) + block * seq.lanes, "at")
+    at = k.let(seq.own_at(now.direction, now.batch[row]) + block * seq.lanes, "at")
     h = k.let(h, "h")
     k.store(state, now.new + at, multiply_add(k.let(z, "z"), k.load(state, now.old + at, seq.lanes) - h, h))
 

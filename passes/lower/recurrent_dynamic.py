@@ -22,8 +22,8 @@ from .micro import Rows, multiply, packed, products_together
 from .packing import spans
 from .product import multiply_add, tree_sum
 from .recurrence import Memory, Sequence
-from .recurrence_loop import Gates, Moment, input_part
 from .recurrent import run_lstm
+from .recurrent_step import Gates, Moment, input_part
 
 GATES = 4
 

@@ -13,7 +13,8 @@ from c2c.ir.loops import For
 from c2c.ir.loops_visit import statements
 from c2c.passes.grid import on_grid
 from c2c.passes.lower import lower_node
-from c2c.tests.passes.lower.harness import run_ops
+from c2c.passes.lower.schedule import Tuning
+from c2c.tests.passes.lower.harness import Array, Case, run_ops
 from c2c.tests.passes.lower.test_recurrent import SEED, case, expected
 
 TOLERANCE = 4e-6
@@ -38,16 +39,53 @@ def test_a_team_makes_a_row(op: str, options: dict[str, Any]) -> None:
     assert [count(loop) for loop in loops] == [16] * len(calls)
 
 
+def by_steps(op: str, steps: int, batch: int, directions: int, hidden: int) -> Tuning:
+    """Each step is a kernel, or two."""
+    problem = f"{op} {steps} of {batch}x{directions}x{hidden} f32"
+    return Tuning({("grid-recurrent", problem + end): "step=16x8" for end in ("", " in two products")})
+
+
+@pytest.mark.parametrize(
+    ("op", "options"),
+    [
+        ("RNN", {"direction": "bidirectional", "lengths": [1, 3]}),
+        pytest.param("LSTM", {"direction": "bidirectional", "state": True}, marks=pytest.mark.slow),
+        pytest.param("GRU", {"lengths": [3, 2], "direction": "reverse"}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_kernel_makes_a_step(op: str, options: dict[str, Any]) -> None:
+    """More units than a work-group has, and a remainder."""
+    one = case(op, 3, 2, 17, **options)
+    tuning = by_steps(op, 3, 2, 2 if options["direction"] == "bidirectional" else 1, 17)
+    for got, wanted in zip(run_ops([one], target="opencl", tuning=tuning)[0], expected(one), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=TOLERANCE, rtol=0, err_msg=f"seed {SEED}")
+    calls = on_grid(lower_node(one.node(), Target.parse("opencl"), tuning=tuning))
+    steps = [c.kernel for c in calls if op.lower() in c.kernel.name]
+    assert len(steps) == 3 * (2 if op == "GRU" else 1)
+    assert len(set(map(id, steps))) == len(steps) // 3, "steps do not share their kernels"
+
+
+@pytest.mark.parametrize(
+    ("target", "hidden", "form"),
+    [("opencl", 64, "team=64"), ("opencl", 512, "step=16x8"), ("opencl", 1025, "step=16x8"), ("opencl-cpu", 512, "")],
+)
+def test_states_that_fit_are_a_teams_where_launches_take_longer(target: str, hidden: int, form: str) -> None:
+    one = case("RNN", 2, 1, hidden)
+    choices = [c for call in lower_node(one.node(), Target.parse(target)) for c in call.choices]
+    assert {c.name for c in choices if c.family == "grid-recurrent"} == ({form} if form else set())
+
+
 @pytest.mark.parametrize("linear", [0, 1])
-def test_rows_by_batch_and_their_lengths(linear: int) -> None:
+@pytest.mark.parametrize("tuning", [Tuning(), pytest.param(by_steps("GRU", 4, 3, 1, 9), marks=pytest.mark.slow)])
+def test_rows_by_batch_and_their_lengths(tuning: Tuning, linear: int) -> None:
     one = case("GRU", 4, 3, 9, layout=1, lengths=[2, 4, 1], linear_before_reset=linear)
-    for got, wanted in zip(run_ops([one], target="opencl")[0], _by_steps(one), strict=True):
+    for got, wanted in zip(run_ops([one], target="opencl", tuning=tuning)[0], time_first(one), strict=True):
         np.testing.assert_allclose(got, wanted, atol=TOLERANCE, rtol=0, err_msg=f"seed {SEED}")
 
 
-def _by_steps(one: Any) -> list[np.ndarray]:
+def time_first(one: Case) -> list[Array]:
     """What the same node by steps gives, laid by batch."""
-    x = one.inputs[0].swapaxes(0, 1)
+    x = np.asarray(one.inputs[0]).swapaxes(0, 1)
     attrs = {k: v for k, v in one.attrs.items() if k != "layout"}
-    y, h = expected(type(one)(one.op, [x, *one.inputs[1:]], attrs, one.constants, one.outputs))
+    y, h = expected(Case(one.op, [x, *one.inputs[1:]], attrs, one.constants, one.outputs))
     return [y.transpose(2, 0, 1, 3), h.swapaxes(0, 1)]
