@@ -12,6 +12,7 @@ from ...ir.loops import Expr, const
 from ...ir.types import DType
 from .activations import Activation
 from .context import KernelBuilder, Lowering
+from .grid.recurrent_sharing import Launches, Recurrence, share
 from .grid.team import Team
 from .matmul import multiply
 from .packing import gathered, to_whole_vectors
@@ -21,17 +22,6 @@ from .tile import LATENCY
 
 ALONE_MACS = 14 << 20
 """Work of fewer multiply-adds beside a long serial part, through which threads sleep: waking one takes 70 us."""
-
-TEAMS = ("LSTM", "GRU", "RNN")
-"""Operators whose steps a team of threads can make."""
-TEAM = 128
-"""Threads of a team at most."""
-STATES = 4
-"""Rows of state that a step keeps at most: two hidden ones, two more."""
-UNITS, PARTS = 16, 8
-"""Of a work-group where each step is a kernel: units, and threads of each."""
-OPERATIONS = 2
-"""Of a thread for a multiply-add whose weight it waits for."""
 
 DOUBT = 0.03
 """What a plan that the rules did not make is expected to cost more."""
@@ -43,17 +33,6 @@ class Held:
 
     rows: int
     flight: int
-
-
-@dataclass(frozen=True, slots=True)
-class Launches:
-    """A kernel a step: a work-group has so many units, and each of them so many threads."""
-
-    units: int
-    parts: int
-
-    def __str__(self) -> str:
-        return f"step={self.units}x{self.parts}"
 
 
 @dataclass(frozen=True)
@@ -105,30 +84,10 @@ class Sequence:
 
     @cached_property
     def sharing(self) -> Team | Launches | None:
-        """How threads share the work where they share memory: a team that makes a row of the batch in one direction,
-        with the state in that memory, or all threads of a grid, step by step."""
-        device = self.ctx.target.device
-        if device is None or not device.shares or self.ctx.node.op not in TEAMS:
-            return None
-        steps, batch, _ = self.dims
-        count = min(device.work_group, TEAM, 1 << (self.hidden - 1).bit_length())
-        own = -(-self.hidden // count) * self.hidden * self.gates * OPERATIONS * device.thread_operation
-        team: Schedule[Team | Launches] = Schedule(f"team={count}", steps * self.directions * own, Team(count))
-        launches = Launches(UNITS, PARTS)
-        own = (-(-self.hidden // PARTS) * OPERATIONS + PARTS) * self.gates * device.thread_operation
-        total = batch * self.directions * self.hidden**2 * self.gates * OPERATIONS * device.operation
-        step: Schedule[Team | Launches] = Schedule(
-            str(launches), steps * (self.phases * device.launch + max(own, total)), launches
-        )
-        fits = STATES * self.hidden * self.dtype.nbytes <= device.local_bytes
-        twice = " in two products" if self.phases > 1 else ""
-        problem = f"{self.ctx.node.op} {steps} of {batch}x{self.directions}x{self.hidden} {self.dtype}{twice}"
-        return choose(self.ctx, "grid-recurrent", problem, [team, step] if fits else [step])
-
-    @property
-    def phases(self) -> int:
-        """Products of a step that follow each other."""
-        return 2 if self.ctx.node.op == "GRU" and not self.ctx.node.attrs.get("linear_before_reset", 0) else 1
+        """How threads of a graphics processor share the work; None where one makes it."""
+        attrs, (steps, batch, _) = self.ctx.node.attrs, self.dims
+        phases = 2 if self.ctx.node.op == "GRU" and not attrs.get("linear_before_reset", 0) else 1
+        return share(self.ctx, Recurrence(steps, batch, self.directions, self.gates, self.hidden, phases, self.dtype))
 
     @property
     def team(self) -> Team | None:
