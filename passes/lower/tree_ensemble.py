@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...ir.tree_ensemble import TREES, TreeEnsemble
 from .context import Lowering, lowers
@@ -86,17 +86,17 @@ def _chunk(ctx: Lowering, rows: int, trees: int, cycles: float) -> int:
 
 
 def _walk(ctx: Lowering, problem: _Problem, ways: Ways, parallel: bool) -> None:
-    """Whole blocks of rows, then those that are left with trees side by side."""
+    """Whole blocks of rows, then a block of those that are left, which may have some of the rows before it again."""
     x = operand(ctx, 0)
     columns = problem.tests.columns
     if not are_features(columns, x.type.dims[1]) and columns:
         x = rows_of_columns(ctx, x, columns)
     whole = problem.rows // ways.block * ways.block
-    rest = Ways(1, ways.rows * ways.trees, 1)
-    for first, count, way in ((0, whole, ways), (whole, problem.rows - whole, rest)):
-        if count:
-            nodes = nodes_of(problem.tests, problem.leaves, way.trees)
-            Walk(ctx, x, nodes, problem.leaves, way, parallel).emit(first, count)
+    walk = Walk(ctx, x, nodes_of(problem.tests, problem.leaves, ways.trees), problem.leaves, ways, parallel)
+    walk.emit(0, whole)
+    if whole < problem.rows:
+        left = -(-(problem.rows - whole) // ways.rows) * ways.rows
+        replace(walk, ways=replace(ways, block=left)).emit(problem.rows - left, left)
 
 
 def _bits(ctx: Lowering, problem: _Problem) -> list[Schedule[Callable[[], None]]]:

@@ -7,7 +7,7 @@ children stand side by side. Leaves lead to themselves, so that trees of unequal
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -121,6 +121,14 @@ class Walk:
     leaves: Leaves
     ways: Ways
     parallel: bool
+    packed: dict[str, Value] = field(default_factory=dict)
+    """Tables, which kernels of other blocks share."""
+
+    def table(self, name: str, data: np.ndarray) -> Value:
+        """A table by its name."""
+        if name not in self.packed:
+            self.packed[name] = self.ctx.pack(name, data)
+        return self.packed[name]
 
     def emit(self, first: int, rows: int) -> None:
         """Results of `rows` rows from `first` on, a multiple of the plan's block."""
@@ -179,23 +187,24 @@ class _Tables:
     """The trees' tables in one kernel."""
 
     def __init__(self, k: KernelBuilder, walk: Walk) -> None:
-        ctx, nodes, x = k.ctx, walk.nodes, walk.x
+        nodes, x = walk.nodes, walk.x
         self.k, self.ways, self.leaves, self.dtype = k, walk.ways, walk.leaves, x.type.dtype
         self.columns = x.type.dims[1]
         self.x = k.tensor(x)
         narrow = np.uint16 if self.columns <= 1 << 16 else np.uint32
-        self.column = k.tensor(ctx.pack("column", nodes.column.astype(narrow)))
-        self.threshold = k.tensor(ctx.pack("threshold", nodes.threshold.astype(x.type.dtype.numpy)))
-        self.left = k.tensor(ctx.pack("left", nodes.left))
+        self.column = k.tensor(walk.table("column", nodes.column.astype(narrow)))
+        self.threshold = k.tensor(walk.table("threshold", nodes.threshold.astype(x.type.dtype.numpy)))
+        self.left = k.tensor(walk.table("left", nodes.left))
         self.limits = (min(nodes.depths, default=0), max(nodes.depths, default=0))
-        self.roots, self.depths = k.tensor(ctx.pack("root", nodes.roots)), k.tensor(ctx.pack("depth", nodes.depths))
+        self.roots = k.tensor(walk.table("root", nodes.roots))
+        self.depths = k.tensor(walk.table("depth", nodes.depths))
         nothing = np.full((1, self.leaves.columns), self.leaves.neutral, x.type.dtype.numpy)
         weights = np.concatenate([self.leaves.weights, nothing])
         if self.leaves.single:
-            self.weights = k.tensor(ctx.pack("weight", weights[nodes.leaf, 0]))
+            self.weights = k.tensor(walk.table("weight", weights[nodes.leaf, 0]))
         else:
-            self.leaf = k.tensor(ctx.pack("leaf", nodes.leaf))
-            self.weights = k.tensor(ctx.pack("weight", weights))
+            self.leaf = k.tensor(walk.table("leaf", nodes.leaf))
+            self.weights = k.tensor(walk.table("weight", weights))
 
     def until(self, lo: Expr, chunk: int, groups: int) -> Expr:
         return self.k.let(lo + chunk if groups % chunk == 0 else minimum(lo + chunk, groups), "hi")

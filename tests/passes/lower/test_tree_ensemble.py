@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from c2c.codegen.target import Target
+from c2c.compiler.driver import compile_graph
 from c2c.compiler.onnx_import import import_model
+from c2c.compiler.options import CompileOptions
 from c2c.ir.graph import Graph
 from c2c.ir.loops_interp import run_program
 from c2c.ir.reference import evaluate
@@ -120,3 +122,14 @@ def test_other_languages(target: str, name: str, count: int, tmp_path: Path) -> 
     emulated = Emulated(program, device, tmp_path, watched=True)
     check_equal(program, emulated.run([x]), run_program(program, [x]), f"{target}, seed {SEED}")
     assert emulated.faults == []
+
+
+def test_rows_that_are_left_read_the_same_tables() -> None:
+    """A row's result does not depend on its place, and tables are stored once."""
+    graph, x = graph_of("deep", 77, np.float32)
+    repeated = np.repeat(x[:1], 77, axis=0)
+    (found,) = run_graph(graph, [repeated])
+    assert len(np.unique(found)) == 1
+    program = compile_graph(graph, CompileOptions(Target.parse("native"), name="model")).program
+    slots = 2 * 5 * 150 * 1.5
+    assert len(program.weights) < slots * (2 + 4 + 4 + 4)
