@@ -38,6 +38,7 @@ CONSTANTS: dict[str, Array] = {
     "ones": np.ones(1, np.float32),
     "matrix": np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3),
     "flat": np.asarray([-1]),
+    "axes01": np.asarray([0, 1]),
     "img": np.asarray([2, 2]),
 }
 
@@ -74,7 +75,33 @@ BEST = [
 POINTS = [node("Greater", ["x", "level"], ["over"]), node("NonZero", ["over"], ["at"])]
 ROWS = [node("Compress", ["x", "keep"], ["kept"], axis=0)]
 
+FILTERED = [
+    node("Squeeze", ["scores", "first"], ["s2"]),
+    node("Greater", ["s2", "level"], ["above"]),
+    node("NonZero", ["above"], ["pairs"]),
+    node("Gather", ["pairs", "zero"], ["class"], axis=0),
+    node("Gather", ["pairs", "one"], ["box"], axis=0),
+    node("Squeeze", ["boxes", "first"], ["b2"]),
+    node("Gather", ["b2", "box"], ["some"], axis=0),
+    node("Transpose", ["pairs"], ["places"], perm=[1, 0]),
+    node("GatherND", ["s2", "places"], ["worth"]),
+    node("ReduceMax", ["b2"], ["far"], keepdims=0),
+    node("Cast", ["class"], ["number"], to=FLOAT),
+    node("Mul", ["number", "far"], ["shift"]),
+    node("Unsqueeze", ["shift", "second"], ["shift2"]),
+    node("Add", ["some", "shift2"], ["apart"]),
+    node("Unsqueeze", ["apart", "first"], ["apart3"]),
+    node("Unsqueeze", ["worth", "axes01"], ["worth3"]),
+    node("NonMaxSuppression", ["apart3", "worth3", "many", "half"], ["sel"]),
+    node("Gather", ["sel", "col2"], ["which"], axis=1),
+    node("Reshape", ["which", "flat"], ["which1"]),
+    node("Gather", ["some", "which1"], ["rows"], axis=0),
+    node("Gather", ["class", "which1"], ["kinds"], axis=0),
+]
+"""As torchvision exports boxes of all classes: those above a score, put apart by class, of which the best stay."""
+
 CASES: dict[str, tuple[list[NodeProto], list[tuple[str, int]]]] = {
+    "boxes of all classes": (FILTERED, [("rows", FLOAT), ("kinds", INT64)]),
     "boxes": (BOXES, [("rows", FLOAT), ("sel", INT64)]),
     "elementwise": ([*BOXES, node("Mul", ["rows", "half"], ["h"]), node("Add", ["h", "rows"], ["y"])], [("y", FLOAT)]),
     "scores of boxes": (
