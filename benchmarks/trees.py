@@ -36,15 +36,17 @@ FEATURES = 30
 
 @dataclass(frozen=True)
 class Case:
-    """depth: complete trees of it, in place of leaves."""
+    """depth: complete trees of it, in place of leaves. oblivious: the nodes of a level ask the same, as in CatBoost."""
 
     trees: int
     leaves: int
     rows: int
     depth: int = 0
+    oblivious: bool = False
 
     def __str__(self) -> str:
         size = f"depth {self.depth}" if self.depth else f"{self.leaves} leaves"
+        size = f"oblivious {size}" if self.oblivious else size
         return f"{self.trees} x {size}, {self.rows} rows"
 
 
@@ -52,6 +54,7 @@ CASES = [
     *(Case(trees, 31, rows) for trees in (100, 500) for rows in (1, 100, 10_000)),
     *(Case(100, 1024, rows, 10) for rows in (1, 100, 10_000)),
     *(Case(300, 64, rows, 6) for rows in (1, 100, 10_000)),
+    *(Case(500, 64, rows, 6, oblivious=True) for rows in (1, 100, 10_000)),
 ]
 
 
@@ -69,9 +72,12 @@ def model_of(case: Case) -> onnx.ModelProto:
             at = growing.pop(0 if case.depth else int(rng.integers(len(growing))))
             true[at], false[at] = 2 * made + 1, 2 * made + 2
             growing += [2 * made + 1, 2 * made + 2]
-        split = rng.normal(size=2 * leaves - 1).astype(np.float32)
+        split, feature = rng.normal(size=2 * leaves - 1).astype(np.float32), rng.integers(0, FEATURES, 2 * leaves - 1)
+        if case.oblivious:
+            level = np.floor(np.log2(np.arange(1, 2 * leaves))).astype(int)
+            split, feature = split[level], feature[level]
         for values, name in zip(
-            ([tree] * (2 * leaves - 1), range(2 * leaves - 1), rng.integers(0, FEATURES, 2 * leaves - 1).tolist(),
+            ([tree] * (2 * leaves - 1), range(2 * leaves - 1), feature.tolist(),
              ["BRANCH_LEQ" if t else "LEAF" for t in true], split.tolist(), true.tolist(), false.tolist()),
             names, strict=True,
         ):  # fmt: skip

@@ -27,11 +27,12 @@ def forest(
     every_target: bool = False,
     missing: bool = True,
     balanced: bool = False,
+    oblivious: bool = False,
 ) -> dict[str, Any]:
     """Attributes of a TreeEnsembleRegressor (`of` target) or Classifier (class) of trees grown leaf by leaf.
 
     Tree t gives to target t modulo targets, or each leaf to every target. missing: some NaN count as true. balanced:
-    the oldest leaf grows, else a random one.
+    the oldest leaf grows, else a random one; oblivious: then all nodes of a level ask the same.
     """
     rng = np.random.default_rng(seed)
     found: dict[str, list[Any]] = {f"nodes_{n}": [] for n in _NODES}
@@ -43,11 +44,15 @@ def forest(
             at = growing.pop(0 if balanced else int(rng.integers(len(growing))))
             arms[at] = (2 * len(arms) + 1, 2 * len(arms) + 2)
             growing += arms[at]
+        level: dict[int, tuple[int, str, float, int]] = {}
         for node in range(2 * len(arms) + 1):
             mode = str(rng.choice(modes)) if node in arms else "LEAF"
             split = rng.integers(-2, 3) if mode in ("BRANCH_EQ", "BRANCH_NEQ") else np.float32(rng.normal())
             true, false = arms.get(node, (0, 0))
-            row = (tree, node, int(rng.integers(features)), mode, float(split), true, false, int(rng.integers(2)))
+            question = int(rng.integers(features)), mode, float(split), int(rng.integers(2))
+            if oblivious and node in arms:
+                question = level.setdefault((node + 1).bit_length(), question)
+            row = (tree, node, *question[:3], true, false, question[3])
             for name, value in zip(_NODES, row, strict=True):
                 found[f"nodes_{name}"].append(value if name != "missing_value_tracks_true" or missing else 0)
             for target in (range(targets) if every_target else [tree % targets]) if node not in arms else ():

@@ -21,7 +21,8 @@ from .tree_tests import Tests
 
 UNROLLED = 4
 """Tests of an iteration; trees are filled up with tests that never hold."""
-MOST_WORDS = 2
+MOST_WORDS = 8
+"""Words of bits, in as many registers; of oblivious trees that is a depth of 8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +36,19 @@ class TreeBits:
 def bits_of(tests: Tests, root: int, most: int) -> TreeBits | None:
     """A tree in this form; None where it has more than `most` leaves, those counted twice to which several ways lead.
 
-    Tests in a row that lead to the same place on the right, as those of x == a do, share it.
+    Tests in a row that lead to the same place on the right, as those of x == a do, share it. Nodes that ask the same
+    are one test: a level of an oblivious tree (CatBoost's), for instance.
     """
-    found: list[tuple[int, float, int]] = []
+    found: dict[tuple[int, float], int] = {}
     leaves: list[int] = []
     stack: list[tuple[int, int, list[int]]] = [(0, root, [])]
     while stack:
         what, node, chain = stack.pop()
         if what == 1:
             mask = (1 << len(leaves)) - (1 << node)
-            found += [(tests.column[c], tests.threshold[c], mask) for c in chain]
+            for at in chain:
+                key = tests.column[at], tests.threshold[at]
+                found[key] = found.get(key, 0) | mask
             continue
         if len(leaves) >= most:
             return None
@@ -57,7 +61,7 @@ def bits_of(tests: Tests, root: int, most: int) -> TreeBits | None:
             chain.append(left)
             left = tests.left[left]
         stack += [(0, right, []), (1, len(leaves), chain), (0, left, [])]
-    return TreeBits(tuple(found), tuple(leaves))
+    return TreeBits(tuple((*key, mask) for key, mask in found.items()), tuple(leaves))
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -113,7 +113,7 @@ def _bits(ctx: Lowering, problem: _Problem) -> list[Schedule[Callable[[], None]]
         trees.append(tree)
     words = -(-max(len(t.leaves) for t in trees) // dtype.bits)
     found: list[Schedule[Callable[[], None]]] = []
-    for vectors in (1, VECTORS):
+    for vectors in (1, VECTORS) if words * VECTORS <= MOST_WORDS else (1,):
         width = vectors * lanes
         blocks = -(-rows // width)
         test = 2 + vectors * (1 + words * (1 if lanes * dtype.bits == 512 else 1.5))

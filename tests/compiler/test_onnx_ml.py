@@ -154,6 +154,37 @@ def test_boosting_pipeline(labels: str) -> None:
     agree(pipeline(LABELS[labels]), {"X": GAPS})
 
 
+def by_catboost(bias: float) -> onnx.ModelProto:
+    """Oblivious trees whose leaves have a weight and its opposite, base values likewise, no opset but ai.onnx.ml's."""
+    trees = forest(SEED, 8, 16, 4, of="class", modes=["BRANCH_GT"], targets=2, every_target=True, balanced=True,
+                   oblivious=True)  # fmt: skip
+    weights = trees["class_weights"]
+    trees["class_weights"] = [w if i % 2 else -weights[i + 1] for i, w in enumerate(weights)]
+    base = {"base_values": [-bias, bias]} if bias else {}
+    labels = {"classlabels_int64s": [0, 1]}
+    nodes = [
+        ml_node("TreeEnsembleClassifier", ["features"], ["label", "probability_tensor"], **trees, **labels, **base,
+                post_transform="LOGISTIC"),
+        ml_node("ZipMap", ["probability_tensor"], ["probabilities"], **labels),
+    ]  # fmt: skip
+    model = ml_model(nodes, {"features": GAPS}, {"label": I64, "probabilities": 0}, 2)
+    del model.opset_import[0]
+    return model
+
+
+def test_catboost() -> None:
+    """Base values are left out for onnxruntime, which takes the second for a score."""
+    agree(by_catboost(0), {"features": GAPS})
+    plain, biased = (
+        evaluate(import_model(by_catboost(b)), {"features": GAPS})["probabilities"].astype(np.float64) for b in (0, 0.5)
+    )
+    np.testing.assert_allclose(
+        np.log(biased / (1 - biased)) - np.log(plain / (1 - plain)), [[-0.5, 0.5]] * 7, atol=1e-4
+    )
+    label = evaluate(import_model(by_catboost(0.5)), {"features": GAPS})["label"]
+    np.testing.assert_array_equal(label, biased[:, 1] > 0.5)
+
+
 def test_pipeline_of_columns() -> None:
     """ColumnTransformer: numbers imputed and scaled beside categories one-hot; a forest of two classes by strings that
     are looked up (ArrayFeatureExtractor), reshaped and cast, as for classifiers without string labels of their own."""

@@ -15,8 +15,10 @@ from c2c.compiler.options import CompileOptions
 from c2c.ir.graph import Graph
 from c2c.ir.loops_interp import run_program
 from c2c.ir.reference import evaluate
-from c2c.passes.lower import lower_graph, tree_ensemble
+from c2c.ir.tree_ensemble import TreeEnsemble
+from c2c.passes.lower import lower_graph, tree_ensemble, tree_tests
 from c2c.passes.lower.schedule import Tuning
+from c2c.passes.lower.tree_bits import bits_of
 from c2c.tests.emulation import Emulated, check_equal, needs_compiler
 from c2c.tests.forests import forest, regressor, rows
 from c2c.tests.passes.lower.harness import program_of, run_graph
@@ -26,6 +28,7 @@ FORESTS: dict[str, tuple[int, int, dict[str, Any], dict[str, Any]]] = {
     "few leaves": (11, 8, {"modes": ["BRANCH_LEQ"]}, {}),
     "32 leaves": (5, 32, {"modes": ["BRANCH_LT", "BRANCH_GTE"]}, {}),
     "two words": (5, 47, {}, {}),
+    "oblivious": (6, 64, {"balanced": True, "oblivious": True, "modes": ["BRANCH_GT"]}, {}),
     "deep": (5, 150, {}, {}),
     "leaves alone": (3, 1, {}, {}),
     "three targets": (7, 9, {"targets": 3}, {"aggregate_function": "AVERAGE"}),
@@ -97,6 +100,15 @@ def test_threads_share_the_trees_of_one_row(monkeypatch: pytest.MonkeyPatch) -> 
         np.testing.assert_allclose(found, evaluate(graph, {"x": x})["y"], rtol=tolerance, atol=tolerance)
     for name in FORESTS:
         agree(name, 130, np.float32, "native", threads=2)
+
+
+def test_levels_that_ask_the_same_are_one_test() -> None:
+    graph, _ = graph_of("oblivious", 1, np.float32)
+    tests = tree_tests.tests_of(TreeEnsemble.of(graph.nodes[0]))
+    for root in tests.roots:
+        tree = bits_of(tests, root, 64)
+        assert tree is not None and len(tree.tests) == 6 and len(tree.leaves) == 64
+        assert bits_of(tests, root, 63) is None
 
 
 def test_infinite_splits() -> None:
