@@ -55,30 +55,62 @@ def svm_regressor(node: OldNode, emit: Emit) -> tuple[Value, ...]:
 
 
 def svm_classifier(node: OldNode, emit: Emit) -> tuple[Value, ...]:
-    """Two classes by support vectors: the first wins above 0, and has the probability of Platt's sigmoid.
+    """Classes by support vectors, each pair of them by a score: above 0 the first has the pair's vote.
 
-    Without probabilities the scores are -s and s. Raises UnsupportedOpError for more classes, whose votes and
-    probabilities are made pair by pair.
+    Of two classes the scores are -s and s, or probabilities by Platt's sigmoid; of more the scores of all pairs.
+    Raises UnsupportedOpError for probabilities of more than two classes, which are found by iterations, and for
+    classifiers without support vectors.
     """
     a, x, labels = node.attrs, _matrix(node, emit), labels_of(node.attrs, "classlabels_ints")
-    weights, rho = np.asarray(a.get("coefficients", ()), np.float32), np.asarray(a.get("rho", ()), np.float32)
-    vectors = sum(a.get("vectors_per_class", ()))
-    if len(labels) != 2 or rho.size != 1 or not vectors or weights.size != vectors:
+    sizes = [int(n) for n in a.get("vectors_per_class", ())]
+    if not sum(sizes) or len(sizes) != len(labels) or len(labels) > 2 and a.get("prob_a"):
         raise UnsupportedOpError(
-            "SVMClassifier is supported for two classes by support vectors",
-            remedy="train one model for each class against the others, or export a linear model",
+            "SVMClassifier is supported by support vectors of each class, with probabilities for two classes",
+            remedy="export without probabilities, or a linear model",
         )
-    kernel = _kernel(a, emit, x, vectors)
-    score = one(emit, "Gemm", kernel, emit.constant(weights.reshape(-1, 1)), emit.constant(rho))
-    below = one(emit, "LessOrEqual", score, scalar(emit, score, 0))
+    weights, rho = _pairs(a, sizes), np.asarray(a.get("rho", ()), np.float32)
+    if rho.size != weights.shape[1]:
+        raise OnnxImportError(f"{rho.size} values of rho for {weights.shape[1]} pairs of classes")
+    transform = a.get("post_transform", "NONE")
+    scores = one(emit, "Gemm", _kernel(a, emit, x, sum(sizes)), emit.constant(weights), emit.constant(rho))
+    if len(labels) > 2:
+        return labels.pick(emit, _winner(emit, scores, len(labels))), post_transform(emit, scores, transform)
+    below = one(emit, "LessOrEqual", scores, scalar(emit, scores, 0))
     slope, shift = (np.asarray(a.get(n, ()), np.float32) for n in ("prob_a", "prob_b"))
     if slope.size:
-        logit = one(emit, "Add", one(emit, "Mul", score, emit.constant(slope)), emit.constant(shift))
+        logit = one(emit, "Add", one(emit, "Mul", scores, emit.constant(slope)), emit.constant(shift))
         scores = one(emit, "Sigmoid", one(emit, "Concat", one(emit, "Neg", logit), logit, axis=1))
-        return labels.pick(emit, below), post_transform(emit, scores, a.get("post_transform", "NONE"))
-    if (transform := a.get("post_transform", "NONE")) not in ("NONE", "LOGISTIC"):
+        return labels.pick(emit, below), post_transform(emit, scores, transform)
+    if transform not in ("NONE", "LOGISTIC"):
         raise UnsupportedOpError(f"SVMClassifier without probabilities and with post_transform {transform}")
-    return labels.pick(emit, below), two_classes(emit, score, transform, False)
+    return labels.pick(emit, below), two_classes(emit, scores, transform, False)
+
+
+def _pairs(a: dict[str, Any], sizes: list[int]) -> np.ndarray:
+    """Coefficients [vectors, pairs]: of pair (i, j) those of i's vectors against j and of j's against i (libsvm)."""
+    count, vectors = len(sizes), sum(sizes)
+    given = np.asarray(a.get("coefficients", ()), np.float32)
+    if given.size != (count - 1) * vectors:
+        raise OnnxImportError(f"{given.size} coefficients for {vectors} support vectors of {count} classes")
+    given, begins = given.reshape(count - 1, vectors), np.concatenate([[0], np.cumsum(sizes)])
+    pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
+    found = np.zeros((vectors, len(pairs)), np.float32)
+    for p, (i, j) in enumerate(pairs):
+        for of, other in ((i, j - 1), (j, i)):
+            rows = slice(begins[of], begins[of + 1])
+            found[rows, p] = given[other, rows]
+    return found
+
+
+def _winner(emit: Emit, scores: Value, classes: int) -> Value:
+    """The class i64 [N] with the most votes, of equal ones the first."""
+    pairs = [(i, j) for i in range(classes) for j in range(i + 1, classes)]
+    for_first, for_second = (np.zeros((len(pairs), classes), np.float32) for _ in range(2))
+    for p, (i, j) in enumerate(pairs):
+        for_first[p, i] = for_second[p, j] = 1
+    first = to_type(emit, one(emit, "Greater", scores, scalar(emit, scores, 0)), DType.F32)
+    votes = one(emit, "Gemm", first, emit.constant(for_first - for_second), emit.constant(for_second.sum(0)))
+    return one(emit, "ArgMax", votes, axis=1, keepdims=0)
 
 
 def _matrix(node: OldNode, emit: Emit) -> Value:

@@ -116,6 +116,25 @@ def test_support_vectors(kernel: str) -> None:
         agree(ml_model([node], {"x": X}, {"label": I64, "y": F32}), {"x": X}, 5e-3 if probability else 1e-5)
 
 
+@pytest.mark.parametrize("classes", [3, 4])
+def test_votes_of_support_vectors(classes: int) -> None:
+    chance = np.random.default_rng(SEED + classes)
+    sizes = [3, 2, 4, 1][:classes]
+    pairs = classes * (classes - 1) // 2
+    attrs = {
+        "kernel_type": "RBF", "kernel_params": [0.5, 0.0, 0.0], "vectors_per_class": sizes,
+        "support_vectors": chance.normal(size=sum(sizes) * 4).tolist(), "rho": chance.normal(size=pairs).tolist(),
+        "coefficients": chance.normal(size=(classes - 1) * sum(sizes)).tolist(),
+        "classlabels_ints": [7, 5, 6, 9][:classes],
+    }  # fmt: skip
+    x = chance.normal(size=(60, 4)).astype(np.float32)
+    node = ml_node("SVMClassifier", ["x"], ["label", "y"], **attrs)
+    agree(ml_model([node], {"x": x}, {"label": I64, "y": F32}), {"x": x}, 1e-5)
+    with pytest.raises(UnsupportedOpError, match="with probabilities for two classes"):
+        node = ml_node("SVMClassifier", ["x"], ["label", "y"], **attrs, prob_a=[1.0] * pairs, prob_b=[1.0] * pairs)
+        import_model(ml_model([node], {"x": x}, {"label": I64, "y": F32}))
+
+
 def test_distances_of_many_support_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     from c2c.compiler import onnx_linear
 
