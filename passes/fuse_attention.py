@@ -17,7 +17,7 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.types import DType
 from .attention import HEADS, Chain, Form, emit_attention, read_form
 from .base import GraphRewriter, Pass, PassContext, Rule, apply_rules, register_pass
-from .lower.grid.attention_rows import row_tiles
+from .lower.grid.attention import has_tiles
 from .pattern import made_by, required, scalar
 from .regions import Region, finest, groups, region_to, regrouped
 from .rules_einsum import EINSUM_RULES
@@ -37,12 +37,11 @@ class FuseAttention(Pass):
             return apply_rules(graph, RULES, context)
 
         def on_grid(form: Form, operands: Sequence[Value]) -> bool:
-            q, _, v = operands
-            return not form.weights.nodes and bool(row_tiles(context.target, q.type.dims[-1], v.type.dims[-1]))
+            return not form.weights.nodes and has_tiles(context.target, *operands)
 
         attention = partial(_attention, fits=on_grid, dtypes=(DType.F32, DType.F16))
         rules = [replace(r, apply=attention) if r.apply is _attention else r for r in RULES]
-        return device.shares and apply_rules(graph, rules, context)
+        return apply_rules(graph, rules, context)
 
 
 def _attention(

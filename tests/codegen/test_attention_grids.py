@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from c2c.codegen.devices import DEVICES
 from c2c.codegen.dialects import emit_kernels
 from c2c.codegen.target import Target
+from c2c.compiler.bundle import write_bundle
 from c2c.compiler.driver import compile_file
 from c2c.compiler.options import CompileOptions
 from c2c.ir.program import Program
@@ -21,6 +22,9 @@ from c2c.passes.lower.grid import attention_tile
 from c2c.passes.lower.schedule import Tuning
 
 from ..emulation import Array, Emulated, needs_compiler
+from ..oclgrind import faults as oclgrind_faults
+from ..oclgrind import needs_oclgrind, simulate
+from ..opencl import needs_opencl, run_on_device
 from .test_metal import refused
 from .test_opencl_races import without
 
@@ -70,7 +74,7 @@ def compiled(target: str, dtype: type = np.float32, form: str = "") -> Program:
     options = CompileOptions(Target.parse(target), name="net")
     made = compile_file(model(dtype).SerializeToString(), options)
     choices = [c for call in made.calls for c in call.choices]
-    assert [c.family for c in choices] == ["grid-attention"], "it is not fused"
+    assert {c.family for c in choices} == {"grid-attention"}, "it is not fused"
     if not form:
         return made.program
     options = replace(options, tuning=Tuning({choices[0].key: form}))
@@ -83,6 +87,13 @@ def run(program: Program, target: str, folder: Path, text: str = "") -> tuple[Ar
     emulated = Emulated(program, device, folder, text=text or emit_kernels(program, device), watched=True)
     inputs = dict(zip("qkv", data(program.inputs[0].dtype.numpy.type), strict=False))
     return emulated.run([inputs[p.name] for p in program.inputs])[0], emulated.faults
+
+
+def check(found: Array, dtype: type) -> None:
+    """Of halves weights and results are rounded, and scores twice, which are below 4."""
+    largest = np.abs(data(dtype)[2]).max()
+    tolerance = np.finfo(dtype).eps * largest * (8 + 4 * KEYS**0.5 if dtype is np.float32 else 1 + 2 * 4)
+    np.testing.assert_allclose(found, expected(dtype), rtol=0, atol=tolerance, err_msg=f"seed {SEED}")
 
 
 @pytest.fixture(autouse=True)
@@ -99,12 +110,27 @@ FORMS = (("metal-ios", HELD), ("metal-ios", SHARED), ("metal", ""), ("cuda", "")
     [*((*form, dtype) for form in FORMS for dtype in (np.float32, np.float16)), ("metal-ios", NEAR, np.float32)],
 )
 def test_against_float64(target: str, form: str, dtype: type, tmp_path: Path) -> None:
-    """Of halves weights and results are rounded, and scores twice, which are below 4."""
     found, faults = run(compiled(target, dtype, form), target, tmp_path)
-    largest = np.abs(data(dtype)[2]).max()
-    tolerance = np.finfo(dtype).eps * largest * (8 + 4 * KEYS**0.5 if dtype is np.float32 else 1 + 2 * 4)
-    np.testing.assert_allclose(found, expected(dtype), rtol=0, atol=tolerance, err_msg=f"seed {SEED}")
+    check(found, dtype)
     assert faults == []
+
+
+@needs_opencl
+@pytest.mark.parametrize("target", ["opencl", "opencl-cpu"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_on_opencl(target: str, dtype: type, tmp_path: Path) -> None:
+    program = compiled(target, dtype)
+    inputs = dict(zip("qkv", data(dtype), strict=False))
+    (found,) = run_on_device(program, target, [inputs[p.name] for p in program.inputs], tmp_path)
+    check(found, dtype)
+
+
+@needs_oclgrind
+@pytest.mark.needs("gcc")
+def test_no_race_from_memory(tmp_path: Path) -> None:
+    """And no access outside of a buffer, where the last block begins before the end of the one before."""
+    write_bundle(compiled("opencl-cpu"), CompileOptions(Target.parse("opencl-cpu"), name="net"), tmp_path)
+    assert oclgrind_faults(simulate(tmp_path, DATA_RACES="1")) == []
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])

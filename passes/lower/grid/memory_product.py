@@ -30,7 +30,7 @@ def multiply_from_memory(ctx: Lowering, p: Product, family: str, exact: int | No
     in i32, which `p.finish` takes."""
     packs = p.b.value.data is not None
     if not packs and p.b.col != 1:
-        p = replace(p, b=_turned(ctx, p))
+        p = replace(p, b=turned(ctx, p))
     tile = choose(ctx, "grid-product", _problem(p), _candidates(ctx, p, packs))
     b = _packed(ctx, p, tile) if packs else p.b
     _Kernel(ctx, p, tile, b, packs, exact).write(family)
@@ -53,7 +53,7 @@ def _candidates(ctx: Lowering, p: Product, packs: bool) -> list[Schedule[Registe
     return list({s.name: s for s in found}.values())
 
 
-def _turned(ctx: Lowering, p: Product) -> Matrix:
+def turned(ctx: Lowering, p: Product) -> Matrix:
     """The second factor with its columns side by side, by a call."""
     batch = tuple(d if s else 1 for d, s in zip(p.batch, p.b.batch, strict=True))
     out = ctx.scratch("turned", p.b.value.type.dtype, prod(batch), p.k, p.n)
