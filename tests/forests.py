@@ -88,7 +88,7 @@ def ml_node(op: str, inputs: Sequence[str], outputs: Sequence[str], **attrs: Any
 
 def regressor(attrs: Mapping[str, Any], x: Array, targets: int = 1) -> onnx.ModelProto:
     """TreeEnsembleRegressor of version 3."""
-    node = ml_node("TreeEnsembleRegressor", ["x"], ["y"], n_targets=targets, **attrs)
+    node = ml_node("TreeEnsembleRegressor", ["x"], ["y"], **{"n_targets": targets, **attrs})
     return ml_model([node], {"x": x}, {"y": TensorProto.FLOAT})
 
 

@@ -102,7 +102,7 @@ def test_a_guard_that_is_missing_is_found(bundle: Path, plan: str) -> None:
 def test_trees_stay_inside_their_tables(tmp_path: Path) -> None:
     """Rows and chunks of trees on a grid; a child that is one too far reads beyond the last node."""
     for every in (False, True):
-        attrs = forest(SEED, 70, 4, 5, targets=3, every_target=every)
+        attrs = forest(SEED, 131, 4, 5, targets=3, every_target=every)
         c2c.compile(regressor(attrs, rows(SEED, 3, 5), 3), "opencl", name="net", host_steps=False).save(tmp_path)
         plan = (tmp_path / "net_plan.h").read_text()
         assert reports(tmp_path, plan) == []

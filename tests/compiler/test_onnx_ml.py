@@ -234,7 +234,7 @@ def test_encoded_labels_are_decoded_again() -> None:
     """Labels that a model made itself may be keys."""
     nodes = [
         ml_node("LabelEncoder", ["x"], ["name"], keys_int64s=[0, 1, 2], values_strings=NAMES, default_string="none"),
-        ml_node("LabelEncoder", ["name"], ["y"], keys_strings=["owl", "cat"], values_floats=[3.0, 1.0],
+        ml_node("LabelEncoder", ["name"], ["y"], keys_strings=["owl", "cat", "owl"], values_floats=[3.0, 1.0, 5.0],
                 default_float=9.0),
         ml_node("OneHotEncoder", ["name"], ["z"], cats_strings=["dog", "none"], zeros=1),
     ]  # fmt: skip
@@ -244,7 +244,7 @@ def test_encoded_labels_are_decoded_again() -> None:
 @pytest.mark.needs("gcc")
 def test_labels_reach_the_app(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In the header, the manifest, what the compiler says, and the loaded model."""
-    names = ['a "b"', "c\\d", "été?"]
+    names = ['a "b"', "c\\d", "été?1"]
     model = pipeline({"classlabels_strings": names})
     onnx.save(model, tmp_path / "m.onnx")
     assert main(["compile", str(tmp_path / "m.onnx"), "-o", str(tmp_path / "out")]) == 0

@@ -26,6 +26,7 @@ from c2c.tests.passes.lower.harness import program_of, run_graph
 SEED = 3
 FORESTS: dict[str, tuple[int, int, dict[str, Any], dict[str, Any]]] = {
     "few leaves": (11, 8, {"modes": ["BRANCH_LEQ"]}, {}),
+    "many trees": (131, 4, {}, {}),
     "32 leaves": (5, 32, {"modes": ["BRANCH_LT", "BRANCH_GTE"]}, {}),
     "two words": (5, 47, {}, {}),
     "oblivious": (6, 64, {"balanced": True, "oblivious": True, "modes": ["BRANCH_GT"]}, {}),
@@ -35,13 +36,16 @@ FORESTS: dict[str, tuple[int, int, dict[str, Any], dict[str, Any]]] = {
     "all targets": (6, 20, {"targets": 3, "every_target": True}, {}),
     "largest of all targets": (6, 20, {"targets": 5, "every_target": True}, {"aggregate_function": "MAX"}),
     "least": (6, 100, {}, {"aggregate_function": "MIN"}),
+    "no tree for a target": (6, 9, {"targets": 2}, {"aggregate_function": "MIN", "n_targets": 3}),
+    "no leaf for a target": (6, 9, {"targets": 2, "every_target": True}, {"aggregate_function": "MAX", "n_targets": 3}),
 }
 
 
 def graph_of(name: str, count: int, dtype: type) -> tuple[Graph, np.ndarray]:
     trees, leaves, grown, attrs = FORESTS[name]
     x = rows(SEED, count, 6, dtype)
-    model = regressor({**forest(SEED, trees, leaves, 6, **grown), **attrs}, x, grown.get("targets", 1))
+    targets = attrs.get("n_targets", grown.get("targets", 1))
+    model = regressor({**forest(SEED, trees, leaves, 6, **grown), **attrs, "n_targets": targets}, x)
     return import_model(model), x
 
 
@@ -81,7 +85,7 @@ def test_shorter_vectors(target: str) -> None:
     agree("few leaves", 21, np.float64, target)
 
 
-@pytest.mark.parametrize("name", ["few leaves", "deep", "three targets", "all targets"])
+@pytest.mark.parametrize("name", ["many trees", "deep", "three targets", "all targets"])
 def test_on_a_grid(name: str) -> None:
     agree(name, 5, np.float32, "opencl")
 
