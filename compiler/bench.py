@@ -154,6 +154,8 @@ def steps_by_node(compiled: Compiled) -> dict[Node, list[int]]:
 
 def operators_of(node: Node) -> tuple[str, ...]:
     """Operators of a node, or of all in a group."""
+    if node.op == "c2c.Bounded":
+        return (node.attrs["body"].nodes[0].op,)
     return tuple(n.op for n in node.attrs["body"].nodes) if node.op in GROUPS else (node.op,)
 
 
