@@ -115,9 +115,15 @@ CASES: dict[str, tuple[list[NodeProto], list[tuple[str, int]]]] = {
     "count": ([*BOXES, *SHAPE], [("n", INT64)]),
     "size": ([*BOXES, node("Size", ["rows"], ["n"])], [("n", INT64)]),
     "sum": ([*BOXES, node("ReduceSum", ["rows", "first"], ["y"], keepdims=0)], [("y", FLOAT)]),
-    "largest": ([*BOXES, node("ReduceMax", ["rows"], ["y"], keepdims=0)], [("y", FLOAT)]),
+    "largest": (
+        [*BOXES, node("Neg", ["rows"], ["neg"]), node("ReduceMax", ["neg"], ["y"], keepdims=0)],
+        [("y", FLOAT)],
+    ),
     "least": ([*BOXES, node("ReduceMin", ["rows", "first"], ["y"])], [("y", FLOAT)]),
-    "index of the largest": ([*BOXES, node("ArgMax", ["rows"], ["y"], axis=0)], [("y", INT64)]),
+    "index of the largest": (
+        [*BOXES, node("Neg", ["rows"], ["neg"]), node("ArgMax", ["neg"], ["y"], axis=0)],
+        [("y", INT64)],
+    ),
     "along the rows": ([*BOXES, node("Softmax", ["rows"], ["y"], axis=0)], [("y", FLOAT)]),
     "transposed": ([*BOXES, node("Transpose", ["rows"], ["y"], perm=[1, 0])], [("y", FLOAT)]),
     "sides": (
