@@ -116,7 +116,7 @@ CASES: dict[str, tuple[list[NodeProto], list[tuple[str, int]]]] = {
     "size": ([*BOXES, node("Size", ["rows"], ["n"])], [("n", INT64)]),
     "sum": ([*BOXES, node("ReduceSum", ["rows", "first"], ["y"], keepdims=0)], [("y", FLOAT)]),
     "largest": (
-        [*BOXES, node("Neg", ["rows"], ["neg"]), node("ReduceMax", ["neg"], ["y"], keepdims=0)],
+        [*BOXES, node("Neg", ["rows"], ["neg"]), node("ReduceMax", ["neg", "first"], ["y"], keepdims=0)],
         [("y", FLOAT)],
     ),
     "least": ([*BOXES, node("ReduceMin", ["rows", "first"], ["y"])], [("y", FLOAT)]),
