@@ -1,5 +1,6 @@
 """c2c.Attention straight from memory, for devices whose work-groups share none that is nearer than the caches: a thread
-takes some rows of q through blocks of keys, with its results in registers and a block of scores in memory of its own.
+takes some rows of q through blocks of keys, with scores and results in memory of its own and tiles of their sums in
+registers.
 
 Keys are turned first, so that a vector of scores is of neighbouring keys.
 """
@@ -20,53 +21,72 @@ from ..product import Matrix, Product, offset_at, unravel
 from ..schedule import Schedule
 from ..tasks import guarded
 from .memory_product import turned
-from .online_softmax import below, power, share_of
+from .online_softmax import FUNCTION, below, power, share_of
 from .registers import IN_FLIGHT, Columns, RegisterTile, Sums, busy
 
-ROWS = (8, 6, 4)
-"""Of a thread: fewer read keys and values too often."""
+ROWS = (4, 6, 8)
+"""Of a thread, of equal cost the first: fewer read keys and values too often."""
+VECTORS = (4, 3, 2, 1)
+CAN_WIN = 1.5
+"""Tiles that take so many times the best one's cost are no candidates."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryTile:
-    """scores: rows and vectors of keys that come together; results: rows and vectors of columns of v."""
+    """scores: rows and vectors of keys that come together; results: rows and vectors of columns of v in registers, of
+    which a row has `groups`."""
 
     scores: RegisterTile
     results: RegisterTile
+    groups: int
 
     def __str__(self) -> str:
-        return f"rows={self.scores.rows} keys={self.scores.width}"
+        return f"rows={self.scores.rows} keys={self.scores.width} columns={self.results.width}"
+
+    @property
+    def sums(self) -> int:
+        """Vectors of them that are in registers at a time."""
+        return max(t.rows * t.vectors for t in (self.scores, self.results))
 
     @property
     def registers(self) -> int:
-        """Of 32 bits, for results, and a row's scores or one step's factors beside them."""
-        return self.results.registers + self.results.rows * self.results.lanes
+        return max(self.scores.registers, self.results.registers)
+
+    @property
+    def width(self) -> int:
+        """Elements of a row of results."""
+        return self.groups * self.results.width
 
 
 def memory_tiles(target: Target, rows: int, count: int, wide: int) -> list[MemoryTile]:
     """What fits the registers for so many rows and keys, and values of `wide`."""
     device = target.device
-    if device is None or device.shares:
+    if device is None or device.shares or rows < min(ROWS):
         return []
     lanes, across = (1 << (min(device.lanes, n).bit_length() - 1) for n in (count, wide))
-    made = []
-    for r in ROWS:
-        vectors = max(1, min(IN_FLIGHT // r, count // lanes))
-        tile = MemoryTile(RegisterTile(r, vectors, lanes), RegisterTile(r, -(-wide // across), across))
-        if r <= rows and tile.registers <= device.registers:
-            made.append(tile)
-    return made
+    columns = -(-wide // across)
+    tiles = [
+        MemoryTile(RegisterTile(r, v, lanes), RegisterTile(r, w, across), -(-columns // w))
+        for r in ROWS for v in VECTORS for w in VECTORS if r <= rows and v * lanes <= count and w <= columns
+    ]  # fmt: skip
+    return [t for t in tiles if t.sums <= IN_FLIGHT and t.registers <= device.registers]
 
 
 def memory_schedules(target: Target, scores: Product, values: Product) -> list[Schedule[MemoryTile]]:
     """Those tiles with what they take, as products from memory."""
-    return [Schedule(str(t), _cost(scores, t), t) for t in memory_tiles(target, scores.m, scores.n, values.n)]
+    tiles = memory_tiles(target, scores.m, scores.n, values.n)
+    made = [Schedule(str(t), _cost(scores, t), t) for t in tiles]
+    least = min((s.cycles for s in made), default=0.0)
+    return [s for s in made if s.cycles <= CAN_WIN * least]
 
 
 def _cost(scores: Product, t: MemoryTile) -> float:
+    """Steps of both products, results' way from memory and back, and powers."""
     threads = prod(scores.batch) * -(-scores.m // t.scores.rows)
-    block = scores.k * t.scores.step + t.scores.width * t.results.step
-    return threads * -(-scores.n // t.scores.width) * block * busy(threads)
+    back = 2 * t.results.rows * t.results.vectors
+    block = scores.k * t.scores.step + t.groups * (t.scores.width * t.results.step + back)
+    powers = FUNCTION * t.scores.rows * t.scores.vectors
+    return threads * -(-scores.n // t.scores.width) * (block + powers) * busy(threads)
 
 
 def write_from_memory(ctx: Lowering, form: Form, products: tuple[Product, Product], tile: MemoryTile) -> None:
@@ -99,7 +119,9 @@ class _Attention:
         for r in k.loop("r", rows):
             k.store(largest, r, const(-inf, DType.F32))
             k.store(totals, r, const(0.0, DType.F32))
-        results, width = Sums(k, tile.results, DType.F32), tile.scores.width
+        results, width = k.alloc("results", DType.F32, rows * tile.width), tile.scores.width
+        for at in k.loop("at", rows * tile.width, step=tile.results.lanes):
+            k.store(results, at, const(0.0, DType.F32, tile.results.lanes))
         for step in k.loop("step", -(-self.scores.n // width)):
             begin = k.let(step * width, "begin")
             first = begin if not self.scores.n % width else k.let(minimum(begin, self.scores.n - width), "first")
@@ -107,8 +129,8 @@ class _Attention:
             for r in k.loop("r", rows):
                 row = k.let(first_row + r, "row")
                 self._raise((batch, row, first, begin), r, powers, (largest, totals, corrections))
-            self._correct(results, corrections)
-            self._weigh(batch, first, begin, powers, results)
+            for group in k.loop("group", tile.groups):
+                self._weigh((batch, first, begin), group, (powers, corrections), results)
         self._finish(batch, first_row, results, (largest, totals))
 
     def _load(self, of: Matrix, at: Expr, lanes: int = 1) -> Expr:
@@ -169,35 +191,55 @@ class _Attention:
             return value
         return select(ramp(key, 1, lanes) < broadcast(begin, lanes), const(-inf, DType.F32, lanes), value)
 
-    def _correct(self, results: Sums, corrections: Buffer) -> None:
-        k, tile = self.k, self.tile.results
+    def _weigh(
+        self,
+        place: tuple[tuple[Expr, ...], Expr, Expr],
+        group: Expr,
+        factors: tuple[Buffer, Buffer],
+        results: Buffer,
+    ) -> None:
+        """Results of a group of columns are corrected, and get the block's powers times its values. place: head, the
+        block's first key and the first that counts; factors: powers, and what older sums are multiplied by."""
+        k, tile, v, (batch, first, begin), (powers, corrections) = (
+            self.k,
+            self.tile.results,
+            self.values.b,
+            place,
+            factors,
+        )
+        sums = Sums(k, tile, DType.F32)
         for r in range(tile.rows):
             correction = k.let(broadcast(k.load(corrections, r), tile.lanes), "correction")
             for j in range(tile.vectors):
-                at = r * tile.vectors + j
-                k.store(results.buffer, at, k.load(results.buffer, at) * correction)
-
-    def _weigh(self, batch: tuple[Expr, ...], first: Expr, begin: Expr, powers: Buffer, results: Sums) -> None:
-        """The block's powers times its values, beginning with the first key that counts."""
-        k, tile, v = self.k, self.tile, self.values.b
+                old = k.load(results, self._place(const(r), group, const(j)), tile.lanes)
+                k.store(sums.buffer, r * tile.vectors + j, old * correction)
         base = k.let(offset_at(v.batch, batch) + first * v.row, "values")
-        places = [
-            self.columns.read_from(const(j * tile.results.lanes), tile.results.vectors)
-            for j in range(tile.results.vectors)
-        ]
-        for c in k.loop("c", tile.scores.width, k.let(begin - first, "from")):
-            near = [self._load(v, base + c * v.row + place, tile.results.lanes) for place in places]
-            results.add((k.load(powers, r * tile.scores.width + c) for r in range(tile.results.rows)), near)
+        columns = [k.let(group * tile.width + j * tile.lanes, "column") for j in range(tile.vectors)]
+        places = [k.let(self.columns.read_from(column, tile.vectors), "place") for column in columns]
+        for c in k.loop("c", self.tile.scores.width, k.let(begin - first, "from")):
+            near = [self._load(v, base + c * v.row + place, tile.lanes) for place in places]
+            sums.add((k.load(powers, r * self.tile.scores.width + c) for r in range(tile.rows)), near)
+        for r in range(tile.rows):
+            for j in range(tile.vectors):
+                value = k.load(sums.buffer, r * tile.vectors + j)
+                k.store(results, self._place(const(r), group, const(j)), value)
 
-    def _finish(self, batch: tuple[Expr, ...], first_row: Expr, results: Sums, state: tuple[Buffer, Buffer]) -> None:
+    def _place(self, r: Expr, group: Expr, vector: Expr) -> Expr:
+        """Of a vector of results."""
+        tile = self.tile
+        return r * tile.width + group * tile.results.width + vector * tile.results.lanes
+
+    def _finish(self, batch: tuple[Expr, ...], first_row: Expr, results: Buffer, state: tuple[Buffer, Buffer]) -> None:
         k, tile, (largest, totals) = self.k, self.tile.results, state
-        for r, j, value in results.results():
-            row, column = k.let(first_row + r, "row"), k.let(j * tile.lanes, "column")
-            share = share_of(k, k.load(largest, r), k.load(totals, r))
-            weighed = k.let(value * broadcast(share, tile.lanes), "result")
+        for r in k.loop("r", tile.rows):
+            row = k.let(first_row + r, "row")
+            share = k.let(broadcast(share_of(k, k.load(largest, r), k.load(totals, r)), tile.lanes), "shares")
 
             def write(at: Expr, lanes: int, part: Expr, row: Expr = row) -> None:
                 write_result(self.ctx, k, self.form, (*batch, row, at), lanes, self.values.n, part)
 
             for _ in guarded(k, row < self.scores.m, self.scores.m % tile.rows > 0):
-                self.columns.store(k, column, tile.vectors, weighed, write)
+                for vector in k.loop("vector", self.tile.groups * tile.vectors):
+                    value = k.let(k.load(results, self._place(r, const(0), vector), tile.lanes) * share, "result")
+                    column = k.let(vector * tile.lanes, "column")
+                    self.columns.store(k, column, self.tile.groups * tile.vectors, value, write)

@@ -13,7 +13,7 @@ from c2c.ir.types import DType
 from c2c.passes.base import PassContext, run_pipeline
 from c2c.passes.loops.count import counted
 from c2c.passes.lower import lower_node
-from c2c.passes.lower.grid import attention_tile
+from c2c.passes.lower.grid import attention_memory, attention_tile
 from c2c.passes.lower.grid.attention import has_tiles
 from c2c.passes.lower.grid.attention_tile import AttentionTile, Back
 from c2c.passes.lower.schedule import Tuning
@@ -55,6 +55,17 @@ def test_every_kind_of_tile(name: str, size: int, wide: int, monkeypatch: pytest
     monkeypatch.setattr(attention_tile, "CAN_WIN", np.inf)
     one = case(1, 1, 19, 21, size, wide, joined=(False, True, True, False))
     one.check(target=MATRICES, tuning=Tuning({("grid-attention", f"1 x 19x21x{size}x{wide} f32"): name}))
+
+
+FROM_MEMORY = (("rows=8 keys=16 columns=16", 37), ("rows=6 keys=16 columns=32", 37), ("rows=4 keys=32 columns=8", 10))
+
+
+@pytest.mark.parametrize(("name", "wide"), FROM_MEMORY)
+def test_every_kind_of_tile_from_memory(name: str, wide: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups of columns that end with the last one, and beyond it."""
+    monkeypatch.setattr(attention_memory, "CAN_WIN", np.inf)
+    one = case(1, 1, 19, 45, 5, wide, joined=(False, True, True, False))
+    one.check(target=MEMORY, tuning=Tuning({("grid-attention", f"1 x 19x45x5x{wide} f32"): name}))
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -133,9 +144,7 @@ def test_nan_stays_in_its_row(target: str) -> None:
         one.check(target=target)
 
 
-@pytest.mark.parametrize(
-    ("target", "size", "fused"), [(TARGET, 32, True), (TARGET, 512, False), (MEMORY, 32, True), (MEMORY, 128, False)]
-)
+@pytest.mark.parametrize(("target", "size", "fused"), [(TARGET, 32, True), (TARGET, 512, False), (MEMORY, 128, True)])
 def test_it_is_fused_where_a_tile_fits(target: str, size: int, fused: bool) -> None:
     net = Net()
     q, k, v = (net.input(1, 2, 8, size) for _ in range(3))
