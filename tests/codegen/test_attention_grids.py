@@ -116,7 +116,7 @@ def test_against_float64(target: str, form: str, dtype: type, tmp_path: Path) ->
 
 
 @needs_opencl
-@pytest.mark.parametrize("target", ["opencl", "opencl-cpu"])
+@pytest.mark.parametrize("target", ["opencl-cpu", pytest.param("opencl", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_on_opencl(target: str, dtype: type, tmp_path: Path) -> None:
     program = compiled(target, dtype)
@@ -142,7 +142,7 @@ def test_matrices_are_of_what_tensors_hold(dtype: type, tmp_path: Path) -> None:
     assert refused(text, tmp_path) == ""
 
 
-@pytest.mark.parametrize("form", [HELD, SHARED, NEAR])
+@pytest.mark.parametrize("form", [HELD, NEAR, pytest.param(SHARED, marks=pytest.mark.slow)])
 def test_a_barrier_that_is_missing_is_found(form: str, tmp_path: Path) -> None:
     """Before q is held; before and after scores, and before and after products with values."""
     program = compiled("metal-ios", form=form)

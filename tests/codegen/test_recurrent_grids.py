@@ -74,7 +74,7 @@ def feeds(program: Program, one: Case) -> list[Array]:
 
 @needs_opencl
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("op", ["GRU", *(pytest.param(op, marks=pytest.mark.slow) for op in ("LSTM", "RNN"))])
 def test_on_opencl(op: str, form: str, tmp_path: Path) -> None:
     one = subject(op)
     program = compiled(one, "opencl", form)
@@ -84,7 +84,7 @@ def test_on_opencl(op: str, form: str, tmp_path: Path) -> None:
 @needs_compiler
 @pytest.mark.parametrize("target", ["metal-ios", "cuda"])
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("op", ["GRU", *(pytest.param(op, marks=pytest.mark.slow) for op in ("LSTM", "RNN"))])
 def test_watched(op: str, form: str, target: str, tmp_path: Path) -> None:
     one = subject(op)
     program = compiled(one, target, form)

@@ -30,7 +30,9 @@ MEMORY = "opencl-cpu"
 TARGETS = (TARGET, EXCHANGING, MATRICES, MEMORY)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 4, 1, 1, 1), (1, 2, 5, 7, 3, 9), (2, 1, 17, 16, 8, 8)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 4, 1, 1, 1), (1, 2, 5, 7, 3, 9), pytest.param((2, 1, 17, 16, 8, 8), marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("joined", [False, True])
 @pytest.mark.parametrize("target", [TARGET, MATRICES, MEMORY])
 def test_against_numpy(shape: tuple[int, ...], joined: bool, target: str) -> None:
@@ -69,7 +71,7 @@ def test_every_kind_of_tile_from_memory(name: str, wide: int, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_halves(target: str, masked: bool) -> None:
     """Products of halves in sums of f32, where a device has them."""
     steps = (("Add", (None, np.linspace(-1, 1, 21, dtype=np.float16))),) if masked else ()
@@ -121,7 +123,7 @@ def test_heads_that_share_keys(target: str) -> None:
     case(1, 2, 5, 19, 4, 4, kv=1, joined=(True, False, True, False)).check(target=target)
 
 
-@pytest.mark.parametrize("mask", [(5, 35), (1, 2, 1, 35)])
+@pytest.mark.parametrize("mask", [(5, 35), pytest.param((1, 2, 1, 35), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("target", TARGETS)
 def test_blocks_and_rows_without_a_key(mask: tuple[int, ...], target: str) -> None:
     """A maximum that grows from block to block, blocks of -inf first and last, and rows of nothing else: NaN."""

@@ -27,8 +27,14 @@ OPTIONS: tuple[dict[str, Any], ...] = (
 )
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+QUICK = {("LSTM", 1), ("GRU", 2), ("RNN", 0)}
+CASES = [
+    pytest.param(op, options, marks=() if (op, i) in QUICK else pytest.mark.slow)
+    for op in ("LSTM", "GRU", "RNN") for i, options in enumerate(OPTIONS)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("op", "options"), CASES)
 def test_a_team_makes_a_row(op: str, options: dict[str, Any]) -> None:
     """Threads beyond the last unit; sequences with lengths of their own."""
     one = case(op, 4, 3, 10, **options)
