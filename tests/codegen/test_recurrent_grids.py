@@ -17,11 +17,11 @@ from c2c.compiler.driver import compile_file
 from c2c.compiler.options import CompileOptions
 from c2c.ir.program import Program
 from c2c.passes.lower.schedule import Tuning
-from c2c.tests.oclgrind import faults, needs_oclgrind, simulate
 from c2c.tests.passes.lower.harness import Array, Case
 from c2c.tests.passes.lower.test_recurrent import LENGTHS, SEED, case, expected
 
 from ..emulation import Emulated, needs_compiler
+from ..oclgrind import faults, needs_oclgrind, simulate
 from ..opencl import needs_opencl, run_on_device
 
 TOLERANCE = 4e-6

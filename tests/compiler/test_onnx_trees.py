@@ -16,7 +16,8 @@ from c2c.ir.graph_text import large_constants, parse_graph, print_graph
 from c2c.ir.reference import evaluate
 from c2c.ir.tree_ensemble import TREES
 from c2c.ir.verify import verify
-from c2c.tests.forests import Array, classifier, forest, ml_model, ml_node, regressor, rows
+
+from ..forests import Array, classifier, forest, ml_model, ml_node, regressor, rows
 
 onnxruntime = pytest.importorskip("onnxruntime")
 SEED = 11

@@ -19,9 +19,10 @@ from c2c.ir.tree_ensemble import TreeEnsemble
 from c2c.passes.lower import lower_graph, tree_ensemble, tree_tests
 from c2c.passes.lower.schedule import Tuning
 from c2c.passes.lower.tree_bits import bits_of
-from c2c.tests.emulation import Emulated, check_equal, needs_compiler
-from c2c.tests.forests import forest, regressor, rows
-from c2c.tests.passes.lower.harness import program_of, run_graph
+
+from ...emulation import Emulated, check_equal, needs_compiler
+from ...forests import forest, regressor, rows
+from .harness import program_of, run_graph
 
 SEED = 3
 FORESTS: dict[str, tuple[int, int, dict[str, Any], dict[str, Any]]] = {

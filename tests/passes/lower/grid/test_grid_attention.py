@@ -83,9 +83,12 @@ def test_halves(target: str, masked: bool) -> None:
 def near_accesses(stmt: Stmt) -> float:
     """Elements of memory that a work-group shares which a thread reads or writes; of a matrix its share."""
     if isinstance(stmt, MatrixLoad | MatrixStore):
-        return MATRIX * MATRIX / MATRIX_THREADS
+        share: float = MATRIX * MATRIX / MATRIX_THREADS
+        return share
     loads = [x for e in expressions(stmt) for x in walk(e) if isinstance(x, Load) and x.buffer.space == "shared"]
-    return sum(x.lanes for x in loads) + (isinstance(stmt, Store) and stmt.buffer.space == "shared")
+    stores = isinstance(stmt, Store) and stmt.buffer.space == "shared"
+    lanes: float = sum(x.lanes for x in loads) + stores
+    return lanes
 
 
 def accesses_a_multiply_add(size: int, rows: int, form: str) -> float:
@@ -99,7 +102,8 @@ def accesses_a_multiply_add(size: int, rows: int, form: str) -> float:
     (choice,) = lower_node(node, target)[0].choices
     name = next(n for n, _ in choice.candidates if n.startswith(form))
     (call,) = lower_node(node, target, tuning=Tuning({choice.key: name}))
-    return counted(call.kernel, near_accesses).total / (12 * rows * rows * 2 * size)
+    total: float = counted(call.kernel, near_accesses).total
+    return total / (12 * rows * rows * 2 * size)
 
 
 @pytest.mark.parametrize(("size", "threads", "matrices"), [(32, 1.71, 0.21), (64, 1.64, 0.20), (128, 1.60, 0.25)])
