@@ -91,16 +91,16 @@ def _squeeze(node: Node, counts: Counts, sizes: Mapping[int, Value]) -> Found | 
 
 
 def _slice(node: Node, counts: Counts, sizes: Mapping[int, Value]) -> Found | None:
-    """Along the counted axis only from a number on and up to another."""
+    """Along the counted axis only from a number on and up to another, which alone may be a size."""
     starts, ends, axes, steps = (node.constant(i) for i in range(1, 5))
     value = node.inputs[0]
-    if value is None or starts is None or ends is None:
+    if value is None or starts is None or ends is None or set(sizes) - {2}:
         return None
     along = counts.along.get(value)
     over = np.arange(len(starts)) if axes is None else axes
     at = [k for k, a in enumerate(over) if along is not None and int(a) % value.type.rank == along.axis]
     if along is None or not at:
-        return [along] if along is not None else None
+        return None if along is None or sizes else [along]
     begin, end, bound = int(starts[at[0]]), int(ends[at[0]]), value.type.dims[along.axis]
     if begin < 0 or end < 0 or (steps is not None and int(steps[at[0]]) != 1) or (2 in sizes and len(starts) > 1):
         return None

@@ -285,6 +285,13 @@ def test_a_bundle_knows_the_number(tmp_path: Path) -> None:
         [node("Transpose", ["rows"], ["t"], perm=[1, 0]), node("MatMul", ["rows", "t"], ["y"])],
         [node("CumSum", ["rows", "zero"], ["y"], reverse=1)],
         [node("Slice", ["rows", "last", "end", "first"], ["y"])],
+        [
+            *SHAPE,
+            node("Reshape", ["n", "flat"], ["n1"]),
+            node("Sub", ["n1", "three"], ["s"]),
+            node("Slice", ["rows", "s", "end", "first"], ["y"]),
+        ],
+        [*SHAPE, node("Reshape", ["n", "flat"], ["n1"]), node("Slice", ["rows", "first", "n1", "second"], ["y"])],
     ],
     ids=lambda more: "-".join(n.op_type for n in more),
 )
