@@ -1,7 +1,7 @@
 """How the axis of counted results (`onnx_counts`) goes through operators: those that compute, and `onnx_count_moves`.
 
-What mixes the results along that axis sees
-a neutral element in place of those that are not meant (`prepared`); what has no rule is refused.
+What mixes the results along that axis sees a neutral element in place of those that are not meant (`prepared`); what
+has no rule is refused.
 """
 
 from __future__ import annotations

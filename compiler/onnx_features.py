@@ -8,16 +8,10 @@ import numpy as np
 
 from ..ir.errors import OnnxImportError, UnsupportedOpError
 from ..ir.graph import Value
-from ..ir.reference import element_type
 from ..ir.types import DType
 from .onnx_labels import index_of_name
-from .onnx_scores import columns_of, one, scalar
+from .onnx_scores import columns_of, one, scalar, to_type
 from .onnx_upgrade import Emit, OldNode
-
-
-def to_type(emit: Emit, x: Value, dtype: DType) -> Value:
-    """x in an element type."""
-    return x if x.type.dtype is dtype else one(emit, "Cast", x, to=element_type(dtype))
 
 
 def array_feature_extractor(node: OldNode, emit: Emit) -> tuple[Value, ...]:

@@ -9,8 +9,7 @@ import numpy as np
 from ..ir.errors import OnnxImportError, UnsupportedOpError
 from ..ir.graph import Value
 from ..ir.types import DType
-from .onnx_features import to_type
-from .onnx_scores import columns_of, labels_of, one, post_transform, scalar, two_classes
+from .onnx_scores import columns_of, labels_of, one, post_transform, scalar, to_type, two_classes
 from .onnx_upgrade import Emit, OldNode
 
 _DIRECT = 1 << 20

@@ -11,6 +11,8 @@ import numpy as np
 
 from ..ir.errors import OnnxImportError, UnknownShapeError, UnsupportedOpError
 from ..ir.graph import Value
+from ..ir.reference import element_type
+from ..ir.types import DType
 from .onnx_upgrade import Emit
 
 POST_TRANSFORMS = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
@@ -31,6 +33,11 @@ def one(emit: Emit, op: str, *inputs: Value | None, **attrs: Any) -> Value:
 def scalar(emit: Emit, like: Value, number: float) -> Value:
     """A constant of the element type of `like`."""
     return emit.constant(np.asarray(number, like.type.dtype.numpy))
+
+
+def to_type(emit: Emit, x: Value, dtype: DType) -> Value:
+    """x in an element type."""
+    return x if x.type.dtype is dtype else one(emit, "Cast", x, to=element_type(dtype))
 
 
 def columns_of(x: Value) -> int:

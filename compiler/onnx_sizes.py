@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -94,51 +93,51 @@ def _fits(op: str, a: Element, b: Element) -> bool:
     return op not in ("Sub", "Div") or (not isinstance(b, Size) and (op == "Sub" or b > 0))
 
 
-def _arithmetic(apply: Callable[[int, int], int]) -> Rule:
-    def rule(node: Node, operands: list[np.ndarray], emit: Emit) -> np.ndarray | None:
-        found: Any = operands[0]
-        for other in operands[1:]:
-            a, b = np.broadcast_arrays(found, other)
-            pairs = list(zip(a.reshape(-1), b.reshape(-1), strict=True))
-            if not all(_fits(node.op, x, y) for x, y in pairs):
-                return None
-            made = np.empty(len(pairs), object)
-            made[:] = [_applied(node.op, apply, x, y, emit) for x, y in pairs]
-            found = made.reshape(a.shape)
-        return np.asarray(found, object)
-
-    return rule
+_APPLY: dict[str, Callable[[int, int], int]] = {
+    "Add": lambda a, b: a + b, "Sub": lambda a, b: a - b, "Mul": lambda a, b: a * b, "Div": lambda a, b: a // b,
+    "Min": min, "Max": max,
+}  # fmt: skip
+_REDUCED = {"ReduceMin": "Min", "ReduceMax": "Max", "ReduceProd": "Mul"}
 
 
-def _reduced(apply: str) -> Rule:
-    """All elements as one."""
-    ops: dict[str, Callable[[int, int], int]] = {"Min": min, "Max": max, "Mul": lambda a, b: a * b}
-
-    def rule(node: Node, operands: list[np.ndarray], emit: Emit) -> np.ndarray | None:
-        elements = list(operands[0].reshape(-1))
-        if node.output.type.size != 1 or not elements:
+def _arithmetic(node: Node, operands: list[np.ndarray], emit: Emit) -> np.ndarray | None:
+    found = operands[0]
+    for other in operands[1:]:
+        a, b = np.broadcast_arrays(found, other)
+        elements = [_applied(node.op, x, y, emit) for x, y in zip(a.reshape(-1), b.reshape(-1), strict=True)]
+        if any(e is None for e in elements):
             return None
-        found = elements[0]
-        for element in elements[1:]:
-            if not _fits(apply, found, element):
-                return None
-            found = _applied(apply, ops[apply], found, element, emit)
-        made = np.empty(1, object)
-        made[0] = found
-        return made.reshape(node.output.type.dims)
-
-    return rule
+        found = np.empty(len(elements), object)
+        found[:] = elements
+        found = found.reshape(a.shape)
+    return found
 
 
-def _applied(op: str, apply: Callable[[int, int], int], a: Element, b: Element, emit: Emit) -> Element:
-    if isinstance(a, Size) or isinstance(b, Size):
-        bound = apply(*(e.upper if isinstance(e, Size) else e for e in (a, b)))
-        if isinstance(a, Size) and not isinstance(b, Size) and _is_neutral(op, a, b):
-            return a
-        if isinstance(b, Size) and not isinstance(a, Size) and op != "Sub" and _is_neutral(op, b, a):
-            return b
-        return Size(emit.emit(op, [scalar(a, emit), scalar(b, emit)], {})[0], max(bound, 0))
-    return apply(a, b)
+def _reduced(node: Node, operands: list[np.ndarray], emit: Emit) -> np.ndarray | None:
+    """All elements as one."""
+    elements = list(operands[0].reshape(-1))
+    if node.output.type.size != 1 or not elements:
+        return None
+    found: Element | None = elements[0]
+    for element in elements[1:]:
+        found = None if found is None else _applied(_REDUCED[node.op], found, element, emit)
+    made = np.empty(node.output.type.dims, object)
+    made[...] = found
+    return None if found is None else made
+
+
+def _applied(op: str, a: Element, b: Element, emit: Emit) -> Element | None:
+    """The result; None where it has no bound."""
+    if not _fits(op, a, b):
+        return None
+    if not isinstance(a, Size) and not isinstance(b, Size):
+        return _APPLY[op](a, b)
+    if isinstance(a, Size) and not isinstance(b, Size) and _is_neutral(op, a, b):
+        return a
+    if isinstance(b, Size) and not isinstance(a, Size) and op != "Sub" and _is_neutral(op, b, a):
+        return b
+    bound = _APPLY[op](*(e.upper if isinstance(e, Size) else e for e in (a, b)))
+    return Size(emit.emit(op, [scalar(a, emit), scalar(b, emit)], {})[0], max(bound, 0))
 
 
 def _is_neutral(op: str, size: Size, number: int) -> bool:
@@ -149,18 +148,10 @@ def _is_neutral(op: str, size: Size, number: int) -> bool:
 
 
 _RULES: dict[str, Rule] = {
-    **dict.fromkeys(("Identity", "Cast", "Squeeze", "Unsqueeze"), lambda n, o, e: _same(n, o[:1], e)),
-    "Reshape": lambda n, o, e: _same(n, o[:1], e),
+    **dict.fromkeys(("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape"), _same),
+    **dict.fromkeys(_APPLY, _arithmetic),
+    **dict.fromkeys(_REDUCED, _reduced),
     "Concat": _concat,
     "Gather": _gather,
     "Slice": _slice,
-    "Add": _arithmetic(lambda a, b: a + b),
-    "Sub": _arithmetic(lambda a, b: a - b),
-    "Mul": _arithmetic(lambda a, b: a * b),
-    "Div": _arithmetic(lambda a, b: a // b if b else 0),
-    "ReduceMin": _reduced("Min"),
-    "ReduceMax": _reduced("Max"),
-    "ReduceProd": _reduced("Mul"),
-    "Min": _arithmetic(min),
-    "Max": _arithmetic(max),
 }

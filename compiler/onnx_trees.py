@@ -13,10 +13,9 @@ import numpy as np
 
 from ..ir.errors import OnnxImportError, UnsupportedOpError
 from ..ir.graph import Value
-from ..ir.reference import element_type
 from ..ir.tree_ensemble import AGGREGATES, EQ, GT, GTE, LEQ, LT, MEMBER, NEQ, TREES, TreeEnsemble
 from ..ir.types import DType
-from .onnx_scores import POST_TRANSFORMS, labels_of, one, post_transform, two_classes
+from .onnx_scores import POST_TRANSFORMS, labels_of, one, post_transform, to_type, two_classes
 from .onnx_upgrade import Emit, OldNode
 
 _MODES = {"BRANCH_LEQ": LEQ, "BRANCH_LT": LT, "BRANCH_GTE": GTE, "BRANCH_GT": GT, "BRANCH_EQ": EQ, "BRANCH_NEQ": NEQ}
@@ -51,7 +50,7 @@ def tree_ensemble(node: OldNode, emit: Emit) -> tuple[Value, ...]:
     aggregate = AGGREGATES[_among(a.get("aggregate_function", 1), len(AGGREGATES), "aggregate_function")]
     y = _emit(emit, x, _in_order(found), int(a.get("n_targets", 1)), aggregate)
     y = post_transform(emit, y, POST_TRANSFORMS[_among(a.get("post_transform", 0), 5, "post_transform")])
-    return (y if y.type.dtype is node.data.type.dtype else _cast(emit, y, node.data.type.dtype),)
+    return (to_type(emit, y, node.data.type.dtype),)
 
 
 def tree_regressor(node: OldNode, emit: Emit) -> tuple[Value, ...]:
@@ -67,7 +66,7 @@ def tree_regressor(node: OldNode, emit: Emit) -> tuple[Value, ...]:
         raise OnnxImportError(f"{base.size} base_values for {count} targets")
     if base.size:
         y = one(emit, "Add", y, emit.constant(base))
-    return (_cast(emit, post_transform(emit, y, a.get("post_transform", "NONE")), DType.F32),)
+    return (to_type(emit, post_transform(emit, y, a.get("post_transform", "NONE")), DType.F32),)
 
 
 def tree_classifier(node: OldNode, emit: Emit) -> tuple[Value, ...]:
@@ -86,21 +85,17 @@ def tree_classifier(node: OldNode, emit: Emit) -> tuple[Value, ...]:
         positive = bool(np.all(form.weights >= 0))
         above = one(emit, "Greater", score, emit.constant(np.asarray(0.5 if positive else 0, base.dtype)))
         scores = two_classes(emit, score, transform, positive, first=ids[0] == 0)
-        return labels.pick(emit, above), _cast(emit, scores, DType.F32)
+        return labels.pick(emit, above), to_type(emit, scores, DType.F32)
     if base.size not in (0, count):
         raise OnnxImportError(f"{base.size} base_values for {count} classes")
     scores = _emit(emit, x, form, count, "SUM")
     if base.size:
         scores = one(emit, "Add", scores, emit.constant(base))
     best = one(emit, "ArgMax", scores, axis=1, keepdims=0)
-    return labels.pick(emit, best), _cast(emit, post_transform(emit, scores, transform), DType.F32)
+    return labels.pick(emit, best), to_type(emit, post_transform(emit, scores, transform), DType.F32)
 
 
 # ---- pieces
-
-
-def _cast(emit: Emit, x: Value, dtype: DType) -> Value:
-    return x if x.type.dtype is dtype else one(emit, "Cast", x, to=element_type(dtype))
 
 
 def _rows(node: OldNode, emit: Emit) -> Value:
@@ -108,7 +103,7 @@ def _rows(node: OldNode, emit: Emit) -> Value:
     x = node.data
     if x.type.rank == 1:
         x = one(emit, "Unsqueeze", x, emit.constant(np.asarray([0], np.int64)))
-    return x if x.type.dtype is DType.F64 else _cast(emit, x, DType.F32)
+    return x if x.type.dtype is DType.F64 else to_type(emit, x, DType.F32)
 
 
 def _emit(emit: Emit, x: Value, form: TreeEnsemble, targets: int, aggregate: str) -> Value:
