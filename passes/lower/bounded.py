@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from math import prod
 
 from ...ir.graph import Node, Value
-from ...ir.loops import Buffer, Expr, binary, broadcast, cast, const, reduce
+from ...ir.loops import Buffer, Expr, binary, const
 from ...ir.types import DType
 from .context import KernelBuilder, Lowering, lowers, unfold
 from .copies import copy_row, raw
+from .scan import any_of, scan
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +50,6 @@ def lower_bounded(ctx: Lowering) -> None:
     node = unfold(ctx.node)[0]
     rows, count = ctx.node.outputs
     BOUNDED[node.op](ctx, Bounded(node, rows, count))
-
-
-def any_of(cond: Expr) -> Expr:
-    """Whether a comparison holds in any lane."""
-    if cond.lanes == 1:
-        return cond
-    return binary("gt", reduce("max", cast(cond, DType.I32)), const(0, DType.I32))
 
 
 @bounds("NonZero")
@@ -114,12 +108,6 @@ def _places(ctx: Lowering, k: KernelBuilder, x: Buffer, size: int, found: Callab
             found(at, j)
             k.store(filled, 0, at + 1)
 
-    whole = size // lanes * lanes if lanes > 1 else 0
-    for j in k.loop("j", whole, step=lanes) if whole else ():
-        zeros = broadcast(const(0, x.dtype), lanes)
-        for _ in k.when(any_of(binary("ne", k.load(x, j, lanes), zeros))):
-            for lane in k.loop("lane", lanes):
-                consider(j + lane)
-    for j in k.loop("j", size, whole) if whole < size else ():
-        consider(j)
+    zeros = const(0, x.dtype, lanes)
+    scan(k, size, lanes, lambda j: any_of(binary("ne", k.load(x, j, lanes), zeros)), consider)
     return k.let(k.load(filled, 0), "count")

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from ...ir.graph import Value
 from ...ir.loops import Buffer, Expr, binary, broadcast, cast, const, maximum, minimum, ramp, reduce, select
 from ...ir.types import DType
-from .bounded import Bounded, any_of, bounds
+from .bounded import Bounded, bounds
 from .context import KernelBuilder, Lowering
+from .scan import any_of, scan
 from .tasks import tasks
 
 CORNERS = 5
@@ -145,18 +146,17 @@ class _Line:
 
     def candidates(self, t: Expr) -> None:
         """The boxes of line `t` (image · classes + class) whose score is above the threshold."""
-        k, n, lanes = self.k, self.p.boxes, self.lanes
+        k, n = self.k, self.p.boxes
         scores, least = k.tensor(self.node.operand(1)), self._threshold(4)
         k.store(self.filled, 0, const(0))
         image = k.let(t / self.p.classes * n, "image")
-        whole = n // lanes * lanes if lanes > 1 and least is not None else 0
-        many = broadcast(least, lanes) if least is not None else const(LOWEST, DType.F32, lanes)
-        for j in k.loop("j", whole, step=lanes) if whole else ():
-            for _ in k.when(any_of(binary("gt", k.load(scores, t * n + j, lanes), many))):
-                for lane in k.loop("lane", lanes):
-                    self._consider(scores, t, j + lane, image, least)
-        for j in k.loop("j", n, whole) if whole < n else ():
-            self._consider(scores, t, j, image, least)
+
+        def matters(j: Expr) -> Expr:
+            assert least is not None, "every score counts"
+            return any_of(binary("gt", k.load(scores, t * n + j, lanes), broadcast(least, lanes)))
+
+        lanes = self.lanes if least is not None else 1
+        scan(k, n, lanes, matters, lambda j: self._consider(scores, t, j, image, least))
         end = k.let(k.load(self.filled, 0), "end")
         for i in k.loop("i", (end + BLOCK) / BLOCK * BLOCK, end):
             k.store(self.scores, self.first + i, const(LOWEST, DType.F32))

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log, log2, prod
 
-from ...ir.loops import Buffer, Expr, Operand, binary, broadcast, cast, const, maximum, minimum, reduce, select
+from ...ir.loops import Buffer, Expr, Operand, binary, broadcast, cast, const, maximum, minimum, select
 from ...ir.types import DType
 from .context import KernelBuilder, Lowering, lowers
 from .copy_axes import nest
 from .gather import is_large
 from .movement import operand
+from .scan import any_of, scan
 from .schedule import Schedule, choose
 from .top_k_select import Candidates, capacity, has_keys, select_best
 
@@ -106,15 +107,10 @@ def _insert(ctx: Lowering, rows: _Rows) -> None:
 
         lanes = k.ctx.lanes(x.type.dtype) if inner == 1 else 1
         filled = min(count, n)
-        whole = (n - filled) // lanes * lanes if lanes > 1 else 0
         for j in k.loop("j", filled):
             consider(j)
-        for j in k.loop("j", filled + whole, filled, lanes) if whole else ():
-            for _ in k.when(lists.any_beats(k.load(data, begin + j, lanes), lists.at(first, count - 1))):
-                for lane in k.loop("lane", lanes):
-                    consider(j + lane)
-        for j in k.loop("j", n, filled + whole) if filled + whole < n else ():
-            consider(j)
+        last = lists.at(first, count - 1)
+        scan(k, n, lanes, lambda j: lists.any_beats(k.load(data, begin + j, lanes), last), consider, filled)
 
     nest(k, (rows.outer, inner), body, parallel=is_large(ctx, x.type.size))
     k.done("top_k")
@@ -139,8 +135,7 @@ class _Lists:
         """Whether any of a vector of values goes before the entry at an offset."""
         wide = _WIDE.get(values.dtype, values.dtype)
         entry = broadcast(cast(self.k.load(self.values, at), wide), values.lanes)
-        beaten = cast(binary(self.better, cast(values, wide), entry), DType.I32)
-        return binary("gt", reduce("max", beaten), const(0, DType.I32))
+        return any_of(binary(self.better, cast(values, wide), entry))
 
     def insert(self, first: Expr, value: Expr, j: Expr) -> None:
         """Element `j` behind all entries that it does not beat; the last entry of a full list falls off."""
